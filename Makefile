@@ -1,0 +1,87 @@
+# Every command of the project; `make help` lists them. Needs python3 (3.11 or newer) and make, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+SAM_VENV = .venv-sam
+SAM = SAM_CLI_TELEMETRY=0 $(SAM_VENV)/bin/sam
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
+COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
+	--custom-compile-command "make lock" $(UPGRADE)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check fix migrate revision openapi lock build clean build-ApiFunction
+
+help: ## Show this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(VENV)/ready ## Create .venv from the pinned files (the other targets do it when needed)
+
+$(VENV)/ready: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "setup: $(PYTHON) is older than 3.11; name a newer one: make setup PYTHON=python3.13" >&2; exit 1; }
+	@echo "setup: installing into $(VENV), half a minute once"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(RUN) $(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+$(SAM_VENV)/ready: requirements-sam.txt
+	@echo "setup: installing the SAM CLI into $(SAM_VENV), half a minute once"
+	@$(PYTHON) -m venv --clear $(SAM_VENV)
+	@$(SAM_VENV)/bin/python $(PIP_INSTALL) -r requirements-sam.txt
+	@touch $@
+
+run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=)
+	@$(RUN) -m local.run
+
+test: setup ## Run the tests on real PostgreSQL (ARGS="-k name")
+	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= $(ARGS)
+	@$(if $(ARGS),,$(RUN) -m coverage report)
+
+check: setup $(SAM_VENV)/ready ## Format, lint, types, import direction, templates
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+	@$(VENV)/bin/lint-imports
+	@$(SAM) validate --lint
+
+fix: setup ## Format, and mend what the linter can
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+migrate: setup ## Bring DATABASE_URL, or the embedded database, to the newest schema
+	@$(RUN) -m local.postgres $(RUN) -m handler.migrate
+
+revision: setup ## Write a migration from the models' changes: make revision MESSAGE="add a price"
+	@$(RUN) -m local.postgres $(VENV)/bin/alembic revision --autogenerate -m "$(MESSAGE)"
+
+openapi: setup ## Write docs/openapi.json anew
+	@DATABASE_URL=postgresql://nobody@localhost AUTH_MODE=none $(RUN) -m local.openapi
+
+lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newer versions)
+	@$(COMPILE) pyproject.toml -o requirements.txt
+	@$(COMPILE) pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	@$(COMPILE) --group sam -o requirements-sam.txt
+
+build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
+	@$(SAM) build
+
+clean: ## Remove what the other targets made, the embedded database's data included
+	rm -rf .venv .venv-* .local .aws-sam .coverage* .hypothesis .*_cache
+
+# Called by `sam build`: puts what is deployed into ARTIFACTS_DIR. pip fetches wheels for Lambda whatever machine it
+# runs on (Amazon Linux 2023 has glibc 2.34), and without its own bytecode, which only suits the host's Python.
+build-ApiFunction: BUILD_PYTHON = $(firstword $(wildcard $(SAM_VENV)/bin/python) $(PYTHON))
+build-ApiFunction:
+	@test -n "$(ARTIFACTS_DIR)" || { echo "build: ARTIFACTS_DIR is not set: use make build" >&2; exit 1; }
+	@$(BUILD_PYTHON) -m pip --version >/dev/null || { echo "build: $(BUILD_PYTHON) cannot run pip: use make build" >&2; exit 1; }
+	@$(BUILD_PYTHON) $(PIP_INSTALL) --no-compile --target "$(ARTIFACTS_DIR)" -r requirements.txt \
+		--implementation cp --python-version 3.13 --platform manylinux2014_aarch64 --platform manylinux_2_28_aarch64 || \
+		{ echo "build: no wheel for Python 3.13 on arm64, or no way to the package index: pip says which, above" >&2; exit 1; }
+	@rm -rf "$(ARTIFACTS_DIR)/bin" # command-line programs, with this machine's Python in their first line
+	@cp -R handler "$(ARTIFACTS_DIR)/"
+	@find "$(ARTIFACTS_DIR)/handler" -type d -name __pycache__ -prune -exec rm -rf {} +
+	@# unchecked: the zip's timestamps mean nothing. Only the runtime's own minor version writes what it can read.
+	@! python3.13 -c "" 2>/dev/null || \
+		python3.13 -m compileall -q --invalidation-mode unchecked-hash -s "$(ARTIFACTS_DIR)" -p /var/task "$(ARTIFACTS_DIR)"

@@ -1,0 +1,1 @@
+"""What is deployed. `main.handler` is the Lambda entry, `migrate` the deploy-time one."""

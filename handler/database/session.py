@@ -1,0 +1,53 @@
+"""A fresh session for every request, committed before the answer leaves.
+
+FastAPI runs what follows a `yield` after the answer is sent, unless the dependency's scope is "function": then a
+commit that fails turns into an error answer, and every 2xx is stored (docs/adr/0001).
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends
+from sqlalchemy import event
+from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker
+
+from handler.database.engine import engine
+
+
+class ReadSession(Session):
+    """A session that only reads: what is not a SELECT raises ReadOnlySession."""
+
+
+class ReadOnlySession(Exception):
+    """A route that declared ReadSessionDep tried to write; it wants SessionDep."""
+
+
+# Answers are made of rows after the commit; expired, each would be read again, in a second transaction.
+_write_sessions = sessionmaker(engine, expire_on_commit=False)
+_read_sessions = sessionmaker(engine, class_=ReadSession, expire_on_commit=False, autoflush=False)
+
+
+@event.listens_for(_read_sessions, "do_orm_execute")
+def _only_select(state: ORMExecuteState) -> None:
+    if not state.is_select:
+        raise ReadOnlySession("a ReadSessionDep executes only select(); use SessionDep to write")
+
+
+@event.listens_for(_read_sessions, "before_flush")
+def _no_flush(*_: object) -> None:
+    raise ReadOnlySession("a ReadSessionDep does not store objects; use SessionDep to write")
+
+
+async def _session() -> AsyncIterator[Session]:
+    # begin() commits on the way out and rolls back on any exception, cancellation included.
+    with _write_sessions.begin() as session:
+        yield session
+
+
+async def _read_session() -> AsyncIterator[ReadSession]:
+    with _read_sessions() as session:
+        yield session
+
+
+SessionDep = Annotated[Session, Depends(_session, scope="function")]
+ReadSessionDep = Annotated[ReadSession, Depends(_read_session, scope="function")]

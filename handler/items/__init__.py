@@ -1,0 +1,1 @@
+"""The resource. Replace this package with your own; the rest of `handler/` stays."""

@@ -1,0 +1,26 @@
+from datetime import datetime
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, Integer, Text, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from handler.database.base import Base
+
+NAME_LENGTH = 200
+DESCRIPTION_LENGTH = 10_000
+
+
+class Item(Base):
+    __tablename__ = "items"
+    __table_args__ = (
+        # The API checks first and answers better; these hold for whoever writes past it.
+        CheckConstraint(f"char_length(name) BETWEEN 1 AND {NAME_LENGTH}", name="name_length"),
+        CheckConstraint(r"name ~ '\S'", name="name_not_blank"),
+        CheckConstraint(f"char_length(description) <= {DESCRIPTION_LENGTH}", name="description_length"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

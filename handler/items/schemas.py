@@ -1,0 +1,86 @@
+"""What travels: the bodies that clients send and get, with the limits that OpenAPI states."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+from handler.items.models import DESCRIPTION_LENGTH, NAME_LENGTH
+
+MAX_ID = 2**63 - 1
+
+
+def _storable(value: str) -> str:
+    # PostgreSQL's text holds every character but this one (manual, 8.3 "Character Types").
+    if "\x00" in value:
+        raise PydanticCustomError("nul", "Must not contain the NUL character")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("blank", "Must not be blank")
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    # The server answers in its session's zone, which nobody here sets.
+    return value.astimezone(UTC)
+
+
+def _not_null(value: Any) -> Any:
+    # In a PATCH, null means "remove" (RFC 7396), and an item cannot be without a name.
+    if value is None:
+        raise PydanticCustomError("null", "Must not be null")
+    return value
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=NAME_LENGTH, pattern=r"\S", examples=["Lamp"]),
+    AfterValidator(_storable),
+    AfterValidator(_not_blank),
+]
+Description = Annotated[
+    str,
+    Field(max_length=DESCRIPTION_LENGTH, examples=["A desk lamp"]),
+    AfterValidator(_storable),
+]
+ItemId = Annotated[int, Field(ge=1, le=MAX_ID, examples=[1])]
+Timestamp = Annotated[datetime, AfterValidator(_utc), Field(examples=["2026-01-31T12:00:00.123456Z"])]
+
+
+class ItemIn(BaseModel):
+    """The whole of what a client may set: for POST and PUT."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    description: Description | None = None
+
+
+class ItemPatch(BaseModel):
+    """Only the fields to change; `description: null` removes it (RFC 7396)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[Name | SkipJsonSchema[None], BeforeValidator(_not_null)] = None
+    description: Description | None = None
+
+
+class ItemOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: ItemId
+    name: Name
+    description: Description | None
+    version: Annotated[int, Field(ge=1, examples=[1])]
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class ItemPage(BaseModel):
+    items: list[ItemOut]
+    next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last")]

@@ -1,0 +1,42 @@
+"""Calls the Lambda handler as API Gateway does, and reads its answer as a client does."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from handler.main import handler
+from local.events import Context, http_answer, http_event
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def invoke(event: Any, context: Context | None = None) -> Response:
+    """One invocation of the real entry point."""
+    answer = http_answer(handler(event, context or Context()))
+    return Response(answer.status, dict(answer.headers), answer.body)
+
+
+def call(
+    method: str, path: str, body: Any = None, *, query: str = "", content_type: str = "application/json"
+) -> Response:
+    """`body` goes as it is when it is bytes; anything else but None is encoded as JSON."""
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+    headers = [("content-type", content_type)] if body is not None else []
+    return invoke(http_event(method, path, query, headers, body or b""))
+
+
+def create(name: str = "Lamp", description: str | None = None) -> Any:
+    """A stored item, as the API answers it."""
+    response = call("POST", "/items/", {"name": name, "description": description})
+    assert response.status == 201, response.body
+    return response.json

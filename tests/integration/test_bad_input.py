@@ -1,0 +1,125 @@
+"""Bad input is a 4xx that says what is wrong and echoes nothing; no row is stored and the next request is right."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from local.events import http_event
+from tests.client import call, create, invoke
+
+SECRET = "ECHO-ME-NOT"
+NAME, DESCRIPTION = 200, 10_000
+
+
+def stored(database: Any) -> int:
+    return int(database.run("SELECT count(*) FROM items")[0][0])
+
+
+def assert_refused(response: Any, database: Any, *statuses: int) -> None:
+    assert response.status in statuses, response.body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json["status"] == response.status
+    assert SECRET not in response.body.decode()
+    assert stored(database) == 0
+    assert create("after")["name"] == "after"
+
+
+BODIES: dict[str, bytes] = {
+    "empty": b"",
+    "not json": SECRET.encode(),
+    "cut short": b'{"name": "ECHO-ME-NOT"',
+    "an array": b'["ECHO-ME-NOT"]',
+    "a string": b'"ECHO-ME-NOT"',
+    "a number": b"1",
+    "null": b"null",
+    "no name": b"{}",
+    "null name": b'{"name": null}',
+    "number as name": b'{"name": 1}',
+    "object as name": b'{"name": {"ECHO-ME-NOT": 1}}',
+    "NaN as name": b'{"name": NaN}',
+    "Infinity as description": b'{"name": "x", "description": Infinity}',
+    "unknown field": b'{"name": "x", "ECHO-ME-NOT": 1}',
+    "unknown field NaN": b'{"name": "x", "ECHO-ME-NOT": NaN}',
+    "id given": b'{"name": "x", "id": 7}',
+    "empty name": b'{"name": ""}',
+    "blank name": b'{"name": " \\t\\n"}',
+    "no-break spaces as name": '{"name": "\u00a0\u2003"}'.encode(),
+    "name too long": json.dumps({"name": "x" * (NAME + 1)}).encode(),
+    "description too long": json.dumps({"name": "x", "description": "x" * (DESCRIPTION + 1)}).encode(),
+    "NUL in name": b'{"name": "ECHO-ME-NOT\\u0000"}',
+    "NUL in description": b'{"name": "x", "description": "\\u0000"}',
+    "high surrogate": b'{"name": "ECHO-ME-NOT\\ud800"}',
+    "low surrogate": b'{"name": "\\udc00"}',
+    "surrogate in description": b'{"name": "x", "description": "\\ud83d"}',
+    "surrogate in a key": b'{"name": "x", "\\ud800": 1}',
+    "not UTF-8": b'{"name": "\xff\xfe"}',
+    "very deep": b"[" * 100_000,
+    "a number of 5,000 digits": b'{"name": ' + b"9" * 5_000 + b"}",
+    "oversized": b'{"name": "' + b"x" * 300_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_bad_body_is_refused(name: str, database: Any) -> None:
+    expected = (413,) if name == "oversized" else (400, 422)
+    assert_refused(call("POST", "/items/", BODIES[name]), database, *expected)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_a_body_that_is_not_declared_json_is_refused(content_type: str, database: Any) -> None:
+    response = call("POST", "/items/", b'{"name": "x"}', content_type=content_type)
+    assert_refused(response, database, 400, 422)
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+@pytest.mark.parametrize("name", [n for n in BODIES if n != "no name"])
+def test_a_bad_change_leaves_the_item_as_it_was(method: str, name: str) -> None:
+    item = create()
+    response = call(method, f"/items/{item['id']}", BODIES[name])
+    assert response.status in (400, 413, 422), response.body
+    assert call("GET", f"/items/{item['id']}").json == item
+
+
+@pytest.mark.parametrize(
+    "item_id",
+    ["0", "-1", "9223372036854775808", "9" * 30, "1.5", "1e3", "abc", "%00", "é", "\u0661", "0x1", "NaN", "null"],
+)
+def test_an_id_out_of_range_is_refused(item_id: str, database: Any) -> None:
+    for method, body in [("GET", None), ("PATCH", {"name": "x"}), ("PUT", {"name": "x"}), ("DELETE", None)]:
+        response = call(method, f"/items/{item_id}", body)
+        assert response.status == 422, method
+    assert stored(database) == 0
+
+
+def test_the_longest_valid_body_is_stored_in_whatever_way_it_is_spelled() -> None:
+    body = json.dumps({"name": "\U0001f4a1" * NAME, "description": "\U0001f4a1" * DESCRIPTION}).encode()
+    response = call("POST", "/items/", body)
+    assert response.status == 201
+    assert response.json["description"] == "\U0001f4a1" * DESCRIPTION
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"body": "\ud800"},
+        {"body": "not base64!", "isBase64Encoded": True},
+        {"body": "A", "isBase64Encoded": True},
+        {"body": base64.b64encode(b"\xff\xfe").decode(), "isBase64Encoded": True},
+        {"body": 7},
+        {"rawQueryString": "\ud800"},
+        {"headers": None},
+        {"requestContext": None},
+        {"requestContext": {}},
+        {"version": "3.0"},
+    ],
+)
+def test_an_event_that_is_broken_is_refused(change: dict[str, Any], database: Any) -> None:
+    event = http_event("POST", "/items/", "", [("content-type", "application/json")], b'{"name": ""}')
+    assert_refused(invoke(event | change), database, 400, 422)
+
+
+@pytest.mark.parametrize("event", [None, {}, [], "x", 0, {"Records": []}, {"source": "aws.events"}])
+def test_an_event_that_is_no_request_is_refused(event: Any, database: Any) -> None:
+    assert_refused(invoke(event), database, 400)

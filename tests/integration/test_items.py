@@ -1,0 +1,129 @@
+"""The API's contract, through `handler.main.handler`, on real PostgreSQL."""
+
+import re
+
+import pytest
+
+from tests.client import call, create
+
+PROBLEM = "application/problem+json"
+
+
+def test_a_created_item_is_answered_with_its_location_and_can_be_read() -> None:
+    created = call("POST", "/items/", {"name": "Lamp", "description": "A desk lamp"})
+    assert created.status == 201
+    assert created.headers["location"] == f"/items/{created.json['id']}"
+    assert created.json["name"] == "Lamp"
+    assert created.json["description"] == "A desk lamp"
+    assert created.json["version"] == 1
+    read = call("GET", created.headers["location"])
+    assert (read.status, read.json) == (200, created.json)
+
+
+def test_times_are_utc_with_their_zone() -> None:
+    item = create()
+    for field in ("created_at", "updated_at"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", item[field])
+
+
+def test_a_missing_item_is_404_whatever_the_method() -> None:
+    for method, body in [
+        ("GET", None),
+        ("PATCH", {"name": "x"}),
+        ("PATCH", {}),
+        ("PUT", {"name": "x"}),
+        ("DELETE", None),
+    ]:
+        response = call(method, "/items/12", body)
+        assert response.status == 404
+        assert response.headers["content-type"] == PROBLEM
+        assert response.json["detail"] == "Item not found"
+
+
+@pytest.mark.parametrize("path", ["/items", "/items/"])
+def test_the_collection_answers_alike_with_and_without_the_slash(path: str) -> None:
+    assert call("POST", path, {"name": "Lamp"}).status == 201
+    assert [item["name"] for item in call("GET", path).json["items"]] == ["Lamp"]
+
+
+def test_patch_changes_only_what_it_names() -> None:
+    item = create("Lamp", "A desk lamp")
+    changed = call("PATCH", f"/items/{item['id']}", {"name": "Torch"})
+    assert changed.status == 200
+    assert changed.json["name"] == "Torch"
+    assert changed.json["description"] == "A desk lamp"
+    assert changed.json["version"] == 2
+    assert changed.json["created_at"] == item["created_at"]
+    assert changed.json["updated_at"] > item["updated_at"]
+    assert call("GET", f"/items/{item['id']}").json == changed.json
+
+
+def test_patch_with_null_removes_the_description() -> None:
+    item = create("Lamp", "A desk lamp")
+    assert call("PATCH", f"/items/{item['id']}", {"description": None}).json["description"] is None
+
+
+def test_an_empty_patch_changes_nothing() -> None:
+    item = create("Lamp", "A desk lamp")
+    unchanged = call("PATCH", f"/items/{item['id']}", {})
+    assert (unchanged.status, unchanged.json) == (200, item)
+
+
+def test_put_replaces_the_whole_item() -> None:
+    item = create("Lamp", "A desk lamp")
+    replaced = call("PUT", f"/items/{item['id']}", {"name": "Torch"})
+    assert replaced.status == 200
+    assert (replaced.json["name"], replaced.json["description"]) == ("Torch", None)
+    assert replaced.json["version"] == 2
+
+
+def test_a_deleted_item_is_gone() -> None:
+    item = create()
+    deleted = call("DELETE", f"/items/{item['id']}")
+    assert (deleted.status, deleted.body) == (204, b"")
+    assert call("GET", f"/items/{item['id']}").status == 404
+
+
+def test_pages_give_every_item_once_in_order() -> None:
+    created = [create(f"Item {n}") for n in range(5)]
+    seen, query = [], "limit=2"
+    for _ in range(3):
+        page = call("GET", "/items/", query=query).json
+        seen += page["items"]
+        query = f"limit=2&cursor={page['next_cursor']}"
+    assert seen == created
+    assert page["next_cursor"] is None
+
+
+def test_a_page_that_ends_with_the_last_item_has_no_next() -> None:
+    create()
+    assert call("GET", "/items/", query="limit=1").json["next_cursor"] is None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "MA", "MQ==", "LTE", "OTIyMzM3MjAzNjg1NDc3NTgwOA", "%00", "é", "Mg%3D%3D"])
+def test_a_cursor_of_another_make_is_400(cursor: str) -> None:
+    assert call("GET", "/items/", query=f"cursor={cursor}").status == 400
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=1e3", "page=2", "cursor=" + "x" * 65])
+def test_a_query_outside_the_stated_limits_is_422(query: str) -> None:
+    assert call("GET", "/items/", query=query).status == 422
+
+
+def test_an_unknown_path_is_404_and_a_wrong_method_405() -> None:
+    for response, status in [(call("GET", "/nothing"), 404), (call("PUT", "/items/", {}), 405)]:
+        assert response.status == status
+        assert response.headers["content-type"] == PROBLEM
+
+
+def test_health_answers() -> None:
+    for path in ("/health/live", "/health/ready"):
+        response = call("GET", path)
+        assert (response.status, response.json) == (200, {"status": "ok"})
+
+
+def test_every_answer_carries_the_invocation_s_id() -> None:
+    for response in (call("GET", "/items/"), call("GET", "/items/1"), call("POST", "/items/", b"x" * 300_000)):
+        assert re.fullmatch(r"[0-9a-f-]{36}", response.headers["x-request-id"])
+        if response.status >= 400:
+            assert response.json["request_id"] == response.headers["x-request-id"]

@@ -1,0 +1,94 @@
+"""Migrations: the models' schema, up and down, and two at once."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy.exc import DBAPIError
+
+from handler.database.base import Base
+from handler.database.engine import engine
+from handler.migrate import upgrade
+from handler.settings import read_database_settings
+from tests.database import connect, temporary_database
+
+MIGRATE = [sys.executable, "-m", "handler.migrate"]
+
+
+def test_models_and_migrations_do_not_drift() -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_checks_of_the_models_are_those_of_the_migrations() -> None:
+    """Alembic does not compare CHECK constraints."""
+    names = {constraint.name for table in Base.metadata.tables.values() for constraint in table.constraints}
+    with connect(os.environ["DATABASE_URL"]) as database:
+        stored = database.run(
+            "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+            " AND conrelid <> 'alembic_version'::regclass"
+        )
+    assert {name for (name,) in stored} == names
+
+
+def test_every_migration_can_be_undone(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with temporary_database(server_url, f"down_{os.getpid()}") as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        config = Config(toml_file="pyproject.toml")
+        for _ in range(2):
+            command.upgrade(config, "head")
+            command.downgrade(config, "base")
+        with connect(url) as database:
+            assert database.run("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [
+                ["alembic_version"],
+                ["alembic_version_pkc"],
+            ]
+
+
+def test_two_processes_at_once_and_a_third_later_do_no_harm(server_url: str) -> None:
+    with temporary_database(server_url, f"twice_{os.getpid()}") as url:
+        environment = os.environ | {"DATABASE_URL": url}
+        environment.pop("AUTH_MODE")
+        processes = [subprocess.Popen(MIGRATE, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            assert (process.returncode, output) == (0, b"migrate: the schema is at 0001\n")
+        subprocess.run(MIGRATE, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None:
+    with temporary_database(server_url, f"locked_{os.getpid()}") as url, connect(url) as blocker:
+        blocker.run("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)")
+        blocker.run("BEGIN")
+        blocker.run("LOCK TABLE alembic_version")
+        started = time.monotonic()
+        with pytest.raises(DBAPIError) as error:
+            upgrade(read_database_settings({"DATABASE_URL": url}))
+        assert error.value.orig is not None
+        assert error.value.orig.args[0]["C"] == "55P03"
+        assert time.monotonic() - started < 30  # it gives up; how soon is env.py's LOCK_TIMEOUT
+        blocker.run("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (None, "migrate: settings: DATABASE_URL is not set"),
+        ("mysql://u@h/d", "migrate: settings: DATABASE_URL must start with"),
+        ("postgresql://u:SECRET@127.0.0.1:1/d", "migrate: the database refused: Can't create a connection"),
+    ],
+)
+def test_a_migration_that_cannot_run_says_why_in_one_line(url: str | None, message: str) -> None:
+    environment = {} if url is None else {"DATABASE_URL": url}
+    done = subprocess.run(MIGRATE, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert "SECRET" not in done.stderr

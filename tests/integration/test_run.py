@@ -1,0 +1,205 @@
+"""`make run` as its user meets it: a copy of the project, the command, HTTP, Ctrl-C."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.database import connect, temporary_database
+
+ROOT = Path(__file__).parents[2]
+RUN = [sys.executable, "-m", "local.run"]
+TIMEOUT = 60  # seconds; on a machine that is busy with other tests
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What `make run` needs of the project, in a folder of its own."""
+    for name in ("handler", "local"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """A developer's: without what the test run has set."""
+    return {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "AUTH_MODE"}} | changes
+
+
+@dataclass
+class Running:
+    process: "subprocess.Popen[str]"
+    output: list[str]
+    client: httpx.Client
+
+    def wait_for(self, path: str, text: str) -> httpx.Response:
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            with suppress(httpx.HTTPError):
+                response = self.client.get(path)
+                if text in response.text:
+                    return response
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.output
+            time.sleep(0.05)
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@contextmanager
+def running(project: Path, **changes: str) -> Iterator[Running]:
+    port = free_port()
+    process = subprocess.Popen(
+        RUN,
+        cwd=project,
+        env=environment(PORT=str(port), **changes),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.extend(process.stdout or ()))
+    reader.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
+        run = Running(process, output, client)
+        try:
+            run.wait_for("/health/live", "ok")
+            yield run
+        finally:
+            children = run.descendants() if process.poll() is None else []
+            process.send_signal(signal.SIGINT)
+            process.wait(TIMEOUT)
+            reader.join()
+            process.stdout.close()
+            _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
+            assert not alive, "a process is left behind"
+
+
+def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
+    with running(project) as run:
+        created = run.client.post("/items/", json={"name": "Lamp"})
+        assert created.status_code == 201
+        assert run.client.get("/items").json()["items"] == [created.json()]
+        assert run.client.get("/docs").headers["content-type"] == "text/html; charset=utf-8"
+        source = project / "handler" / "health.py"
+        source.write_text(source.read_text().replace('status: str = "ok"', 'status: str = "changed"'))
+        run.wait_for("/health/live", "changed")
+        source.write_text("this is no Python")
+        time.sleep(1)
+        source.write_text((ROOT / "handler" / "health.py").read_text())
+        run.wait_for("/health/live", "ok")
+    assert run.process.returncode == 0
+    output = "".join(run.output)
+    for text in (str(run.client.base_url), "/docs", "curl -s", "run: stopped"):
+        assert text in output
+    with running(project) as run:
+        assert run.client.get(created.headers["location"]).json() == created.json()
+
+
+def test_a_service_whose_supervisor_was_killed_ends_and_the_next_start_works(project: Path) -> None:
+    with running(project) as run:
+        children = run.descendants()
+        run.process.kill()
+        run.process.wait()
+        service = [child for child in children if "local.gateway" in " ".join(_command(child))]
+        _, alive = psutil.wait_procs(service, timeout=TIMEOUT)
+        assert not alive
+    with running(project) as run:
+        assert run.client.get("/health/ready").status_code == 200
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
+def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(project: Path, server_url: str) -> None:
+    with temporary_database(server_url, f"killed_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
+        answered: set[int] = set()
+
+        def post() -> None:
+            with suppress(httpx.HTTPError), httpx.Client(base_url=run.client.base_url, timeout=TIMEOUT) as client:
+                while True:
+                    response = client.post("/items/", json={"name": "Lamp"})
+                    if response.status_code == 201:
+                        answered.add(response.json()["id"])
+
+        threads = [threading.Thread(target=post) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(answered) < 50:
+            time.sleep(0.01)
+        for child in run.descendants():
+            if "local.gateway" in " ".join(_command(child)):
+                child.kill()
+        (project / "handler" / "health.py").touch()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        with connect(url) as database:
+            stored = {row[0] for row in database.run("SELECT id FROM items")}
+        assert answered <= stored
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "http", "-1"])
+def test_a_port_that_is_none_is_one_clear_line(project: Path, port: str) -> None:
+    assert refused(project, PORT=port) == f"run: PORT must be a number between 1 and 65535, not '{port}'\n"
+
+
+def test_a_busy_port_is_one_clear_line(project: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert refused(project, PORT=str(port)).startswith(f"run: port {port}: Address already in use")
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(project: Path) -> None:
+    (project / ".local").write_text("a file is in the way")
+    assert refused(project).startswith(f"run: {project}/.local cannot be written")
+
+
+def test_a_failed_migration_is_one_clear_line_and_one_that_says_who(project: Path, server_url: str) -> None:
+    (project / "handler" / "migrations" / "versions" / "0002_bad.py").write_text(
+        "from alembic import op\nrevision, down_revision = '0002', '0001'\ndef upgrade(): op.execute('SELEC 1')\n"
+    )
+    with temporary_database(server_url, f"failed_{os.getpid()}") as url:
+        assert refused(project, DATABASE_URL=url) == (
+            'migrate: the database refused: 42601 syntax error at or near "SELEC"\n'
+            "run: the database could not be migrated\n"
+        )
+
+
+def test_a_database_that_is_not_there_is_one_clear_line(project: Path) -> None:
+    message = refused(project, DATABASE_URL="postgresql://ann:SECRET@127.0.0.1:1/d")
+    assert message.startswith("migrate: the database refused: Can't create a connection")
+    assert "SECRET" not in message
+
+
+def refused(project: Path, **changes: str) -> str:
+    changes = {"PORT": str(free_port())} | changes
+    done = subprocess.run(
+        RUN, cwd=project, env=environment(**changes), capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert done.returncode == 1
+    assert not done.stdout
+    return done.stderr

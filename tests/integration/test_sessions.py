@@ -1,0 +1,134 @@
+"""The session's contract, through routes that are added to the real application for a test."""
+
+import asyncio
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from sqlalchemy import insert, select, text
+from sqlalchemy.orm import Session
+
+from handler.database.engine import engine
+from handler.database.session import ReadOnlySession, ReadSessionDep, SessionDep
+from handler.items.models import Item
+from tests.client import call, create
+
+
+def names(database: Any) -> list[str]:
+    return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (HTTPException(409), 409),
+        (RuntimeError("boom"), 500),
+        (asyncio.CancelledError(), 500),
+        (KeyboardInterrupt(), 500),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_exception_rolls_back(error: BaseException, status: int, app: FastAPI, database: Any) -> None:
+    @app.post("/test/raise")
+    async def _route(session: SessionDep) -> None:
+        session.execute(insert(Item).values(name="lost"))
+        raise error
+
+    assert call("POST", "/test/raise").status == status
+    assert names(database) == []
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
+    assert create("after")["name"] == "after"
+
+
+def test_a_commit_that_fails_is_no_2xx(app: FastAPI, database: Any) -> None:
+    """A deferred constraint lets the insert pass and refuses at COMMIT, when the route has long returned."""
+    database.run("CREATE TABLE parents (id int PRIMARY KEY)")
+    database.run("CREATE TABLE children (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
+    try:
+
+        @app.post("/test/commit")
+        async def _route(session: SessionDep) -> dict[str, str]:
+            session.execute(text("INSERT INTO children VALUES (1)"))
+            return {"stored": "it says"}
+
+        response = call("POST", "/test/commit")
+        assert response.status == 409
+        assert response.json["constraint"] == "children_id_fkey"
+        assert database.run("SELECT * FROM children") == []
+        assert create("after")["name"] == "after"
+    finally:
+        database.run("DROP TABLE children, parents")
+
+
+def test_what_is_answered_is_stored_already(database: Any) -> None:
+    assert [create("one")["name"]] == names(database)
+
+
+def test_sub_dependencies_of_a_request_share_its_session(app: FastAPI) -> None:
+    async def sub(session: SessionDep) -> Session:
+        return session
+
+    @app.get("/test/share")
+    async def _route(session: SessionDep, other: Annotated[Session, Depends(sub)]) -> bool:
+        return session is other
+
+    assert call("GET", "/test/share").json is True
+
+
+def test_every_request_has_a_session_of_its_own(app: FastAPI) -> None:
+    seen = []
+
+    @app.get("/test/own")
+    async def _route(session: SessionDep, reads: ReadSessionDep) -> None:
+        seen.extend([session, reads])
+
+    call("GET", "/test/own")
+    call("GET", "/test/own")
+    assert len({id(session) for session in seen}) == 4
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda session: session.execute(insert(Item).values(name="x")),
+        lambda session: session.execute(text("DELETE FROM items")),
+        lambda session: (session.add(Item(name="x")), session.flush()),
+        lambda session: (session.add(Item(name="x")), session.commit()),
+    ],
+    ids=["insert", "text", "flush", "commit"],
+)
+def test_a_read_session_refuses_to_write(write: Any, app: FastAPI, database: Any) -> None:
+    raised = []
+
+    @app.get("/test/write")
+    async def _route(session: ReadSessionDep) -> None:
+        with pytest.raises(ReadOnlySession) as error:
+            write(session)
+        raised.append(error)
+
+    assert call("GET", "/test/write").status == 200
+    assert raised
+    assert names(database) == []
+
+
+def test_a_read_session_s_objects_are_not_stored_when_they_are_changed(app: FastAPI, database: Any) -> None:
+    create("before")
+
+    @app.get("/test/change")
+    async def _route(session: ReadSessionDep) -> None:
+        session.scalars(select(Item)).one().name = "after"
+
+    assert call("GET", "/test/change").status == 200
+    assert names(database) == ["before"]
+
+
+def test_the_engine_is_one_and_is_made_without_connecting() -> None:
+    code = (
+        "from handler.database import engine, session; import handler.main;"
+        "assert session._write_sessions.kw['bind'] is session._read_sessions.kw['bind'] is engine.engine;"
+        "assert engine.engine.pool.checkedin() == engine.engine.pool.checkedout() == 0"
+    )
+    environment = {"DATABASE_URL": "postgresql://nobody@192.0.2.1/nothing", "AUTH_MODE": "none"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
