@@ -75,10 +75,10 @@ clean: ## Remove what the other targets made, the embedded database's data inclu
 build-ApiFunction: BUILD_PYTHON = $(firstword $(wildcard $(SAM_VENV)/bin/python) $(PYTHON))
 build-ApiFunction:
 	@test -n "$(ARTIFACTS_DIR)" || { echo "build: ARTIFACTS_DIR is not set: use make build" >&2; exit 1; }
-	@$(BUILD_PYTHON) -m pip --version >/dev/null || { echo "build: $(BUILD_PYTHON) cannot run pip: use make build" >&2; exit 1; }
+	@$(BUILD_PYTHON) -m pip -V >/dev/null || { echo "build: $(BUILD_PYTHON) has no pip: use make build" >&2; exit 1; }
 	@$(BUILD_PYTHON) $(PIP_INSTALL) --no-compile --target "$(ARTIFACTS_DIR)" -r requirements.txt \
 		--implementation cp --python-version 3.13 --platform manylinux2014_aarch64 --platform manylinux_2_28_aarch64 || \
-		{ echo "build: no wheel for Python 3.13 on arm64, or no way to the package index: pip says which, above" >&2; exit 1; }
+		{ echo "build: no wheel for Python 3.13 on arm64, or no package index in reach: see pip above" >&2; exit 1; }
 	@rm -rf "$(ARTIFACTS_DIR)/bin" # command-line programs, with this machine's Python in their first line
 	@cp -R handler "$(ARTIFACTS_DIR)/"
 	@find "$(ARTIFACTS_DIR)/handler" -type d -name __pycache__ -prune -exec rm -rf {} +
