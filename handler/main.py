@@ -9,11 +9,13 @@ from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from handler.app import create_app
+from handler.database.deadline import set_deadline
 from handler.errors import PROBLEM_JSON, problem
 from handler.settings import settings
 
 # Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
 MAX_BODY = 256 * 1024
+TIME_TO_ANSWER = 0.5  # seconds of the invocation that the database does not get
 
 logging.getLogger().setLevel(settings().log_level)
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
     Never raises for a request: what cannot be turned into one is answered 400.
     """
+    set_deadline(context.get_remaining_time_in_millis() / 1000 - TIME_TO_ANSWER)
     # Mangum takes the thread's current loop, and a new thread has none.
     asyncio.set_event_loop(_loop)
     try:

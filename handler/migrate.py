@@ -12,10 +12,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import URL, NullPool, create_engine
+from sqlalchemy import NullPool
 from sqlalchemy.exc import DBAPIError
 
-from handler.database.connection import connect_arguments
+from handler.database.connection import make_engine
 from handler.settings import DatabaseSettings, SettingsError, read_database_settings
 
 
@@ -24,9 +24,7 @@ def upgrade(database: DatabaseSettings, revision: str = "head") -> str | None:
 
     Returns the revision that the schema is at. Raises sqlalchemy.exc.DBAPIError.
     """
-    engine = create_engine(
-        URL.create("postgresql+pg8000"), connect_args=connect_arguments(database), poolclass=NullPool
-    )
+    engine = make_engine(database, poolclass=NullPool)
     alembic = Config(attributes={"engine": engine})
     alembic.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     command.upgrade(alembic, revision)

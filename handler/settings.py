@@ -1,15 +1,26 @@
 """One frozen view of the environment, checked once, at start, with every problem reported at once."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 SCHEMES = ("postgresql", "postgres", "postgresql+pg8000")
 AUTH_MODES = ("none",)
 SSL_MODES = ("", "disable", "verify-full")
+# What may be set of DatabaseSettings, by DATABASE_… and the name: its kind and its bounds, in seconds for times.
+# A checkout or a connect that lasts longer than API Gateway waits (30 s) is of use to nobody.
+NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
+    "pool_size": (int, 1, 100),
+    "checkout_timeout": (float, 0.1, 20),
+    "connect_timeout": (float, 0.1, 20),
+    "idle_check": (float, 0, 300),
+    "recycle": (float, 1, 3600),
+}
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 URL_SHAPE = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
 AUTHORITY = re.compile(
@@ -27,7 +38,11 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class DatabaseSettings:
-    """Where the database is and who we are there. `host` is a folder when it starts with `/` (unix socket)."""
+    """Where the database is, who we are there, and how connections to it are kept. Times are in seconds.
+
+    `host` is a folder when it starts with `/` (unix socket). The network between a function and its database forgets
+    a connection that is silent for 350 s (load balancers, NAT): `recycle` is below it.
+    """
 
     host: str
     port: int
@@ -35,6 +50,11 @@ class DatabaseSettings:
     database: str
     password: str | None = field(repr=False)
     tls: bool
+    pool_size: int = 1
+    checkout_timeout: float = 3.0
+    connect_timeout: float = 3.0
+    idle_check: float = 1.0
+    recycle: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,7 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
     libpq's rules (PostgreSQL manual, 32.1.1.2 "Connection URIs"): parts are percent-encoded, a host that starts
     with a slash is the folder of a unix socket, the database's name defaults to the user's.
     """
+    pool = _pool(environ, problems)
     if not environ.get("DATABASE_URL"):
         problems.append(f"DATABASE_URL is not set: {URL_SHAPE}")
         return None
@@ -112,7 +133,7 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
     ]
     found = [f"DATABASE_URL {text}" for is_wrong, text in mistakes if is_wrong]
     problems += found
-    if found:
+    if problems:
         return None
     host = parts["host"] or "localhost"
     return DatabaseSettings(
@@ -122,7 +143,23 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
         password=parts["password"] or None,
         database=unquote(url.path.removeprefix("/")) or parts["user"],
         tls=sslmode == "verify-full" or (not sslmode and not _is_local(host)),
+        **pool,
     )
+
+
+def _pool(environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """The numbers that are set; those that are not have their defaults in DatabaseSettings."""
+    found: dict[str, Any] = {}
+    for name, (kind, low, high) in NUMBERS.items():
+        variable = f"DATABASE_{name.upper()}"
+        if variable in environ:
+            try:
+                found[name] = kind(environ[variable])
+            except ValueError:
+                found[name] = math.nan
+            if not low <= found[name] <= high:
+                problems.append(f"{variable} must be a number between {low} and {high}")
+    return found
 
 
 def _is_local(host: str) -> bool:

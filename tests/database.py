@@ -6,14 +6,15 @@ from urllib.parse import urlsplit
 
 import pg8000.native
 
-from handler.database.connection import connect_arguments
 from handler.settings import read_database_settings
 
 
 @contextmanager
 def connect(url: str) -> Iterator[pg8000.native.Connection]:
     """A connection without transactions: every statement is committed."""
-    connection = pg8000.native.Connection(**connect_arguments(read_database_settings({"DATABASE_URL": url})))
+    settings = read_database_settings({"DATABASE_URL": url})
+    socket_path = f"{settings.host}/.s.PGSQL.{settings.port}"
+    connection = pg8000.native.Connection(settings.user, database=settings.database, unix_sock=socket_path)
     try:
         yield connection
     finally:

@@ -1,15 +1,37 @@
 """The engine: one for each Lambda environment, made at import without connecting, alive across invocations."""
 
-from sqlalchemy import URL, create_engine
+from sqlalchemy import QueuePool
 
-from handler.database.connection import connect_arguments
+from handler.database import snapstart
+from handler.database.connection import make_engine
+from handler.database.deadline import remaining
 from handler.settings import settings
 
-engine = create_engine(
-    URL.create("postgresql+pg8000"),  # names the dialect; the password stays out of the URL, and of its repr
-    connect_args=connect_arguments(settings().database),
-    pool_size=1,  # an environment serves one request at a time
+
+class DeadlinePool(QueuePool):
+    """Waits for a connection no longer than the invocation can."""
+
+    @property
+    def _timeout(self) -> float:
+        try:
+            return min(self._limit, remaining() or self._limit)
+        except TimeoutError:
+            return 0.0
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        self._limit = seconds
+
+
+engine = make_engine(
+    settings().database,
+    poolclass=DeadlinePool,
+    pool_size=settings().database.pool_size,
     max_overflow=0,
-    pool_timeout=5,
-    pool_pre_ping=True,
+    pool_timeout=settings().database.checkout_timeout,
+    pool_recycle=settings().database.recycle,
+    pool_use_lifo=True,
+    pool_pre_ping=True,  # costs a round trip only after an idle time: Connection.is_alive
 )
+
+snapstart.register(engine)

@@ -24,7 +24,9 @@ class ReadOnlySession(Exception):
 
 # Answers are made of rows after the commit; expired, each would be read again, in a second transaction.
 _write_sessions = sessionmaker(engine, expire_on_commit=False)
-_read_sessions = sessionmaker(engine, class_=ReadSession, expire_on_commit=False, autoflush=False)
+# Reads run without a transaction: one round trip, and a pooler has its connection back at once.
+_read_engine = engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
+_read_sessions = sessionmaker(_read_engine, class_=ReadSession, expire_on_commit=False, autoflush=False)
 
 
 @event.listens_for(_read_sessions, "do_orm_execute")

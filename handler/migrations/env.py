@@ -3,10 +3,10 @@
 import os
 
 from alembic import context
-from sqlalchemy import URL, Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, text
 
 from handler.database.base import Base
-from handler.database.connection import connect_arguments
+from handler.database.connection import make_engine
 from handler.items import models  # noqa: F401 - fills Base.metadata; add your resource's models here
 from handler.settings import read_database_settings
 
@@ -19,6 +19,8 @@ LOCK_TIMEOUT = "5s"
 
 def run(engine: Engine) -> None:
     with engine.begin() as connection:
+        # The database's own limit (versions/0002_limits.py) is for requests.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
         # A migration that waits for a lock makes every later query of that table wait behind it: give up instead.
         connection.execute(text(f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
@@ -28,9 +30,4 @@ def run(engine: Engine) -> None:
             context.run_migrations()
 
 
-def _engine_of_environment() -> Engine:
-    arguments = connect_arguments(read_database_settings(os.environ))
-    return create_engine(URL.create("postgresql+pg8000"), connect_args=arguments, poolclass=NullPool)
-
-
-run(context.config.attributes.get("engine") or _engine_of_environment())
+run(context.config.attributes.get("engine") or make_engine(read_database_settings(os.environ), poolclass=NullPool))

@@ -59,7 +59,7 @@ def test_two_processes_at_once_and_a_third_later_do_no_harm(server_url: str) -> 
         processes = [subprocess.Popen(MIGRATE, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
         for process in processes:
             output, _ = process.communicate(timeout=60)
-            assert (process.returncode, output) == (0, b"migrate: the schema is at 0001\n")
+            assert (process.returncode, output) == (0, b"migrate: the schema is at 0002\n")
         subprocess.run(MIGRATE, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -82,7 +82,7 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
     [
         (None, "migrate: settings: DATABASE_URL is not set"),
         ("mysql://u@h/d", "migrate: settings: DATABASE_URL must start with"),
-        ("postgresql://u:SECRET@127.0.0.1:1/d", "migrate: the database refused: Can't create a connection"),
+        ("postgresql://u:SECRET@127.0.0.1:1/d", "migrate: the database refused: 08001 cannot connect"),
     ],
 )
 def test_a_migration_that_cannot_run_says_why_in_one_line(url: str | None, message: str) -> None:

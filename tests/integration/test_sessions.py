@@ -127,7 +127,8 @@ def test_a_read_session_s_objects_are_not_stored_when_they_are_changed(app: Fast
 def test_the_engine_is_one_and_is_made_without_connecting() -> None:
     code = (
         "from handler.database import engine, session; import handler.main;"
-        "assert session._write_sessions.kw['bind'] is session._read_sessions.kw['bind'] is engine.engine;"
+        "assert session._write_sessions.kw['bind'] is engine.engine;"
+        "assert session._read_sessions.kw['bind'].pool is engine.engine.pool;"
         "assert engine.engine.pool.checkedin() == engine.engine.pool.checkedout() == 0"
     )
     environment = {"DATABASE_URL": "postgresql://nobody@192.0.2.1/nothing", "AUTH_MODE": "none"}

@@ -1,11 +1,12 @@
 """The environment is checked at start: every problem at once, no secret shown."""
 
+import ssl
 import subprocess
 import sys
 
 import pytest
 
-from handler.database.connection import connect_arguments
+from handler.database.connection import address_of
 from handler.settings import SettingsError, read_database_settings, read_settings
 
 
@@ -99,16 +100,35 @@ def test_the_password_is_in_no_representation() -> None:
 
 def test_a_unix_socket_is_found_by_its_folder_and_port() -> None:
     settings = read_database_settings({"DATABASE_URL": "postgresql://ann@:5433/d?host=/run/pg"})
-    arguments = connect_arguments(settings)
-    assert arguments["unix_sock"] == "/run/pg/.s.PGSQL.5433"
-    assert "host" not in arguments
+    assert address_of(settings) == ("/run/pg/.s.PGSQL.5433", 0, None)
 
 
 def test_a_remote_database_is_reached_with_a_verified_certificate() -> None:
-    import ssl
-
-    context = connect_arguments(read_database_settings({"DATABASE_URL": "postgresql://ann@db.example/d"}))[
-        "ssl_context"
-    ]
+    settings = read_database_settings({"DATABASE_URL": "postgresql://ann@db.example/d"})
+    host, port, context = address_of(settings)
+    assert (host, port) == ("db.example", 5432)
+    assert context is not None
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_POOL_SIZE", "0"),
+        ("DATABASE_POOL_SIZE", "1.5"),
+        ("DATABASE_POOL_SIZE", ""),
+        ("DATABASE_CHECKOUT_TIMEOUT", "30"),
+        ("DATABASE_CONNECT_TIMEOUT", "nan"),
+        ("DATABASE_IDLE_CHECK", "-1"),
+        ("DATABASE_RECYCLE", "forever"),
+    ],
+)
+def test_a_number_out_of_its_bounds_is_refused(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} must be a number between"):
+        read_database_settings({"DATABASE_URL": "postgresql://ann@h/d", name: value})
+
+
+def test_the_numbers_of_the_pool_can_be_set() -> None:
+    settings = read_database_settings({"DATABASE_URL": "postgresql://ann@h/d", "DATABASE_POOL_SIZE": "2"})
+    assert (settings.pool_size, settings.checkout_timeout) == (2, 3.0)

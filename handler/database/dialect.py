@@ -1,0 +1,79 @@
+"""SQLAlchemy's pg8000 dialect on `pipeline.Connection`: what it would ask the server for is known on this side.
+
+Isolation level, read-only and deferrable are written into the next BEGIN, AUTOCOMMIT is the absence of one: nothing
+is SET in the session, which a pooler would have to undo or would pin. The version and the string syntax are in the
+parameters that the server reports at startup, so a new engine's first connection sends no statement.
+"""
+
+import re
+from types import ModuleType
+from typing import Any
+
+from pg8000 import dbapi
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000
+
+from handler.database.pipeline import Connection
+
+NAME = "postgresql+pipeline"
+
+
+class Dialect(PGDialect_pg8000):
+    driver = "pipeline"
+    supports_statement_cache = True
+
+    @classmethod
+    def import_dbapi(cls) -> ModuleType:
+        return dbapi  # type: ignore[no-any-return] # pg8000 ships no types
+
+    def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:  # noqa: ARG002 - SQLAlchemy's
+        """A connection that is in doubt has closed itself."""
+        held = connection or (cursor and cursor._c)  # noqa: SLF001 - pg8000 warns about the public name
+        return isinstance(getattr(held, "dbapi_connection", held), Connection) and held.closed
+
+    def do_ping(self, dbapi_connection: Any) -> bool:
+        return bool(dbapi_connection.is_alive())
+
+    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+        dbapi_connection.autocommit = level == "AUTOCOMMIT"
+        dbapi_connection.isolation_level = None if level == "AUTOCOMMIT" else level
+
+    def reset_isolation_level(self, dbapi_conn: Any) -> None:
+        """The server's own default, whatever it is."""
+        dbapi_conn.autocommit, dbapi_conn.isolation_level = False, None
+
+    def get_isolation_level(self, dbapi_connection: Any) -> Any:
+        return "AUTOCOMMIT" if dbapi_connection.autocommit else dbapi_connection.isolation_level or "READ COMMITTED"
+
+    def set_readonly(self, connection: Any, value: bool) -> None:
+        connection.read_only = value
+
+    def get_readonly(self, connection: Any) -> bool:
+        return bool(connection.read_only)
+
+    def set_deferrable(self, connection: Any, value: bool) -> None:
+        connection.deferrable = value
+
+    def get_deferrable(self, connection: Any) -> bool:
+        return bool(connection.deferrable)
+
+    def _get_server_version_info(self, connection: Any) -> tuple[int, ...]:
+        reported = _parameters(connection).get("server_version", "")
+        version = re.match(r"(\d+)(?:\.(\d+))?", reported)
+        if version is None:
+            return super()._get_server_version_info(connection)  # type: ignore[no-any-return,no-untyped-call]
+        return tuple(int(part) for part in version.groups(default="0"))
+
+    def _get_default_schema_name(self, connection: Any) -> None:  # type: ignore[override]
+        """Not asked for: reflection looks at what is visible where it is given no schema."""
+
+    def _set_backslash_escapes(self, connection: Any) -> None:
+        self._backslash_escapes = _parameters(connection).get("standard_conforming_strings") == "off"
+
+
+def _parameters(connection: Any) -> dict[str, str]:
+    """What the server reported at startup: PostgreSQL manual, 54.2.7 "Asynchronous Operations"."""
+    return connection.connection.dbapi_connection.parameter_statuses  # type: ignore[no-any-return]
+
+
+registry.register("postgresql.pipeline", __name__, Dialect.__name__)

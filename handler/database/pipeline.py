@@ -1,0 +1,397 @@
+"""A pg8000 connection that spends one round trip on a statement and is never out of step with its server.
+
+Stock pg8000 sends Parse, then Describe, then Bind and Execute, and waits for each; BEGIN is a statement too. Here all
+of it travels in one flush with one Sync, BEGIN included (PostgreSQL manual, 54.2.3 "Extended Query" and 54.2.4
+"Pipelining"; the formats are in 54.7 "Message Formats"). An error skips to the Sync, so no statement runs outside a
+transaction whose BEGIN failed.
+
+In step means that every reply up to ReadyForQuery has been read, and was one that could come. Parameters are converted
+before the first byte is sent; a value that cannot be read does not stop the reading; whatever else goes wrong closes
+the connection.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from struct import Struct
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+from pg8000 import dbapi
+from pg8000.converters import make_params
+from pg8000.core import Context
+
+from handler.database.deadline import overtime, remaining, within
+from handler.database.wire import open_socket
+
+PING_TIMEOUT = 1.0  # seconds that a connection gets to prove, after an idle time, that it is alive
+FAREWELL_TIMEOUT = 0.25  # seconds for a cancel request or a goodbye, also when the deadline has passed
+ATTEMPTS = 4  # at a statement that loses races, while nothing else depends on it
+BACKOFF = 0.01  # seconds before the second attempt, doubled before each further one, and jittered
+
+SYNC = b"S\x00\x00\x00\x04"
+TERMINATE = b"X\x00\x00\x00\x04"
+EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"  # the unnamed portal, all rows
+DESCRIBE = b"D\x00\x00\x00\x06P\x00"  # the unnamed portal
+CANCEL_REQUEST = 80877102
+
+READY, COPY_IN, DATA_ROW = b"Z", b"G", b"D"
+ASYNCHRONOUS = (b"N", b"A", b"S")  # notice, notification, parameter status: may come at any moment
+# The replies to a flush, a letter for each, one for all rows of a result.
+_STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)Z"
+_ERROR = rb"|[^EZ]*EZ"
+REPLIES_TO_STATEMENT = re.compile(_STATEMENT + _ERROR)
+REPLIES_TO_BEGIN_AND_STATEMENT = re.compile(rb"12C" + _STATEMENT + _ERROR)
+REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
+
+RACES_LOST = ("40001", "40P01")  # serialization failure, deadlock: the server has undone the transaction
+DEMOTED = "25006"  # read only: this server was the primary until a failover
+
+# PEP 249's classes by SQLSTATE class: PostgreSQL manual, appendix A "PostgreSQL Error Codes".
+ERRORS: dict[str, type[dbapi.DatabaseError]] = {
+    "0A": dbapi.NotSupportedError,
+    "22": dbapi.DataError,
+    "23": dbapi.IntegrityError,
+    "25": dbapi.InternalError,
+    "42": dbapi.ProgrammingError,
+    "XX": dbapi.InternalError,
+} | dict.fromkeys(("08", "28", "40", "53", "55", "57", "58"), dbapi.OperationalError)
+
+# What changes when the connection behind a Connection is replaced.
+_OF_THE_SOCKET = (
+    "_usock",
+    "_sock",
+    "_backend_key_data",
+    "_client_encoding",
+    "_transaction_status",
+    "parameter_statuses",
+)
+
+PING = b"Q\x00\x00\x00\x05\x00"  # an empty query
+
+_header = Struct("!ci").unpack
+_int16 = Struct("!H").pack
+_int32 = Struct("!i").pack
+
+
+class ConnectionLost(dbapi.OperationalError):  # type: ignore[misc] # pg8000 ships no types
+    """The connection ended under a statement, which may have happened or not."""
+
+
+class _Talk(NamedTuple):
+    """What to send in one flush, what may come back, and where pg8000's handlers put it."""
+
+    messages: bytes
+    replies: "re.Pattern[bytes]"
+    context: Any
+
+
+class Cursor(dbapi.Cursor):  # type: ignore[misc] # pg8000 ships no types
+    """PEP 249's cursor; `execute` is one round trip."""
+
+    def execute(self, operation: str, args: Sequence[Any] = (), stream: Any = None) -> "Cursor":
+        """Run one statement, its parameters written `%s`. `stream` feeds or takes a COPY, as in pg8000."""
+        if self._c is None:
+            raise dbapi.InterfaceError("Cursor closed")
+        self._context = self._c.run(operation, args, self._input_oids, stream)
+        self._input_oids: Sequence[int] = ()
+        self._row_iter = None if self._context.rows is None else iter(self._context.rows)
+        return self
+
+
+class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no types
+    """PEP 249's connection, on a socket of `open_socket`.
+
+    `address` are the arguments of `open_socket`; `login` are pg8000's user, password, database, application_name;
+    `timeout` is the number of seconds that connecting may take; `idle_check` is how long, in seconds, the connection
+    may lie unused before it has to prove that it is alive. Raises dbapi.OperationalError when there is no connection
+    to be had. `isolation_level`, `read_only` and `deferrable` are written into the next BEGIN, and cost nothing.
+    """
+
+    def __init__(self, address: tuple[Any, ...], login: dict[str, Any], *, timeout: float, idle_check: float) -> None:
+        self._recipe: dict[str, Any] = {
+            "address": address, "login": login, "timeout": timeout, "idle_check": idle_check,
+        }  # fmt: skip
+        self._usock: Any = None
+        self._sock: Any = None
+        self.isolation_level: str | None = None
+        self.read_only = self.deferrable = False
+        with within(timeout):
+            try:
+                super().__init__(sock=open_socket(*address), ssl_context=False, **login)
+            except dbapi.DatabaseError as error:
+                raise _classified(error) from None
+            except Exception as error:
+                raise _error("08001", f"cannot connect: {error}") from error
+        self._transaction_status = b"I"  # pg8000 forgets what the server has just said
+        self._touch()
+        _open.add(self)
+
+    @property
+    def closed(self) -> bool:
+        return self._usock is None
+
+    def is_alive(self) -> bool:
+        """Whether the server still knows us: free when it was asked something just now, else a round trip."""
+        if self.closed or self._sock.has_something():  # its end, the reason for it, or what nobody asked for
+            return False
+        # A frozen environment's monotonic clock may stand still.
+        idle = max(time.monotonic() - self._used[0], abs(time.time() - self._used[1]))
+        if idle >= self._recipe["idle_check"]:
+            try:
+                with within(PING_TIMEOUT):
+                    self._converse(_Talk(PING, REPLIES_TO_QUERY, Context("")))
+            except dbapi.Error:
+                return False
+        return True
+
+    def cursor(self) -> Cursor:
+        return Cursor(self)
+
+    def run(self, statement: str, values: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None) -> Any:
+        """Execute in the open transaction, or in one that begins with it, or alone with autocommit.
+
+        What begins a transaction is tried again where nothing can have happened twice: on a new connection when the
+        old one was lost, since nothing was committed; and after a lost race, since nothing came before it. With
+        autocommit, only a connection that reads is trusted with the first. Raises dbapi.Error.
+        """
+        if self._in_transaction:
+            return self._converse(self._talk(statement, values, oids, stream))
+        begin = "" if self.autocommit else self._begin()
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._converse(self._talk(statement, values, oids, stream, begin))
+            except dbapi.OperationalError as error:
+                if stream is not None:
+                    raise
+                if error.args[0]["C"] in RACES_LOST:
+                    self.rollback()
+                    time.sleep(BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                elif isinstance(error, ConnectionLost) and attempt == 1 and (begin or self.read_only):
+                    self._renew()
+                else:
+                    raise
+        return self._converse(self._talk(statement, values, oids, stream, begin))
+
+    def commit(self) -> None:
+        """One round trip where a transaction is open, none where not. Raises unless everything is stored."""
+        if not self._in_transaction:
+            return
+        try:
+            self._converse(_query("commit"))
+        except dbapi.OperationalError as error:
+            if self.closed:
+                raise _error("08007", "the connection was lost at COMMIT, which may have happened or not") from error
+            raise
+
+    def rollback(self) -> None:
+        """One round trip where a transaction is open, none where not. A server rolls back what it loses."""
+        if self._in_transaction and not self.closed:
+            try:
+                self._converse(_query("rollback"))
+            except dbapi.Error:
+                self.abandon()
+
+    def execute_simple(self, statement: str) -> Any:
+        return self._converse(_query(statement))
+
+    def execute_unnamed(
+        self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
+    ) -> Any:
+        return self._converse(self._extended(statement, vals, oids, stream))
+
+    def close(self) -> None:
+        """Take leave of the server, if it can be told, and close. Raises dbapi.InterfaceError when closed."""
+        if self.closed:
+            raise dbapi.InterfaceError("connection is closed")
+        with suppress(OSError), overtime(FAREWELL_TIMEOUT):
+            self._sock.write(TERMINATE)
+            self._sock.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close without a word: whoever is at the other end is gone, or is not ours to talk to."""
+        sock, self._usock, self._sock = self._usock, None, None
+        if sock is not None:
+            sock.close()
+
+    def _begin(self) -> str:
+        level = f" isolation level {self.isolation_level}" if self.isolation_level else ""
+        return f"begin{level}{' read only' if self.read_only else ''}{' deferrable' if self.deferrable else ''}"
+
+    def _talk(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> _Talk:
+        if not values and stream is None:
+            return _query(f"{begin};{statement}" if begin else statement)
+        return self._extended(_numbered(statement), values, oids, stream, begin)
+
+    def _extended(
+        self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = ""
+    ) -> _Talk:
+        """All messages of a statement with parameters, or dbapi.DataError before any of them is sent."""
+        try:
+            parts = [_parse(begin), _bind(()), EXECUTE] if begin else []
+            parts += [
+                _parse(statement, tuple(oids)),
+                _bind(make_params(self.py_types, values)),
+                DESCRIBE,
+                EXECUTE,
+                SYNC,
+            ]
+        except Exception as error:
+            raise _error("22000", f"a parameter cannot be sent: {type(error).__name__}") from error
+        replies = REPLIES_TO_BEGIN_AND_STATEMENT if begin else REPLIES_TO_STATEMENT
+        return _Talk(b"".join(parts), replies, Context(statement, stream=stream))
+
+    def _converse(self, talk: _Talk) -> Any:
+        """Send, listen, and raise what the server had to say. In step afterwards, or closed."""
+        if self.closed:
+            raise dbapi.InterfaceError("connection is closed")
+        try:
+            remaining()
+        except TimeoutError as error:
+            raise _error("57014", "no time is left for a statement") from error
+        heard, unreadable = self._exchange(talk)
+        if not talk.replies.fullmatch(heard):
+            self.abandon()
+            raise _error("08P01", f"the server's replies are out of order: {heard[:80]!r}")
+        self._touch()
+        refused = talk.context.error
+        if isinstance(refused, dbapi.InterfaceError):
+            # pg8000 has noticed that the server answered ROLLBACK to the COMMIT of a failed transaction.
+            raise _error("25P02", "the transaction had failed; it is rolled back")
+        if refused:
+            if refused.args[0].get("C") == DEMOTED:
+                self.abandon()
+            raise _classified(refused)
+        if unreadable:
+            raise _error("XX000", f"a value of the result cannot be read: {unreadable}") from unreadable
+        return talk.context
+
+    def _exchange(self, talk: _Talk) -> tuple[bytes, Exception | None]:
+        """One round trip. Whatever goes wrong with it closes the connection."""
+        try:
+            self._sock.write(talk.messages)
+            self._sock.flush()
+            return self._listen(talk.context)
+        except TimeoutError as error:
+            if talk.messages != PING:
+                self._cancel()
+            self.abandon()
+            raise _error("57014", "the statement took longer than there was time") from error
+        except OSError as error:
+            self.abandon()
+            last_words = talk.context.error  # a FATAL error, after which the server closes
+            fields = last_words.args[0] if last_words else {"C": "08006", "M": f"the connection was lost: {error}"}
+            raise ConnectionLost(fields) from error
+        except Exception as error:
+            self.abandon()
+            raise _error("08P01", f"the server cannot be understood: {type(error).__name__}") from error
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _listen(self, context: Any) -> tuple[bytes, Exception | None]:
+        """Read up to ReadyForQuery. Returns the letters of the replies, and what kept one from being understood."""
+        read, handlers, heard, unreadable = self._sock.read, self.message_types, bytearray(), None
+        while True:
+            code, length = _header(read(5))
+            data = read(length - 4)
+            try:
+                handlers[code](data, context)
+            except Exception as error:
+                if code == COPY_IN or code not in handlers:
+                    raise  # the server waits for us, or we do not know what it said
+                unreadable = unreadable or error
+            if code not in ASYNCHRONOUS and not (code == DATA_ROW == heard[-1:]):
+                heard += code
+            if code == READY:
+                return bytes(heard), unreadable
+
+    def _renew(self) -> None:
+        """A new socket under the same connection. It has no session state to lose."""
+        self.abandon()
+        fresh = Connection(**self._recipe)
+        for name in _OF_THE_SOCKET:
+            setattr(self, name, getattr(fresh, name))
+        self._touch()
+
+    def _cancel(self) -> None:
+        """Ask the server to stop what it does for us: manual, 54.2.9 "Canceling Requests in Progress"."""
+        key = self._backend_key_data or b""
+        with suppress(OSError), overtime(FAREWELL_TIMEOUT), open_socket(*self._recipe["address"]) as sock:
+            sock.settimeout(remaining())
+            sock.sendall(_int32(8 + len(key)) + _int32(CANCEL_REQUEST) + key)
+            sock.recv(1)  # the server closes when it has passed the signal on
+
+    def _touch(self) -> None:
+        self._used = (time.monotonic(), time.time())
+
+
+_open: "WeakSet[Connection]" = WeakSet()
+
+
+def _abandon_all() -> None:
+    for connection in _open:
+        connection.abandon()
+
+
+# A forked process has copies of its parent's sockets. It closes them, and the server hears nothing of it.
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+def _query(statement: str) -> _Talk:
+    """A statement without parameters, or several: the simple query protocol (manual, 54.2.2)."""
+    return _Talk(_message(b"Q", _c_string(statement)), REPLIES_TO_QUERY, Context(statement))
+
+
+def _parse(statement: str, oids: tuple[int, ...] = ()) -> bytes:
+    return _message(b"P", b"\x00" + _c_string(statement) + _int16(len(oids)) + b"".join(map(_int32, oids)))
+
+
+def _bind(params: Sequence[str | None]) -> bytes:
+    """Bind to the unnamed portal; every parameter and every result as text."""
+    parts = [b"\x00\x00\x00\x00", _int16(len(params))]
+    for param in params:
+        if param is None:
+            parts.append(b"\xff\xff\xff\xff")
+        else:
+            value = param.encode()
+            parts += (_int32(len(value)), value)
+    parts.append(b"\x00\x00")
+    return _message(b"B", b"".join(parts))
+
+
+def _message(code: bytes, data: bytes) -> bytes:
+    return code + _int32(len(data) + 4) + data
+
+
+def _c_string(text: str) -> bytes:
+    """Raises dbapi.ProgrammingError for what the server would read as something else."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise _error("42601", "the statement is not Unicode text") from error
+    if b"\x00" in data:
+        raise _error("42601", "the statement contains the NUL character")
+    return data + b"\x00"
+
+
+@lru_cache(maxsize=512)
+def _numbered(statement: str) -> str:
+    """`%s` as `$1`, `$2`…: pg8000 looks at every character, so the result is kept."""
+    return str(dbapi.convert_paramstyle("format", statement, ())[0])
+
+
+def _error(sqlstate: str, message: str) -> dbapi.DatabaseError:
+    """An error of this side in the form of the server's: its fields by their letters (manual, 54.8)."""
+    return _classified(dbapi.DatabaseError({"S": "ERROR", "C": sqlstate, "M": message}))
+
+
+def _classified(error: dbapi.DatabaseError) -> dbapi.DatabaseError:
+    """What pg8000 raises as DatabaseError, as the class that PEP 249 has for its SQLSTATE."""
+    fields = error.args[0]
+    return ERRORS.get(fields.get("C", "")[:2], dbapi.DatabaseError)(fields)

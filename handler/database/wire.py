@@ -1,0 +1,119 @@
+"""Sockets to PostgreSQL: opened, read and written under the deadline of the invocation, without Nagle's delay."""
+
+import select
+import socket
+import ssl
+from typing import Any
+
+from handler.database.deadline import remaining
+
+# SSLRequest, and the server's answer to it: PostgreSQL manual, 54.2.11 "SSL Session Encryption".
+SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
+CHUNK = 256 * 1024  # bytes that one recv asks for
+
+
+class Stream:
+    """What pg8000 reads and writes as a file: whole messages, gathered until `flush`, under the deadline.
+
+    A socket's own file object sets its timeout for each recv, so a server that drips bytes outlives any deadline;
+    here each wait is what remains.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._out = bytearray()
+        self._in = bytearray()
+        self._start = 0
+
+    def write(self, data: bytes) -> None:
+        self._out += data
+
+    def flush(self) -> None:
+        """Send what was written. Raises OSError."""
+        data, self._out = self._out, bytearray()
+        self._socket.settimeout(remaining())
+        self._socket.sendall(data)
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes. Raises OSError, also when the server closes before."""
+        if size < 0:
+            raise ConnectionError("a message of negative length")
+        while len(self._in) - self._start < size:
+            self._socket.settimeout(remaining())
+            chunk = self._socket.recv(CHUNK)
+            if not chunk:
+                raise ConnectionResetError("the server closed the connection")
+            if self._start:
+                del self._in[: self._start]
+                self._start = 0
+            self._in += chunk
+        end = self._start + size
+        data = bytes(memoryview(self._in)[self._start : end])
+        self._start = end
+        return data
+
+    def has_something(self) -> bool:
+        """Whether the server has said something that nobody asked for: an error, a notice, its end."""
+        if self._start < len(self._in) or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+class PlainSocket(socket.socket):
+    """A TCP or unix socket; pg8000 asks it for a file object, and gets a Stream."""
+
+    def makefile(self, *_: Any, **__: Any) -> Any:
+        return Stream(self)
+
+
+class TlsSocket(ssl.SSLSocket):
+    """The same with TLS. An ssl.SSLSocket is how pg8000 knows that SCRAM can bind to the channel."""
+
+    def makefile(self, *_: Any, **__: Any) -> Any:
+        return Stream(self)
+
+
+def open_socket(host: str, port: int, context: ssl.SSLContext | None) -> socket.socket:
+    """A connected socket, TLS established where there is a `context`.
+
+    `host` is a name, an address, or the path of a unix socket. Raises OSError, ssl.SSLError among them.
+    """
+    if host.startswith("/"):
+        sock: socket.socket = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        return _connected(sock, host)
+    error: OSError = ConnectionError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            sock = _connected(PlainSocket(family, kind, protocol), address)
+        except OSError as failure:
+            error = failure
+            continue
+        # Nagle's algorithm holds a request's second packet back until the first is acknowledged: 40 ms.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _secured(sock, host, context) if context else sock
+    raise error
+
+
+def _connected(sock: socket.socket, address: Any) -> socket.socket:
+    try:
+        sock.settimeout(remaining())
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _secured(sock: socket.socket, host: str, context: ssl.SSLContext) -> ssl.SSLSocket:
+    try:
+        sock.settimeout(remaining())
+        sock.sendall(SSL_REQUEST)
+        if sock.recv(1) != b"S":
+            raise ConnectionError("the server declines TLS")  # noqa: TRY301 - closed here like every other failure
+        sock.settimeout(remaining())
+        return context.wrap_socket(sock, server_hostname=host)
+    except BaseException:
+        sock.close()
+        raise
