@@ -25,14 +25,20 @@ def invoke(event: Any, context: Context | None = None) -> Response:
     return Response(answer.status, dict(answer.headers), answer.body)
 
 
-def call(
-    method: str, path: str, body: Any = None, *, query: str = "", content_type: str = "application/json"
+def call(  # noqa: PLR0913 - what a request has
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    query: str = "",
+    content_type: str = "application/json",
+    context: Context | None = None,
 ) -> Response:
     """`body` goes as it is when it is bytes; anything else but None is encoded as JSON."""
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
     headers = [("content-type", content_type)] if body is not None else []
-    return invoke(http_event(method, path, query, headers, body or b""))
+    return invoke(http_event(method, path, query, headers, body or b""), context)
 
 
 def create(name: str = "Lamp", description: str | None = None) -> Any:

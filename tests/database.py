@@ -13,8 +13,7 @@ from handler.settings import read_database_settings
 def connect(url: str) -> Iterator[pg8000.native.Connection]:
     """A connection without transactions: every statement is committed."""
     settings = read_database_settings({"DATABASE_URL": url})
-    socket_path = f"{settings.host}/.s.PGSQL.{settings.port}"
-    connection = pg8000.native.Connection(settings.user, database=settings.database, unix_sock=socket_path)
+    connection = pg8000.native.Connection(settings.user, database=settings.database, unix_sock=socket_path(url))
     try:
         yield connection
     finally:
@@ -30,6 +29,12 @@ def temporary_database(server_url: str, name: str) -> Iterator[str]:
             yield url_of(server_url, name)
         finally:
             admin.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def socket_path(url: str) -> str:
+    """The unix socket that a URL leads to."""
+    settings = read_database_settings({"DATABASE_URL": url})
+    return f"{settings.host}/.s.PGSQL.{settings.port}"
 
 
 def url_of(server_url: str, name: str) -> str:

@@ -1,7 +1,11 @@
+import os
 from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
+
+from local.proxy import Proxy
+from tests.database import socket_path
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +21,16 @@ def app() -> Iterator[FastAPI]:
     before = list(main.app.router.routes)
     yield main.app
     main.app.router.routes[:] = before
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A network between the handler and its database that can be measured and broken."""
+    from handler.database import connection
+    from handler.database.engine import engine
+
+    engine.dispose()
+    with Proxy(socket_path(os.environ["DATABASE_URL"])) as proxy:
+        monkeypatch.setattr(connection, "address_of", lambda _: ("127.0.0.1", proxy.port, None))
+        yield proxy
+        engine.dispose()

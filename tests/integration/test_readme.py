@@ -54,5 +54,5 @@ def test_every_file_of_the_layout_is_there() -> None:
     layout = re.search(r"```text\n(.*?)```", README, re.DOTALL)
     assert layout
     for line in layout[1].splitlines():
-        folder = "handler/" if line.startswith("  ") else ""
+        folder = {0: "", 2: "handler/", 4: "handler/database/"}[len(line) - len(line.lstrip())]
         assert (ROOT / (folder + line.split()[0])).exists(), line

@@ -1,0 +1,112 @@
+"""No request outlives its invocation: whatever it waits for, it answers before the time is up."""
+
+import os
+import time
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from handler.database.engine import engine
+from handler.database.session import SessionDep
+from handler.migrate import upgrade
+from handler.settings import read_database_settings
+from local.events import Context
+from local.proxy import Proxy
+from tests.client import call, create
+from tests.database import connect, temporary_database
+from tests.integration.test_faults import assert_unavailable
+
+
+def busy_backends(database: Any) -> int:
+    return int(
+        database.run(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND state <> 'idle' AND backend_type = 'client backend'"
+        )[0][0]
+    )
+
+
+def test_a_lock_that_is_not_given_in_time_is_503_and_nobody_waits_for_it_any_more(database: Any) -> None:
+    create()
+    database.run("BEGIN")
+    database.run("SELECT * FROM items FOR UPDATE")
+    context = Context(timeout=1.0)
+    assert_unavailable(call("PATCH", "/items/1", {"name": "new"}, context=context))
+    assert context.get_remaining_time_in_millis() > 0
+    assert busy_backends(database) == 0, "the statement was not cancelled on the server"
+    database.run("ROLLBACK")
+    assert call("PATCH", "/items/1", {"name": "new"}).json["version"] == 2
+
+
+def test_a_statement_that_takes_too_long_is_503_and_ends_on_the_server(app: FastAPI, database: Any) -> None:
+    @app.get("/test/slow")
+    async def _route(session: SessionDep) -> None:
+        session.execute(text("SELECT pg_sleep(60)"))
+
+    context = Context(timeout=1.0)
+    assert_unavailable(call("GET", "/test/slow", context=context))
+    assert context.get_remaining_time_in_millis() > 0
+    assert busy_backends(database) == 0
+    assert call("GET", "/items/").status == 200
+
+
+def test_too_little_time_is_503_at_once_and_touches_nothing(proxy: Proxy) -> None:
+    create()
+    with proxy.counting() as count:
+        for method, path, body in [("GET", "/items/1", None), ("POST", "/items/", {"name": "x"})]:
+            assert_unavailable(call(method, path, body, context=Context(timeout=0.4)))
+        assert call("GET", "/health/live", context=Context(timeout=0.4)).status == 200
+    assert count.bytes_sent == 0
+    assert call("GET", "/items/1").status == 200
+
+
+def test_no_time_for_the_commit_is_503_and_nothing_is_stored(app: FastAPI, database: Any) -> None:
+    @app.post("/test/late")
+    async def _route(session: SessionDep) -> None:
+        session.execute(text("INSERT INTO items (name) VALUES ('late')"))
+        time.sleep(0.3)  # noqa: ASYNC251 - as a route that computes
+
+    assert_unavailable(call("POST", "/test/late", context=Context(timeout=0.7)))
+    assert database.run("SELECT * FROM items") == []
+    assert create("after")["name"] == "after"
+
+
+def test_a_pool_that_stays_empty_is_503_in_time() -> None:
+    create()
+    with engine.connect():
+        context = Context(timeout=1.0)
+        assert_unavailable(call("GET", "/items/1", context=context))
+        assert context.get_remaining_time_in_millis() > 0
+    assert call("GET", "/items/1").status == 200
+
+
+def test_a_network_that_is_too_slow_is_503_in_time(proxy: Proxy) -> None:
+    create()
+    context = Context(timeout=1.0)
+    proxy.latency = 2.0
+    assert_unavailable(call("GET", "/items/1", context=context))
+    assert context.get_remaining_time_in_millis() > 0
+    proxy.latency = 0.0
+    assert call("GET", "/items/1").status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("statement_timeout", "9s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "15s")],
+)
+def test_the_server_limits_sessions_by_itself(app: FastAPI, name: str, value: str) -> None:
+    @app.get("/test/limit")
+    async def _route(session: SessionDep) -> str:
+        return str(session.execute(text(f"SHOW {name}")).scalar_one())
+
+    assert call("GET", "/test/limit").json == value
+
+
+def test_a_migration_is_not_limited_like_a_request(server_url: str) -> None:
+    with temporary_database(server_url, f"unlimited_{os.getpid()}") as url:
+        with connect(url) as database:
+            database.run(f"ALTER DATABASE unlimited_{os.getpid()} SET statement_timeout = '1ms'")
+            database.run("CREATE TABLE slow AS SELECT generate_series(1, 1000)")
+        assert upgrade(read_database_settings({"DATABASE_URL": url}))

@@ -1,0 +1,263 @@
+"""A network or a server that fails costs at most the request that it hits, and often not even that."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import insert, text
+
+from handler.database.engine import engine
+from handler.database.pipeline import Connection
+from handler.database.session import SessionDep
+from handler.items.models import Item
+from handler.migrate import upgrade
+from handler.settings import read_database_settings, settings
+from local.events import Context
+from local.postgres import server
+from local.proxy import Proxy
+from tests.client import Response, call, create
+from tests.database import socket_path
+
+Fault = Callable[[Proxy], object]
+
+
+def pooled() -> Connection:
+    """The one connection of the pool, which is at rest."""
+    connection = engine.pool._pool.queue[0].dbapi_connection  # type: ignore[attr-defined]
+    assert isinstance(connection, Connection)
+    return connection
+
+
+def let_lie() -> None:
+    """As if the environment had been frozen for a minute."""
+    pooled()._used = (time.monotonic() - 60, time.time() - 60)
+
+
+def black_hole(proxy: Proxy) -> None:
+    proxy.black_hole()
+    proxy.restore()
+
+
+SEEN_AT_ONCE: dict[str, Fault] = {
+    "reset": lambda proxy: proxy.reset(),
+    "closed": lambda proxy: proxy.cut_after(0),
+    "reset on the next write": lambda proxy: proxy.reset_on_next_write(),
+}
+SEEN_AFTER_A_REST: dict[str, Fault] = {"half-open": lambda proxy: proxy.half_open(), "black hole": black_hole}
+REQUESTS: list[tuple[str, str, Any, int]] = [
+    ("GET", "/items/1", None, 200),
+    ("GET", "/items/", None, 200),
+    ("POST", "/items/", {"name": "new"}, 201),
+    ("PATCH", "/items/1", {"name": "new"}, 200),
+    ("DELETE", "/items/1", None, 204),
+]
+
+
+def assert_unavailable(response: Response) -> None:
+    assert response.status == 503, response.body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert int(response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("fault", SEEN_AT_ONCE)
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: " ".join(request[:2]))
+def test_a_connection_that_died_is_replaced_within_the_request(
+    fault: str, request_: tuple[str, str, Any, int], proxy: Proxy, database: Any
+) -> None:
+    method, path, body, status = request_
+    create()
+    SEEN_AT_ONCE[fault](proxy)
+    assert call(method, path, body).status == status
+    expected = {"POST": [("Lamp",), ("new",)], "PATCH": [("new",)], "DELETE": []}.get(method, [("Lamp",)])
+    assert [tuple(row) for row in database.run("SELECT name FROM items ORDER BY id")] == expected
+
+
+@pytest.mark.parametrize("fault", SEEN_AT_ONCE | SEEN_AFTER_A_REST)
+@pytest.mark.parametrize("request_", [REQUESTS[0], REQUESTS[2]], ids=["GET", "POST"])
+def test_after_a_rest_every_dead_connection_is_replaced_within_the_request(
+    fault: str, request_: tuple[str, str, Any, int], proxy: Proxy
+) -> None:
+    create()
+    (SEEN_AT_ONCE | SEEN_AFTER_A_REST)[fault](proxy)
+    let_lie()
+    method, path, body, status = request_
+    assert call(method, path, body).status == status
+
+
+@pytest.mark.parametrize("fault", SEEN_AFTER_A_REST)
+def test_a_busy_connection_that_falls_silent_costs_one_request_its_time_and_no_more(fault: str, proxy: Proxy) -> None:
+    create()
+    SEEN_AFTER_A_REST[fault](proxy)
+    context = Context(timeout=1.0)
+    assert_unavailable(call("GET", "/items/1", context=context))
+    assert context.get_remaining_time_in_millis() > 0
+    assert call("GET", "/items/1").status == 200
+
+
+def test_a_backend_that_was_ended_is_replaced_within_the_request(database: Any) -> None:
+    create()
+    database.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    assert call("POST", "/items/", {"name": "new"}).status == 201
+    assert call("GET", "/items/2").status == 200
+
+
+def test_a_database_that_refuses_connections_is_503_until_it_is_back(proxy: Proxy) -> None:
+    create()
+    proxy.refuse()
+    proxy.reset()
+    assert_unavailable(call("GET", "/items/1"))
+    assert_unavailable(call("POST", "/items/", {"name": "new"}))
+    assert_unavailable(call("GET", "/health/ready"))
+    assert call("GET", "/health/live").status == 200
+    proxy.restore()
+    assert call("GET", "/items/1").status == 200
+
+
+def test_a_network_that_swallows_everything_is_503_in_time(proxy: Proxy) -> None:
+    create()
+    proxy.black_hole()
+    for _ in range(2):  # with a connection, and without one
+        context = Context(timeout=1.2)
+        assert_unavailable(call("GET", "/items/1", context=context))
+        assert context.get_remaining_time_in_millis() > 0
+    proxy.restore()
+    assert call("GET", "/items/1").status == 200
+
+
+def test_a_connection_lost_at_commit_is_no_2xx(app: FastAPI, proxy: Proxy, database: Any) -> None:
+    @app.post("/test/commit")
+    async def _route(session: SessionDep) -> None:
+        session.execute(insert(Item).values(name="lost"))
+        proxy.reset_on_next_write()
+
+    create()
+    assert_unavailable(call("POST", "/test/commit"))
+    assert [row[0] for row in database.run("SELECT name FROM items")] == ["Lamp"]
+    assert create("after")["name"] == "after"
+
+
+def test_a_connection_lost_in_mid_transaction_does_not_go_on_as_another(
+    app: FastAPI, proxy: Proxy, database: Any
+) -> None:
+    """The second statement must not run in a transaction that has lost the first."""
+
+    @app.post("/test/second")
+    async def _route(session: SessionDep) -> None:
+        session.execute(insert(Item).values(name="first"))
+        proxy.reset()
+        session.execute(insert(Item).values(name="second"))
+
+    create()
+    assert_unavailable(call("POST", "/test/second"))
+    assert [row[0] for row in database.run("SELECT name FROM items")] == ["Lamp"]
+    assert create("after")["name"] == "after"
+
+
+def test_a_server_that_shuts_down_and_comes_back_is_found_again(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handler.database import connection
+
+    folder = tmp_path_factory.mktemp("server")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    engine.dispose()
+    try:
+        with server(folder / "data", "-c", "fsync=off") as url:
+            monkeypatch.setattr(connection, "address_of", lambda _: (socket_path(url), 0, None))
+            monkeypatch.setitem(vars(settings().database), "database", "postgres")
+            upgrade(read_database_settings({"DATABASE_URL": url}))
+            item = create()
+        assert_unavailable(call("GET", "/items/1"))
+        assert_unavailable(call("POST", "/items/", {"name": "new"}))
+        with server(folder / "data", "-c", "fsync=off") as url:
+            assert call("GET", "/items/1").json == item
+            assert call("POST", "/items/", {"name": "new"}).status == 201
+    finally:
+        engine.dispose()
+
+
+def test_a_server_without_a_free_connection_is_503(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    role = f"limited_{os.getpid()}"
+    database.run(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
+    database.run(f"GRANT ALL ON items TO {role}")
+    engine.dispose()
+    try:
+        monkeypatch.setitem(vars(settings().database), "user", role)
+        assert_unavailable(call("GET", "/items/1"))
+        database.run(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+        assert call("GET", "/items/1").status == 404
+    finally:
+        engine.dispose()
+        database.run(f"DROP OWNED BY {role}")
+        database.run(f"DROP ROLE {role}")
+
+
+def test_a_server_that_was_the_primary_is_left_for_another(database: Any) -> None:
+    """After a failover the old primary answers reads and refuses writes; a new connection finds the new one."""
+    create()
+    name = database.run("SELECT current_database()")[0][0]
+    engine.dispose()
+    database.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    try:
+        assert_unavailable(call("POST", "/items/", {"name": "new"}))
+    finally:
+        database.run(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert call("POST", "/items/", {"name": "new"}).status == 201
+
+
+LOSE = """
+CREATE SEQUENCE races;
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('races') <= TG_ARGV[0]::int THEN RAISE EXCEPTION 'lost' USING ERRCODE = TG_ARGV[1]; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER lose BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION lose({times}, '{code}');
+"""
+
+
+@pytest.fixture
+def races(database: Any) -> Any:
+    """Makes the first inserts lose a race; `attempts()` says how many there have been."""
+
+    def lose(times: int, code: str) -> Callable[[], int]:
+        database.run(LOSE.format(times=times, code=code))
+        return lambda: int(database.run("SELECT last_value FROM races")[0][0])
+
+    yield lose
+    database.run("DROP TRIGGER lose ON items; DROP FUNCTION lose; DROP SEQUENCE races")
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_a_lost_race_is_run_again_while_nothing_else_has_happened(code: str, races: Any, database: Any) -> None:
+    attempts = races(2, code)
+    assert call("POST", "/items/", {"name": "Lamp"}).status == 201
+    assert attempts() == 3
+    assert database.run("SELECT count(*) FROM items") == [[1]]
+
+
+def test_a_race_that_is_always_lost_is_503_in_the_end(races: Any, database: Any) -> None:
+    attempts = races(1000, "40001")
+    assert_unavailable(call("POST", "/items/", {"name": "Lamp"}))
+    assert attempts() == 4
+    assert database.run("SELECT count(*) FROM items") == [[0]]
+
+
+def test_a_lost_race_is_not_run_again_when_something_has_happened_before(
+    app: FastAPI, races: Any, database: Any
+) -> None:
+    @app.post("/test/two")
+    async def _route(session: SessionDep) -> None:
+        session.execute(text("SELECT 1"))
+        session.execute(insert(Item).values(name="x"))
+
+    attempts = races(1, "40001")
+    assert_unavailable(call("POST", "/test/two"))
+    assert attempts() == 1
+    assert database.run("SELECT count(*) FROM items") == [[0]]

@@ -1,0 +1,63 @@
+"""Forks and snapshots: no two processes ever speak on one socket."""
+
+import os
+import subprocess
+import sys
+
+FORK = """
+import os
+from sqlalchemy import text
+from handler.database.engine import engine
+from tests.client import call, create
+
+def backend():
+    with engine.connect() as connection:
+        return connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+create()
+parents = backend()
+with engine.connect() as held:  # a transaction of the parent's, in the middle of which it forks
+    held.execute(text("INSERT INTO items (name) VALUES ('of the parent')"))
+    pid = os.fork()
+    if pid == 0:
+        held.close()
+        assert backend() != parents
+        assert call("GET", "/items/1").status == 200
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    held.commit()
+assert backend() == parents
+assert len(call("GET", "/items/").json["items"]) == 2
+"""
+
+SNAPSHOT = """
+import sys, types
+hooks = []
+sys.modules["snapshot_restore_py"] = types.SimpleNamespace(register_before_snapshot=hooks.append)
+from sqlalchemy import text
+from handler.database.engine import engine
+from tests.client import call, create
+
+create()
+assert engine.pool.checkedin() == 1
+[hook] = hooks
+hook()
+assert engine.pool.checkedin() == 0
+assert call("GET", "/items/1").status == 200
+"""
+
+
+def run(code: str) -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=os.environ, timeout=60)
+
+
+def test_a_forked_process_has_a_connection_of_its_own_and_leaves_its_parent_s_alone() -> None:
+    run(FORK)
+
+
+def test_no_connection_goes_into_a_snapshot_and_the_first_request_after_it_works() -> None:
+    run(SNAPSHOT)
+
+
+def test_a_runtime_without_snapshots_does_no_harm() -> None:
+    run("import handler.main, sys; assert 'snapshot_restore_py' not in sys.modules")

@@ -1,0 +1,175 @@
+"""Sockets under a deadline."""
+
+import math
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from handler.database.deadline import OutOfTime, overtime, remaining, set_deadline, within
+from handler.database.wire import Stream, open_socket
+
+
+@contextmanager
+def pair() -> Iterator[tuple[Stream, socket.socket]]:
+    near, far = socket.socketpair()
+    with near, far:
+        yield Stream(near), far
+
+
+@contextmanager
+def listening(answer: bytes) -> Iterator[int]:
+    """The port of a server that sends `answer` to whoever says something, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(1024)
+                peer.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def test_without_a_deadline_there_is_no_limit() -> None:
+    assert remaining() is None
+
+
+def test_a_deadline_counts_down_and_passes() -> None:
+    with within(math.inf):
+        set_deadline(0.01)
+        left = remaining()
+        assert left is not None
+        assert 0 < left <= 0.01
+        time.sleep(0.02)
+        with pytest.raises(OutOfTime):
+            remaining()
+
+
+def test_a_deadline_within_another_is_the_earlier_and_ends_with_its_block() -> None:
+    with within(60):
+        with within(1):
+            assert (remaining() or math.inf) <= 1
+        with within(100):
+            assert (remaining() or math.inf) <= 60
+        assert (remaining() or 0) > 50
+    assert remaining() is None
+
+
+def test_there_is_overtime_to_clean_up_after_a_deadline() -> None:
+    with within(0), overtime(1):
+        assert (remaining() or 0) > 0
+
+
+def test_a_message_is_read_whole_however_it_comes() -> None:
+    with pair() as (stream, far):
+        for byte in b"hello world":
+            far.sendall(bytes([byte]))
+        assert stream.read(5) == b"hello"
+        far.sendall(b"!" * 1_000)
+        assert stream.read(6) == b" world"
+        assert stream.read(1_000) == b"!" * 1_000
+        assert stream.read(0) == b""
+
+
+def test_what_is_written_is_sent_by_flush() -> None:
+    with pair() as (stream, far):
+        stream.write(b"a")
+        stream.write(b"b")
+        far.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            far.recv(10)
+        stream.flush()
+        assert far.recv(10) == b"ab"
+
+
+def test_the_end_within_a_message_is_an_error() -> None:
+    with pair() as (stream, far):
+        far.sendall(b"hel")
+        far.close()
+        with pytest.raises(ConnectionResetError):
+            stream.read(5)
+
+
+def test_a_negative_length_is_an_error() -> None:
+    with pair() as (stream, _), pytest.raises(ConnectionError):
+        stream.read(-1)
+
+
+def test_a_server_that_drips_does_not_outlive_the_deadline() -> None:
+    """Each recv returns well within any timeout of the socket; the message does not come to its end."""
+    with pair() as (stream, far):
+        stop = threading.Event()
+
+        def drip() -> None:
+            while not stop.wait(0.01):
+                far.sendall(b".")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with within(0.2), pytest.raises(TimeoutError):
+            stream.read(1_000_000)
+        stop.set()
+        thread.join()
+
+
+def test_a_peer_that_does_not_read_does_not_outlive_the_deadline() -> None:
+    with pair() as (stream, _):
+        stream.write(b"x" * 50_000_000)
+        with within(0.1), pytest.raises(TimeoutError):
+            stream.flush()
+
+
+def test_a_stream_has_something_when_the_server_speaks_or_leaves() -> None:
+    with pair() as (stream, far):
+        assert not stream.has_something()
+        far.sendall(b"ab")
+        assert stream.has_something()
+        stream.read(1)
+        assert stream.has_something(), "one byte is left in the buffer"
+        stream.read(1)
+        assert not stream.has_something()
+        far.close()
+        assert stream.has_something()
+
+
+def test_tcp_does_not_wait_for_more_to_send() -> None:
+    with listening(b"") as port, open_socket("127.0.0.1", port, None) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        sock.sendall(b"x")
+
+
+def test_a_unix_socket_is_opened_by_its_path(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with open_socket(str(tmp_path / "s"), 0, None) as sock:
+            assert sock.getpeername() == str(tmp_path / "s")
+
+
+def test_a_server_that_declines_tls_gets_no_further_byte() -> None:
+    with listening(b"N") as port, pytest.raises(ConnectionError, match="declines TLS"):
+        open_socket("127.0.0.1", port, ssl.create_default_context())
+
+
+def test_a_server_that_speaks_no_tls_after_all_is_an_error() -> None:
+    with listening(b"S") as port, pytest.raises(OSError):  # noqa: PT011 - any of them; nothing may be left open
+        open_socket("127.0.0.1", port, ssl.create_default_context())
+
+
+def test_a_name_without_an_address_is_an_error() -> None:
+    with pytest.raises(OSError):  # noqa: PT011 - socket.gaierror
+        open_socket("nothing.invalid", 1, None)
+
+
+def test_a_port_that_nobody_listens_on_is_an_error() -> None:
+    with pytest.raises(ConnectionRefusedError):
+        open_socket("127.0.0.1", 1, None)
