@@ -60,8 +60,9 @@ openapi: setup ## Write docs/openapi.json anew
 	@DATABASE_URL=postgresql://nobody@localhost AUTH_MODE=none $(RUN) -m local.openapi
 
 lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newer versions)
-	@$(COMPILE) pyproject.toml -o requirements.txt
-	@$(COMPILE) pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	@# The tools first: tests run on exactly the versions that are deployed, so both must agree.
+	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build

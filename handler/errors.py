@@ -85,12 +85,22 @@ SQLSTATES: dict[str, Refusal] = {
 }
 
 
+# What the server or we say of these is about the connection: hosts and users, no statement and no value.
+OF_THE_CONNECTION = ("08", "28", "3D", "53", "57")
+
+
 def sqlstate(error: DBAPIError) -> tuple[str, str | None]:
     """The server's SQLSTATE, or "" when the error is not the server's, and the constraint's name, if any."""
     fields = error.orig.args[0] if error.orig is not None and error.orig.args else None
     if not isinstance(fields, Mapping):
         return "", None
     return fields.get("C", ""), fields.get("n")
+
+
+def _reason(error: Exception) -> str:
+    assert isinstance(error, DBAPIError)
+    assert error.orig is not None
+    return f"{error.orig.args[0]['C']} {error.orig.args[0].get('M', '')}"
 
 
 def refusal(code: str) -> Refusal | None:
@@ -146,7 +156,7 @@ async def database_error(request: Request, error: Exception) -> JSONResponse:
     if answer is None:
         return await unexpected_error(request, error)
     if answer.status == 503:
-        logger.error("database: %s %s", type(error).__name__, code or "(no answer)")
+        logger.error("database: %s", _reason(error) if code[:2] in OF_THE_CONNECTION else code or type(error).__name__)
         return _answer(request, answer.status, answer.detail, RETRY_AFTER)
     return _answer(request, answer.status, answer.detail, constraint=constraint)
 

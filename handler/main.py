@@ -9,7 +9,7 @@ from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from handler.app import create_app
-from handler.database.deadline import set_deadline
+from handler.database.deadline import within
 from handler.errors import PROBLEM_JSON, problem
 from handler.settings import settings
 
@@ -34,14 +34,14 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
     Never raises for a request: what cannot be turned into one is answered 400.
     """
-    set_deadline(context.get_remaining_time_in_millis() / 1000 - TIME_TO_ANSWER)
     # Mangum takes the thread's current loop, and a new thread has none.
     asyncio.set_event_loop(_loop)
     try:
         if len(event.get("body") or "") > MAX_BODY:
             answer = _refuse(context, 413, f"The body is larger than {MAX_BODY} bytes")
         else:
-            answer = _adapter(event, context)
+            with within(context.get_remaining_time_in_millis() / 1000 - TIME_TO_ANSWER):
+                answer = _adapter(event, context)
     except Exception:  # the application's own errors are answered inside Mangum; this is the event's
         logger.info("the event is no request that can be read", exc_info=True)
         answer = _refuse(context, 400, "The request cannot be read")

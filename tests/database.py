@@ -1,10 +1,15 @@
 """Databases for tests, reached past the code under test, by pg8000 itself."""
 
+import os
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pg8000.native
+import pytest
 
 from handler.settings import read_database_settings
 
@@ -13,7 +18,9 @@ from handler.settings import read_database_settings
 def connect(url: str) -> Iterator[pg8000.native.Connection]:
     """A connection without transactions: every statement is committed."""
     settings = read_database_settings({"DATABASE_URL": url})
-    connection = pg8000.native.Connection(settings.user, database=settings.database, unix_sock=socket_path(url))
+    connection = pg8000.native.Connection(
+        settings.user, database=settings.database or settings.user, unix_sock=socket_path(url)
+    )
     try:
         yield connection
     finally:
@@ -34,7 +41,24 @@ def temporary_database(server_url: str, name: str) -> Iterator[str]:
 def socket_path(url: str) -> str:
     """The unix socket that a URL leads to."""
     settings = read_database_settings({"DATABASE_URL": url})
-    return f"{settings.host}/.s.PGSQL.{settings.port}"
+    return f"{settings.host}/.s.PGSQL.{settings.port or 5432}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def required_program(name: str) -> Path:
+    """The path of a program of the system; skips the test where it is not, but fails it where all must run."""
+    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path("/usr/sbin")]
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, folders)]))
+    if found is None and "REQUIRE_SYSTEM_PROGRAMS" in os.environ:
+        pytest.fail(f"{name} is not on this machine, and REQUIRE_SYSTEM_PROGRAMS is set")
+    if found is None:
+        pytest.skip(f"{name} is not on this machine: install your system's postgresql and pgbouncer")
+    return Path(found)
 
 
 def url_of(server_url: str, name: str) -> str:

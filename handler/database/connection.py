@@ -4,12 +4,16 @@ import ssl
 from functools import cache, partial
 from typing import Any
 
+from pg8000 import dbapi
 from sqlalchemy import Engine, create_engine
 
+from handler.database import credentials
 from handler.database.dialect import NAME
 from handler.database.pipeline import Connection
 from handler.database.wire import TlsSocket
 from handler.settings import DatabaseSettings
+
+REFUSED = ("28P01", "28000")  # the password; the user, or how it came
 
 
 def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
@@ -18,22 +22,66 @@ def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
 
 
 def connect(database: DatabaseSettings) -> Connection:
-    """A new connection. Raises pg8000's OperationalError when there is none to be had."""
-    login = {"user": database.user, "password": database.password, "database": database.database}
-    return Connection(address_of(database), login, timeout=database.connect_timeout, idle_check=database.idle_check)
+    """A new connection, by the first login that the server takes. Raises pg8000's OperationalError."""
+    refused: Exception | None = None
+    try:
+        for login in credentials.logins(database):
+            try:
+                connection = _connect(database, login)
+            except dbapi.OperationalError as error:
+                if error.args[0]["C"] not in REFUSED:
+                    raise
+                refused = error
+            else:
+                credentials.accept(database, login)
+                return connection
+    except credentials.CredentialsError as error:
+        raise dbapi.OperationalError({"S": "ERROR", "C": "08001", "M": str(error)}) from error
+    assert refused is not None
+    raise refused
 
 
-def address_of(database: DatabaseSettings) -> tuple[str, int, ssl.SSLContext | None]:
-    """The arguments of `wire.open_socket`."""
-    if database.host.startswith("/"):
+def _connect(database: DatabaseSettings, login: credentials.Login) -> Connection:
+    return Connection(
+        address_of(database, login),
+        {
+            "user": login.user,
+            "password": login.password,
+            "database": login.database,
+            "application_name": database.application_name,
+        },
+        timeout=database.connect_timeout,
+        idle_check=database.idle_check,
+        channel_binding=database.channel_binding,
+        renewal=partial(connect, database),
+    )
+
+
+def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[str, int, ssl.SSLContext | None]:
+    """The arguments of `wire.open_socket`. Raises CredentialsError when the CA bundle cannot be read."""
+    if login.host.startswith("/"):
         # The file's name: PostgreSQL manual, 19.3.1 "unix_socket_directories".
-        return (f"{database.host}/.s.PGSQL.{database.port}", 0, None)
-    return (database.host, database.port, _tls() if database.tls else None)
+        return (f"{login.host}/.s.PGSQL.{login.port}", 0, None)
+    is_this_machine = login.host in ("localhost", "127.0.0.1", "::1")
+    if database.sslmode == "disable" or (is_this_machine and database.sslmode is None and not database.iam_auth):
+        return (login.host, login.port, None)
+    try:
+        return (login.host, login.port, _tls(database.ca_bundle, database.sslmode != "verify-ca"))
+    except OSError as error:
+        reason = error.strerror or "it holds no certificates"
+        raise credentials.CredentialsError(f"DATABASE_CA_BUNDLE (or sslrootcert) cannot be read: {reason}") from error
 
 
 @cache
-def _tls() -> ssl.SSLContext:
-    """Made once for the process: reading the system's roots takes some 40 ms."""
+def _tls(ca_bundle: str | None, check_hostname: bool) -> ssl.SSLContext:
+    """One context for the process: reading the system's roots takes some 40 ms.
+
+    RDS instances chain to the RDS roots, which are in the bundle; RDS Proxy chains to Amazon's, which are in the
+    system's.
+    """
     context = ssl.create_default_context()
+    context.check_hostname = check_hostname
+    if ca_bundle and ca_bundle != "system":
+        context.load_verify_locations(ca_bundle)
     context.sslsocket_class = TlsSocket
     return context

@@ -17,11 +17,6 @@ class OutOfTime(TimeoutError):
     """There is no time left to begin what was asked for."""
 
 
-def set_deadline(seconds: float) -> None:
-    """From now on, in this context, nothing waits longer than `seconds` from now."""
-    _deadline.set(time.monotonic() + seconds)
-
-
 def remaining() -> float | None:
     """Seconds until the deadline, as sockets take it: None without one. Raises OutOfTime when it has passed."""
     deadline = _deadline.get()
@@ -35,7 +30,7 @@ def remaining() -> float | None:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Inside the block, an earlier deadline: at most `seconds` from now."""
+    """Inside the block nothing waits longer than `seconds` from now, nor past the deadline outside."""
     token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
     try:
         yield

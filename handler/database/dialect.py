@@ -6,30 +6,62 @@ parameters that the server reports at startup, so a new engine's first connectio
 """
 
 import re
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from pg8000 import dbapi
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000
+from sqlalchemy.dialects.postgresql.base import PGCompiler
+from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000, PGExecutionContext_pg8000
 
 from handler.database.pipeline import Connection
 
 NAME = "postgresql+pipeline"
 
 
+class ExecutionContext(PGExecutionContext_pg8000):
+    def create_server_side_cursor(self) -> Any:
+        """A cursor of the server lives in a transaction: without one, rows are buffered on this side."""
+        if self._dbapi_connection.autocommit:
+            return self._dbapi_connection.cursor()
+        return super().create_server_side_cursor()  # type: ignore[no-untyped-call]
+
+
 class Dialect(PGDialect_pg8000):
     driver = "pipeline"
     supports_statement_cache = True
+    execution_ctx_cls = ExecutionContext
+    statement_compiler = PGCompiler  # type: ignore[assignment] # the one below pg8000's, which doubles %
+
+    def __init__(self, **options: Any) -> None:
+        # SQLAlchemy writes $1 itself: pg8000 would look for %s, letter by letter, and find it where it is none.
+        super().__init__(**{"paramstyle": "numeric_dollar"} | options)  # type: ignore[no-untyped-call]
 
     @classmethod
     def import_dbapi(cls) -> ModuleType:
         return dbapi  # type: ignore[no-any-return] # pg8000 ships no types
 
+    def on_connect(self) -> Callable[[Any], None]:
+        converters = super().on_connect()  # type: ignore[no-untyped-call]
+
+        def on_connect(connection: Any) -> None:
+            connection.numbered = True
+            converters(connection)
+
+        return on_connect
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:  # noqa: ARG002 - SQLAlchemy's
+        raise dbapi.NotSupportedError("two-phase commit is not supported: a pooler cannot hold what is prepared")
+
     def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:  # noqa: ARG002 - SQLAlchemy's
         """A connection that is in doubt has closed itself."""
         held = connection or (cursor and cursor._c)  # noqa: SLF001 - pg8000 warns about the public name
         return isinstance(getattr(held, "dbapi_connection", held), Connection) and held.closed
+
+    def do_close(self, dbapi_connection: Any) -> None:
+        if not dbapi_connection.closed:  # it may have closed itself, which is nothing to log
+            dbapi_connection.close()
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         return bool(dbapi_connection.is_alive())

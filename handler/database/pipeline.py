@@ -13,10 +13,11 @@ the connection.
 import os
 import random
 import re
+import ssl
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import lru_cache, partial
 from struct import Struct
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -39,9 +40,10 @@ EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"  # the unnamed portal, all ro
 DESCRIBE = b"D\x00\x00\x00\x06P\x00"  # the unnamed portal
 CANCEL_REQUEST = 80877102
 
-READY, COPY_IN, DATA_ROW = b"Z", b"G", b"D"
+READY, COPY_IN = b"Z", b"G"
+REPEATED = (b"D", b"d")  # rows, and lines of a COPY
 ASYNCHRONOUS = (b"N", b"A", b"S")  # notice, notification, parameter status: may come at any moment
-# The replies to a flush, a letter for each, one for all rows of a result.
+# The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
 _STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)Z"
 _ERROR = rb"|[^EZ]*EZ"
 REPLIES_TO_STATEMENT = re.compile(_STATEMENT + _ERROR)
@@ -71,6 +73,10 @@ _OF_THE_SOCKET = (
     "parameter_statuses",
 )
 
+# Authentication requests: manual, 54.7.
+AUTHENTICATED, PLAIN, MD5, SASL, SASL_FINAL = 0, 3, 5, 10, 12
+BINDING_MECHANISM = b"SCRAM-SHA-256-PLUS"
+
 PING = b"Q\x00\x00\x00\x05\x00"  # an empty query
 
 _header = Struct("!ci").unpack
@@ -94,7 +100,7 @@ class Cursor(dbapi.Cursor):  # type: ignore[misc] # pg8000 ships no types
     """PEP 249's cursor; `execute` is one round trip."""
 
     def execute(self, operation: str, args: Sequence[Any] = (), stream: Any = None) -> "Cursor":
-        """Run one statement, its parameters written `%s`. `stream` feeds or takes a COPY, as in pg8000."""
+        """Run one statement. `stream` feeds or takes a COPY, as in pg8000."""
         if self._c is None:
             raise dbapi.InterfaceError("Cursor closed")
         self._context = self._c.run(operation, args, self._input_oids, stream)
@@ -108,21 +114,40 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     `address` are the arguments of `open_socket`; `login` are pg8000's user, password, database, application_name;
     `timeout` is the number of seconds that connecting may take; `idle_check` is how long, in seconds, the connection
-    may lie unused before it has to prove that it is alive. Raises dbapi.OperationalError when there is no connection
-    to be had. `isolation_level`, `read_only` and `deferrable` are written into the next BEGIN, and cost nothing.
+    may lie unused before it has to prove that it is alive; with `channel_binding` the server must prove that nobody
+    stands between; `renewal` makes the connection that takes its place when it is lost, by default one like it.
+    Raises dbapi.OperationalError when there is no connection to be had. `isolation_level`, `read_only` and
+    `deferrable` are written into the next BEGIN, and cost nothing. Parameters are written `%s`, or `$1` once
+    `numbered` is set.
     """
 
-    def __init__(self, address: tuple[Any, ...], login: dict[str, Any], *, timeout: float, idle_check: float) -> None:
-        self._recipe: dict[str, Any] = {
-            "address": address, "login": login, "timeout": timeout, "idle_check": idle_check,
-        }  # fmt: skip
+    def __init__(  # noqa: PLR0913 - all of it is known when a connection is made, and none later
+        self,
+        address: tuple[Any, ...],
+        login: dict[str, Any],
+        *,
+        timeout: float,
+        idle_check: float,
+        channel_binding: bool = False,
+        renewal: "Callable[[], Connection] | None" = None,
+    ) -> None:
+        self._renewal = renewal or partial(
+            Connection, address, login, timeout=timeout, idle_check=idle_check, channel_binding=channel_binding
+        )
+        self._address = address
+        self._idle_check = idle_check
+        self._must_bind = channel_binding
+        self._proven = not channel_binding
         self._usock: Any = None
         self._sock: Any = None
         self.isolation_level: str | None = None
         self.read_only = self.deferrable = False
-        with within(timeout):
+        self.numbered = False
+        with within(timeout), ExitStack() as on_failure:
             try:
-                super().__init__(sock=open_socket(*address), ssl_context=False, **login)
+                sock = on_failure.enter_context(open_socket(*address))
+                super().__init__(sock=sock, ssl_context=False, **login)
+                on_failure.pop_all()
             except dbapi.DatabaseError as error:
                 raise _classified(error) from None
             except Exception as error:
@@ -130,6 +155,23 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self._transaction_status = b"I"  # pg8000 forgets what the server has just said
         self._touch()
         _open.add(self)
+
+    def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, which trusts a server that skips its own proof (manual, 54.2.1 and 54.3 "SASL Authentication")."""
+        code = int.from_bytes(data[:4])
+        if code in (PLAIN, MD5, SASL) and self.password is None:
+            raise dbapi.InterfaceError("the server asks for a password, and there is none")
+        if self._must_bind and code in (PLAIN, MD5):
+            raise dbapi.InterfaceError("channel_binding=require, and the server asks for a password without it")
+        if code == SASL:
+            self._proven = False
+            bound = isinstance(self._usock, ssl.SSLSocket) and BINDING_MECHANISM in data[4:].split(b"\x00")
+            if self._must_bind and not bound:
+                raise dbapi.InterfaceError("channel_binding=require, and the server does not offer it")
+        if code == AUTHENTICATED and not self._proven:
+            raise dbapi.InterfaceError("the server has not proven that it knows the password")
+        super().handle_AUTHENTICATION_REQUEST(data, context)
+        self._proven = self._proven or code == SASL_FINAL
 
     @property
     def closed(self) -> bool:
@@ -141,7 +183,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             return False
         # A frozen environment's monotonic clock may stand still.
         idle = max(time.monotonic() - self._used[0], abs(time.time() - self._used[1]))
-        if idle >= self._recipe["idle_check"]:
+        if idle >= self._idle_check:
             try:
                 with within(PING_TIMEOUT):
                     self._converse(_Talk(PING, REPLIES_TO_QUERY, Context("")))
@@ -179,7 +221,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def commit(self) -> None:
         """One round trip where a transaction is open, none where not. Raises unless everything is stored."""
-        if not self._in_transaction:
+        if not self._in_transaction and not self.closed:
             return
         try:
             self._converse(_query("commit"))
@@ -226,7 +268,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def _talk(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> _Talk:
         if not values and stream is None:
             return _query(f"{begin};{statement}" if begin else statement)
-        return self._extended(_numbered(statement), values, oids, stream, begin)
+        return self._extended(statement if self.numbered else _numbered(statement), values, oids, stream, begin)
 
     def _extended(
         self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = ""
@@ -264,7 +306,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             # pg8000 has noticed that the server answered ROLLBACK to the COMMIT of a failed transaction.
             raise _error("25P02", "the transaction had failed; it is rolled back")
         if refused:
-            if refused.args[0].get("C") == DEMOTED:
+            if refused.args[0].get("C") == DEMOTED and not self.read_only:
                 self.abandon()
             raise _classified(refused)
         if unreadable:
@@ -306,7 +348,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 if code == COPY_IN or code not in handlers:
                     raise  # the server waits for us, or we do not know what it said
                 unreadable = unreadable or error
-            if code not in ASYNCHRONOUS and not (code == DATA_ROW == heard[-1:]):
+            if code not in ASYNCHRONOUS and not (code in REPEATED and code == heard[-1:]):
                 heard += code
             if code == READY:
                 return bytes(heard), unreadable
@@ -314,7 +356,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def _renew(self) -> None:
         """A new socket under the same connection. It has no session state to lose."""
         self.abandon()
-        fresh = Connection(**self._recipe)
+        fresh = self._renewal()
         for name in _OF_THE_SOCKET:
             setattr(self, name, getattr(fresh, name))
         self._touch()
@@ -322,7 +364,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def _cancel(self) -> None:
         """Ask the server to stop what it does for us: manual, 54.2.9 "Canceling Requests in Progress"."""
         key = self._backend_key_data or b""
-        with suppress(OSError), overtime(FAREWELL_TIMEOUT), open_socket(*self._recipe["address"]) as sock:
+        with suppress(OSError), overtime(FAREWELL_TIMEOUT), open_socket(*self._address) as sock:
             sock.settimeout(remaining())
             sock.sendall(_int32(8 + len(key)) + _int32(CANCEL_REQUEST) + key)
             sock.recv(1)  # the server closes when it has passed the signal on
@@ -349,7 +391,8 @@ def _query(statement: str) -> _Talk:
 
 
 def _parse(statement: str, oids: tuple[int, ...] = ()) -> bytes:
-    return _message(b"P", b"\x00" + _c_string(statement) + _int16(len(oids)) + b"".join(map(_int32, oids)))
+    types = b"".join(_int32(max(oid, 0)) for oid in oids)  # 0 leaves it to the server; pg8000 says it with -1
+    return _message(b"P", b"\x00" + _c_string(statement) + _int16(len(oids)) + types)
 
 
 def _bind(params: Sequence[str | None]) -> bytes:

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi import FastAPI
@@ -31,6 +31,21 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
     engine.dispose()
     with Proxy(socket_path(os.environ["DATABASE_URL"])) as proxy:
-        monkeypatch.setattr(connection, "address_of", lambda _: ("127.0.0.1", proxy.port, None))
+        monkeypatch.setattr(connection, "address_of", lambda *_: ("127.0.0.1", proxy.port, None))
         yield proxy
         engine.dispose()
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Changes the handler's database settings, and lets go of the connections that were made by the old ones."""
+    from handler.database.engine import engine
+    from handler.settings import settings
+
+    def change(**values: object) -> None:
+        engine.dispose()
+        for name, value in values.items():
+            monkeypatch.setitem(vars(settings().database), name, value)
+
+    yield change
+    engine.dispose()

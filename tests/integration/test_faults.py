@@ -170,7 +170,7 @@ def test_a_server_that_shuts_down_and_comes_back_is_found_again(
     engine.dispose()
     try:
         with server(folder / "data", "-c", "fsync=off") as url:
-            monkeypatch.setattr(connection, "address_of", lambda _: (socket_path(url), 0, None))
+            monkeypatch.setattr(connection, "address_of", lambda *_: (socket_path(url), 0, None))
             monkeypatch.setitem(vars(settings().database), "database", "postgres")
             upgrade(read_database_settings({"DATABASE_URL": url}))
             item = create()

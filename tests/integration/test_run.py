@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.database import connect, temporary_database
+from tests.database import connect, free_port, temporary_database
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-m", "local.run"]
@@ -30,12 +30,6 @@ def project(tmp_path: Path) -> Path:
     for name in ("handler", "local"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -3,48 +3,53 @@
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from handler.database.connection import address_of
+from handler.database.credentials import CredentialsError, Login
 from handler.settings import SettingsError, read_database_settings, read_settings
 
 
 def read(url: str) -> dict[str, object]:
-    settings = read_database_settings({"DATABASE_URL": url})
-    return {name: getattr(settings, name) for name in ("host", "port", "user", "password", "database", "tls")}
+    return vars(read_database_settings({"DATABASE_URL": url}))
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+pg8000"])
 def test_a_url_has_any_of_the_usual_schemes(scheme: str) -> None:
-    assert read(f"{scheme}://ann:secret@db.example:6543/shop") == {
-        "host": "db.example",
-        "port": 6543,
-        "user": "ann",
-        "password": "secret",
-        "database": "shop",
-        "tls": True,
-    }
+    expected = {"host": "db.example", "port": 6543, "user": "ann", "password": "secret", "database": "shop"}
+    assert read(f"{scheme}://ann:secret@db.example:6543/shop").items() >= expected.items()
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("postgresql://ann@localhost", {"host": "localhost", "port": 5432, "database": "ann", "tls": False}),
+        ("postgresql://ann@localhost", {"host": "localhost", "port": None, "database": None}),
         ("postgresql://ann@", {"host": "localhost"}),
         ("postgresql://ann:p%40ss%2Fw%3A%25rd@h/d", {"password": "p@ss/w:%rd", "host": "h"}),
         ("postgresql://ann:pässwörd@h/d", {"password": "pässwörd"}),
         ("postgresql://ann:p%C3%A4ss@h/d", {"password": "päss"}),
         ("postgresql://ann:a:b@h/d", {"password": "a:b"}),
         ("postgresql://ann:a@b@h/d", {"password": "a@b", "host": "h"}),
-        ("postgresql://ann@[::1]:5433/d", {"host": "::1", "port": 5433, "tls": False}),
-        ("postgresql://ann@[2001:db8::1]/d", {"host": "2001:db8::1", "tls": True}),
-        ("postgresql://ann@/d?host=/var/run/postgresql", {"host": "/var/run/postgresql", "tls": False}),
+        ("postgresql://ann@[::1]:5433/d", {"host": "::1", "port": 5433}),
+        ("postgresql://ann@[2001:db8::1]/d", {"host": "2001:db8::1"}),
+        ("postgresql://ann@/d?host=/var/run/postgresql", {"host": "/var/run/postgresql"}),
         ("postgresql:///d?host=/tmp&user=ann&password=x&port=5433", {"user": "ann", "password": "x", "port": 5433}),
+        ("postgresql://ann@h?dbname=shop", {"database": "shop"}),
         ("postgresql://ann@%2FTmp%2Fsocket:5433/d", {"host": "/Tmp/socket", "port": 5433}),
         ("postgresql://ann@h/my%20shop", {"database": "my shop"}),
-        ("postgresql://ann@h/d?sslmode=disable", {"tls": False}),
-        ("postgresql://ann@localhost/d?sslmode=verify-full", {"tls": True}),
+        ("postgresql://ann@h/d?sslmode=disable", {"sslmode": "disable"}),
+        ("postgresql://ann@h/d?sslmode=verify-ca", {"sslmode": "verify-ca"}),
+        # What Neon writes.
+        (
+            "postgresql://ann:pw@ep-1.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
+            {"sslmode": "verify-full", "channel_binding": True},
+        ),
+        (
+            "postgres://ann@h/d?sslrootcert=/ca.pem&connect_timeout=10&application_name=shop&channel_binding=prefer",
+            {"ca_bundle": "/ca.pem", "connect_timeout": 10, "application_name": "shop", "channel_binding": False},
+        ),
     ],
 )
 def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, object]) -> None:
@@ -64,8 +69,11 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, object]) 
         ("postgresql://ann:SECRET@[::1/d", "cannot be read"),
         ("postgresql://ann:SECRET@a[b]/d", "cannot be read"),
         ("postgresql://ann:SECRET@h/d?x", "cannot be read"),
-        ("postgresql://ann:SECRET@h/d?sslmode=allow", "sslmode"),
-        ("postgresql://ann:SECRET@h/d?target_session_attrs=any&options=-c", "not known: options, target_session_attrs"),
+        ("postgresql://ann:SECRET@h/d?sslmode=prefer", "sslmode"),
+        ("postgresql://ann:SECRET@h/d?channel_binding=disable", "channel_binding"),
+        ("postgresql://ann:SECRET@h/d?connect_timeout=0", "connect_timeout"),
+        ("postgresql://ann:SECRET@h/d?connect_timeout=SECRET", "connect_timeout"),
+        ("postgresql://ann:SECRET@h/d?target_session_attrs=any&options=-c", "honoured: options, target_session_attrs"),
     ],
 )
 def test_a_url_that_cannot_be_honoured_is_refused_without_showing_it(url: str, problem: str) -> None:
@@ -98,18 +106,64 @@ def test_the_password_is_in_no_representation() -> None:
     assert "SECRET" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"DATABASE_IAM_AUTH": "yes"}, "DATABASE_IAM_AUTH must be true or false"),
+        ({"DATABASE_IAM_AUTH": "true"}, "DATABASE_IAM_AUTH needs AWS_REGION"),
+        ({"DATABASE_IAM_AUTH": "true", "DATABASE_SECRET_ARN": "x"}, "both set"),
+        ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann:SECRET@h/d"}, "must have none"),
+        ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@h/d?sslmode=disable"}, "needs TLS"),
+        ({"DATABASE_SECRET_ARN": "name"}, "needs AWS_REGION"),
+        ({"DATABASE_SECRET_ARN": "arn:x", "DATABASE_URL": "postgresql://ann:SECRET@h/d"}, "must have none"),
+    ],
+)
+def test_a_credential_that_contradicts_another_is_refused(changes: dict[str, str], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem) as error:
+        read_database_settings({"DATABASE_URL": "postgresql://ann@h/d"} | changes)
+    assert "SECRET@" not in str(error.value)
+
+
+def test_with_a_secret_the_rest_may_be_in_it() -> None:
+    settings = read_database_settings({"DATABASE_SECRET_ARN": "arn:aws:secretsmanager:eu-central-1:1:secret:x"})
+    assert settings.host is settings.user is settings.database is None
+
+
+def address(url: str, **changes: str) -> tuple[str, int, ssl.SSLContext | None]:
+    settings = read_database_settings({"DATABASE_URL": url} | changes)
+    return address_of(settings, Login(settings.host or "", settings.port or 5432, "d", "u", None))
+
+
 def test_a_unix_socket_is_found_by_its_folder_and_port() -> None:
-    settings = read_database_settings({"DATABASE_URL": "postgresql://ann@:5433/d?host=/run/pg"})
-    assert address_of(settings) == ("/run/pg/.s.PGSQL.5433", 0, None)
+    assert address("postgresql://ann@:5433/d?host=/run/pg") == ("/run/pg/.s.PGSQL.5433", 0, None)
 
 
-def test_a_remote_database_is_reached_with_a_verified_certificate() -> None:
-    settings = read_database_settings({"DATABASE_URL": "postgresql://ann@db.example/d"})
-    host, port, context = address_of(settings)
-    assert (host, port) == ("db.example", 5432)
-    assert context is not None
-    assert context.verify_mode == ssl.CERT_REQUIRED
-    assert context.check_hostname
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "db.example"])
+def test_tls_is_on_unless_the_host_is_this_machine(host: str) -> None:
+    context = address(f"postgresql://ann@{host}/d")[2]
+    assert (context is not None) == (host == "db.example")
+    for mode in ("require", "verify-ca", "verify-full"):
+        context = address(f"postgresql://ann@{host}/d?sslmode={mode}")[2]
+        assert context is not None
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname == (mode != "verify-ca")
+    assert address(f"postgresql://ann@{host}/d?sslmode=disable")[2] is None
+
+
+def test_a_token_is_never_sent_without_tls() -> None:
+    aws = {"DATABASE_IAM_AUTH": "true", "AWS_REGION": "eu-central-1"}
+    assert address("postgresql://ann@localhost/d", **aws)[2] is not None
+
+
+def test_a_process_has_one_context() -> None:
+    assert address("postgresql://ann@a.example/d")[2] is address("postgresql://ann@b.example/d")[2]
+
+
+def test_a_bundle_that_cannot_be_read_is_named_when_it_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    for bundle in (tmp_path / "missing.pem", tmp_path, tmp_path / "empty.pem"):
+        with pytest.raises(CredentialsError, match="DATABASE_CA_BUNDLE"):
+            address("postgresql://ann@db.example/d", DATABASE_CA_BUNDLE=str(bundle))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,280 @@
+"""Rotation under the real handler: a Secrets Manager by moto, a PostgreSQL whose passwords really change."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from handler.database import aws, credentials
+from handler.database.engine import engine
+from handler.settings import read_database_settings, settings
+from local.postgres import server
+from tests.client import Response, call, create
+from tests.database import connect, free_port
+from tests.integration.test_faults import assert_unavailable
+
+REGION = "eu-central-1"
+
+
+@pytest.fixture(scope="module")
+def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a migrated server whose TCP port asks for passwords (SCRAM), by its socket, which does not."""
+    folder = tmp_path_factory.mktemp("scram")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    port = free_port()
+    options = ("-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}")
+    with server(folder / "data", *options) as url:
+        (folder / "data" / "pg_hba.conf").write_text("local all all trust\nhost all all all scram-sha-256\n")
+        with connect(url) as admin:
+            admin.run("SELECT pg_reload_conf()")
+            admin.run("CREATE TABLE ready ()")
+        from handler.migrate import upgrade
+
+        upgrade(read_database_settings({"DATABASE_URL": url}))
+        yield url
+
+
+@pytest.fixture
+def admin(password_server: str) -> Iterator[Any]:
+    """A connection that needs no password, to change those of others; two users who may use the items."""
+    with connect(password_server) as connection:
+        connection.run("TRUNCATE items RESTART IDENTITY")
+        for user in ("ann", "bob"):
+            connection.run(f"CREATE ROLE {user} LOGIN PASSWORD 'first'")
+            connection.run(f"GRANT ALL ON items TO {user}")
+        yield connection
+        connection.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('ann', 'bob')")
+        for user in ("ann", "bob"):
+            connection.run(f"DROP OWNED BY {user}")
+            connection.run(f"DROP ROLE {user}")
+
+
+@pytest.fixture(scope="module")
+def moto_address() -> Iterator[str]:
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+class Secret:
+    """A secret of the RDS shape, and how often it was asked for."""
+
+    def __init__(self, client: Any, port: int) -> None:
+        self.client, self.port, self.calls = client, port, 0
+        self.arn = client.create_secret(Name=f"items-{time.monotonic_ns()}", SecretString=self.text("ann", "first"))[
+            "ARN"
+        ]
+
+    def text(self, user: str, password: str) -> str:
+        place = {"engine": "postgres", "host": "127.0.0.1", "port": self.port, "dbname": "postgres"}
+        return json.dumps({"username": user, "password": password, **place})
+
+    def put(self, text: str, stage: str = "AWSCURRENT") -> None:
+        self.client.put_secret_value(SecretId=self.arn, SecretString=text, VersionStages=[stage])
+
+
+@pytest.fixture
+def secret(moto_address: str, admin: Any, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Secret:
+    """The handler's credentials, from now on; the first login is still ann's `first`."""
+    for name, value in {
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": moto_address,
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "s",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("secretsmanager", region_name=REGION, endpoint_url=moto_address)
+    port = int(admin.run("SHOW port")[0][0])
+    made = Secret(client, port)
+    configure(host=None, port=None, user=None, database=None, password=None, secret_arn=made.arn, region=REGION)
+    asked = aws.secret_value
+
+    def counted(*arguments: str) -> str | None:
+        made.calls += 1
+        return asked(*arguments)
+
+    monkeypatch.setattr(aws, "secret_value", counted)
+    monkeypatch.setattr(credentials, "_accepted", {})
+    monkeypatch.setattr(credentials, "_asked", {})
+    return made
+
+
+def reconnect() -> None:
+    """The next request needs a physical connection."""
+    engine.dispose()
+
+
+def let_time_pass() -> None:
+    """As if the last refresh had been long ago."""
+    credentials._asked.clear()
+
+
+def test_a_secret_is_read_once_and_used_for_every_connection(secret: Secret) -> None:
+    for _ in range(3):
+        create()
+        reconnect()
+    assert secret.calls == 1
+
+
+def test_a_password_that_changed_costs_one_refresh_and_no_request(secret: Secret, admin: Any) -> None:
+    create()
+    secret.put(secret.text("ann", "second"))
+    admin.run("ALTER ROLE ann PASSWORD 'second'")
+    reconnect()
+    let_time_pass()
+    assert call("GET", "/items/1").status == 200
+    assert secret.calls == 2
+
+
+def test_a_connection_that_is_lost_after_a_rotation_is_replaced_with_the_new_password(
+    secret: Secret, admin: Any
+) -> None:
+    create()
+    secret.put(secret.text("ann", "second"))
+    admin.run("ALTER ROLE ann PASSWORD 'second'")
+    let_time_pass()
+    admin.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ann'")
+    assert call("POST", "/items/", {"name": "new"}).status == 201
+
+
+def test_the_pending_version_is_tried_in_the_window_of_a_single_user_s_rotation(secret: Secret, admin: Any) -> None:
+    """Between setSecret and finishSecret the server takes only what is still pending."""
+    create()
+    secret.put(secret.text("ann", "second"), "AWSPENDING")
+    admin.run("ALTER ROLE ann PASSWORD 'second'")
+    reconnect()
+    let_time_pass()
+    assert call("GET", "/items/1").status == 200
+    assert secret.calls == 3
+    reconnect()
+    assert call("GET", "/items/1").status == 200
+    assert secret.calls == 3, "what was accepted is tried first"
+
+
+def test_alternating_users_change_the_name_too(secret: Secret, admin: Any) -> None:
+    create()
+    secret.put(secret.text("bob", "first"))
+    admin.run("ALTER ROLE ann PASSWORD 'retired'")
+    reconnect()
+    let_time_pass()
+    assert call("GET", "/items/1").status == 200
+    assert admin.run("SELECT count(*) FROM pg_stat_activity WHERE usename = 'bob'") == [[1]]
+
+
+def test_a_rotation_of_alternating_users_under_steady_traffic_loses_no_request(secret: Secret, admin: Any) -> None:
+    """50 requests a second. Two rotations, each of which ends every connection of the user whose password changes."""
+    create()
+    statuses = []
+    started = time.monotonic()
+    for number in range(150):
+        if number in (50, 100):
+            old, new = ("ann", "bob") if number == 50 else ("bob", "ann")
+            admin.run(f"ALTER ROLE {new} PASSWORD 'of {number}'")
+            secret.put(secret.text(new, f"of {number}"))
+            let_time_pass()  # rotations are days apart
+            admin.run(f"ALTER ROLE {old} PASSWORD 'retired at {number}'")
+            admin.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{old}'")
+        method, path, body = ("POST", "/items/", {"name": "x"}) if number % 2 else ("GET", "/items/1", None)
+        statuses.append(call(method, path, body).status)
+        time.sleep(max(0.0, started + number / 50 - time.monotonic()))
+    assert statuses == [200, 201] * 75
+
+
+@pytest.mark.usefixtures("secret")
+def test_what_was_accepted_survives_an_outage_of_secrets_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    create()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1")
+    reconnect()
+    let_time_pass()
+    assert call("GET", "/items/1").status == 200
+
+
+def test_in_the_window_that_nothing_bridges_the_answer_is_503_and_then_it_works(secret: Secret, admin: Any) -> None:
+    create()
+    admin.run("ALTER ROLE ann PASSWORD 'unknown to the secret'")
+    reconnect()
+    let_time_pass()
+    assert_unavailable(call("GET", "/items/1"))
+    calls = secret.calls
+    for _ in range(10):
+        assert_unavailable(call("GET", "/items/1"))
+    assert secret.calls == calls, "Secrets Manager is asked no more often than every 5 s"
+    secret.put(secret.text("ann", "unknown to the secret"))
+    let_time_pass()
+    assert call("GET", "/items/1").status == 200
+
+
+@pytest.mark.usefixtures("secret")
+def test_with_the_database_gone_and_secrets_manager_throttling_it_is_asked_once_in_5_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def throttled(*_: str) -> str:
+        calls.append(time.monotonic())
+        raise aws.AwsError("Secrets Manager answers ThrottlingException")
+
+    monkeypatch.setattr(aws, "secret_value", throttled)
+    for _ in range(100):
+        assert_unavailable(call("GET", "/items/1"))
+    assert all(later - earlier >= 5 for earlier, later in pairwise(calls))
+    assert calls
+
+
+def test_with_the_database_gone_a_known_secret_is_not_asked_for(secret: Secret) -> None:
+    create()
+    secret.put(secret.text("ann", "first").replace(str(secret.port), "1"))
+    credentials._accepted.clear()
+    reconnect()
+    let_time_pass()
+    for _ in range(100):
+        assert_unavailable(call("GET", "/items/1"))
+    assert secret.calls == 2
+
+
+BAD_SECRETS: dict[str, Callable[[Secret], str]] = {
+    "no JSON": lambda _: "SECRET",
+    "a list": lambda _: '["SECRET"]',
+    "no password": lambda _: '{"username": "SECRET"}',
+    "no host": lambda _: '{"username": "ann", "password": "SECRET"}',
+    "a number as password": lambda _: '{"username": "ann", "password": 12345}',
+    "a word as port": lambda secret: secret.text("ann", "SECRET").replace(str(secret.port), '"SECRET"'),
+}
+
+
+@pytest.mark.parametrize("shape", BAD_SECRETS)
+def test_a_secret_of_the_wrong_shape_is_one_clear_line(
+    shape: str, secret: Secret, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret.put(BAD_SECRETS[shape](secret))
+    assert_says("DATABASE_SECRET_ARN: ", caplog)
+
+
+@pytest.mark.usefixtures("secret")
+def test_a_secret_that_is_missing_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(vars(settings().database), "secret_arn", "not-there")
+    assert_says("DATABASE_SECRET_ARN: Secrets Manager answers ResourceNotFoundException", caplog)
+
+
+def assert_says(text: str, caplog: pytest.LogCaptureFixture) -> Response:
+    """Ready is 503 and live is not; the log has one line that names the setting, and shows nothing."""
+    caplog.clear()
+    response = call("GET", "/health/ready")
+    assert_unavailable(response)
+    assert call("GET", "/health/live").status == 200
+    lines = [record for record in caplog.records if record.name == "handler.errors"]
+    assert len(lines) == 1
+    assert text in lines[0].getMessage()
+    assert lines[0].exc_info is None
+    assert "SECRET" not in caplog.text.replace("DATABASE_SECRET_ARN", "")
+    assert "12345" not in caplog.text
+    return response

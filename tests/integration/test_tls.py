@@ -1,0 +1,222 @@
+"""TLS between the real handler and a real PostgreSQL. The server would take anybody in clear text: nobody asks."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.database import aws
+from handler.database.engine import engine
+from handler.migrate import upgrade
+from handler.settings import read_database_settings
+from local.postgres import server
+from tests.certificates import Authority, authority, issue
+from tests.client import call, create
+from tests.database import connect, free_port, required_program
+from tests.integration.test_faults import assert_unavailable, pooled
+
+# In clear, anybody is trusted; with TLS it takes a password, whose hash is SCRAM's, or the password itself.
+HBA = """
+local all all trust
+hostnossl all all all trust
+hostssl all plain all password
+hostssl all all all scram-sha-256
+"""
+Configure = Callable[..., None]
+
+
+@dataclass
+class TlsServer:
+    """Its `admin` connection is a unix socket's; `present` makes it show another certificate."""
+
+    port: int
+    folder: Path
+    trusted: Authority
+    bundle: Path
+    admin: Any
+
+    def present(self, by: Authority, host: str = "127.0.0.1", days: int = 30) -> None:
+        issue(by, self.folder, host, days)
+        self.admin.run("SELECT pg_reload_conf()")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    folder = tmp_path_factory.mktemp("tls")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    port = free_port()
+    options = ("-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}")
+    programs = required_program("postgres").parent  # the embedded one has no TLS
+    with server(folder / "data", *options, programs=programs) as url, connect(url) as admin:
+        (folder / "data" / "pg_hba.conf").write_text(HBA)
+        upgrade(read_database_settings({"DATABASE_URL": url}))
+        admin.run("CREATE ROLE ann LOGIN PASSWORD 'pässwörd'")
+        admin.run("CREATE ROLE plain LOGIN PASSWORD 'token'")
+        admin.run("GRANT ALL ON items TO ann, plain")
+        tls = TlsServer(port, folder / "data", authority(folder / "ca.pem"), folder / "ca.pem", admin)
+        tls.present(tls.trusted)
+        admin.run("ALTER SYSTEM SET ssl = on")
+        admin.run("SELECT pg_reload_conf()")
+        yield tls
+
+
+@pytest.fixture
+def tls(running: TlsServer, configure: Configure) -> TlsServer:
+    """The handler's server, from now on, with a certificate that is in order."""
+    running.present(running.trusted)
+    running.admin.run("TRUNCATE items RESTART IDENTITY")
+    configure(
+        host="127.0.0.1", port=running.port, user="ann", password="pässwörd", database="postgres",
+        sslmode="verify-full", ca_bundle=str(running.bundle),
+    )  # fmt: skip
+    return running
+
+
+def in_use(tls: TlsServer) -> list[list[Any]]:
+    return list(
+        tls.admin.run(
+            "SELECT ssl, usename FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename <> 'postgres'"
+        )
+    )
+
+
+def assert_refused(reason: str, tls: TlsServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
+    assert_unavailable(call("GET", "/health/ready"))
+    assert call("GET", "/health/live").status == 200
+    lines = [record.getMessage() for record in caplog.records if record.name == "handler.errors"]
+    assert len(lines) == 1
+    assert reason in lines[0]
+    assert "pässwörd" not in caplog.text
+    assert in_use(tls) == []
+
+
+def test_a_certificate_in_order_is_trusted_and_scram_binds_to_it(tls: TlsServer) -> None:
+    create()
+    assert in_use(tls) == [[True, "ann"]]
+    assert pooled().auth.mechanism_name == "SCRAM-SHA-256-PLUS"
+
+
+def test_channel_binding_can_be_required(tls: TlsServer, configure: Configure) -> None:
+    configure(channel_binding=True)
+    create()
+    assert in_use(tls) == [[True, "ann"]]
+
+
+def test_a_server_that_cannot_bind_is_refused_where_it_is_required(
+    tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(channel_binding=True, user="plain", password="token")
+    assert_refused("channel_binding=require", tls, caplog)
+    configure(sslmode="disable", user="ann")
+    assert_refused("has not proven", tls, caplog)
+
+
+def test_an_authority_that_is_not_trusted_is_refused(
+    tls: TlsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls.present(authority(tmp_path / "another.pem"))
+    assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
+
+
+def test_without_the_bundle_only_the_system_s_authorities_are_trusted(
+    tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(ca_bundle=None)
+    assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
+
+
+def test_a_certificate_for_another_host_is_refused_but_by_verify_ca(
+    tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls.present(tls.trusted, host="db.example")
+    assert_refused("IP address mismatch", tls, caplog)
+    configure(sslmode="verify-ca")
+    create()
+    assert in_use(tls) == [[True, "ann"]]
+
+
+def test_a_certificate_that_has_expired_is_refused(tls: TlsServer, caplog: pytest.LogCaptureFixture) -> None:
+    tls.present(tls.trusted, days=-1)
+    assert_refused("certificate has expired", tls, caplog)
+
+
+def test_a_bundle_that_cannot_be_read_is_refused_by_its_setting(
+    tls: TlsServer, configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(ca_bundle=str(tmp_path / "missing.pem"))
+    assert_refused("DATABASE_CA_BUNDLE (or sslrootcert) cannot be read: No such file", tls, caplog)
+
+
+def test_a_server_that_declines_tls_is_refused_though_it_would_take_clear_text(
+    tls: TlsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls.admin.run("ALTER SYSTEM SET ssl = off")
+    tls.admin.run("SELECT pg_reload_conf()")
+    try:
+        assert_refused("declines TLS", tls, caplog)
+    finally:
+        tls.admin.run("ALTER SYSTEM SET ssl = on")
+        tls.admin.run("SELECT pg_reload_conf()")
+
+
+def test_a_wrong_password_is_503_and_is_not_shown(
+    tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(password="pässwörd!")
+    assert_refused("28P01", tls, caplog)
+    configure(password=None)
+    assert_refused("the server asks for a password, and there is none", tls, caplog)
+
+
+def test_a_token_is_signed_for_every_connection_and_travels_in_tls(
+    tls: TlsServer, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = []
+
+    def token(server: str, user: str, region: str, *_: object) -> str:
+        signed.append((server, user, region))
+        return "token"
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setattr(aws, "database_token", token)
+    configure(user="plain", password=None, iam_auth=True, region="eu-central-1", sslmode=None)
+    create()
+    assert in_use(tls) == [[True, "plain"]]
+    engine.dispose()
+    assert call("GET", "/items/1").status == 200
+    assert signed == [(f"127.0.0.1:{tls.port}", "plain", "eu-central-1")] * 2
+
+
+def test_without_aws_credentials_the_setting_is_named(
+    tls: TlsServer, configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    configure(user="plain", password=None, iam_auth=True, region="eu-central-1")
+    assert_refused("DATABASE_IAM_AUTH: there are no AWS credentials", tls, caplog)
+
+
+@pytest.mark.parametrize(
+    ("settings", "imported"),
+    [
+        ({}, set()),
+        ({"DATABASE_IAM_AUTH": "true", "AWS_REGION": "eu-central-1"}, {"handler.database.aws"}),
+        ({"DATABASE_SECRET_ARN": "x", "AWS_REGION": "eu-central-1"}, {"handler.database.aws"}),
+    ],
+)
+def test_each_credential_imports_only_what_it_needs_and_only_when_it_connects(
+    settings: dict[str, str], imported: set[str]
+) -> None:
+    code = (
+        "import sys; from tests.client import call; heavy = {'boto3', 'botocore', 'handler.database.aws'};"
+        "call('GET', '/health/live'); assert not heavy & set(sys.modules);"
+        "call('GET', '/health/ready'); print(*heavy & set(sys.modules))"
+    )
+    environment = {"DATABASE_URL": "postgresql://ann@127.0.0.1:1/d", "AUTH_MODE": "none"} | settings
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == imported

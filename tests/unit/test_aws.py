@@ -1,0 +1,187 @@
+"""Signatures are those of the SDK; what AWS answers otherwise is one clear error."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+from botocore.auth import SigV4Auth, SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handler.database import aws
+
+text = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
+signers = st.builds(aws.Keys, text, text, text | st.just(""))
+NOW = datetime(2026, 11, 22, 17, 2, 15, tzinfo=UTC)
+
+
+def signed_by_the_sdk(auth: Any, request: AWSRequest) -> Any:
+    """The SDK signs with its own clock; it is told ours."""
+    import botocore.auth
+
+    real = botocore.auth.get_current_datetime
+    botocore.auth.get_current_datetime = lambda *_, **__: NOW.replace(tzinfo=None)
+    try:
+        auth.add_auth(request)
+    finally:
+        botocore.auth.get_current_datetime = real
+    return request.prepare()
+
+
+def credentials(signer: aws.Keys) -> Credentials:
+    return Credentials(signer.access_key, signer.secret_key, signer.session_token or None)
+
+
+@given(signer=signers, user=st.text(min_size=1, max_size=20).filter(lambda user: user.isprintable()))
+def test_a_token_is_the_one_that_the_sdk_makes(signer: aws.Keys, user: str) -> None:
+    request = AWSRequest("GET", "https://db.example:5432/", params={"Action": "connect", "DBUser": user})
+    url = signed_by_the_sdk(SigV4QueryAuth(credentials(signer), "rds-db", "eu-central-1", expires=900), request).url
+    token = aws.database_token("db.example:5432", user, "eu-central-1", signer, NOW)
+    assert split(token) == split(url.removeprefix("https://"))
+
+
+def split(token: str) -> tuple[str, set[str]]:
+    server, _, query = token.partition("?")
+    return server, set(query.split("&"))
+
+
+@given(signer=signers, body=st.binary(max_size=100))
+def test_a_request_is_signed_as_the_sdk_signs_it(signer: aws.Keys, body: bytes) -> None:
+    headers = {"content-type": "application/x-amz-json-1.1", "host": "s.example", "x-amz-target": "t"}
+    request = AWSRequest("POST", "https://s.example/", headers=headers, data=body)
+    expected = signed_by_the_sdk(SigV4Auth(credentials(signer), "secretsmanager", "eu-central-1"), request).headers
+    signed = aws.signed_headers(headers, body, "eu-central-1", signer, NOW)
+    assert signed["authorization"] == expected["Authorization"]
+
+
+class Endpoint(http.server.BaseHTTPRequestHandler):
+    answers: ClassVar[list[tuple[int, bytes]]] = []
+    seen: ClassVar[list[dict[str, str]]] = []
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.seen.append({name.lower(): value for name, value in self.headers.items()})
+        status, body = self.answers.pop(0)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = _answer  # noqa: N815 - http.server's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Endpoint]]:
+    """Somebody who answers for AWS."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), Endpoint)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", address)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{address}/credentials")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-token")
+    monkeypatch.setattr(aws, "_container_keys", None)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    Endpoint.answers, Endpoint.seen = [], []
+    yield Endpoint
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def container_answer(lifetime: timedelta) -> bytes:
+    expiration = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
+    keys = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expiration}
+    return json.dumps(keys).encode()
+
+
+def test_keys_of_the_environment_are_used_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "s"), ("SESSION_TOKEN", "t")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    assert aws.keys() == ("a", "s", "t")
+
+
+def test_keys_of_the_container_are_kept_until_they_are_about_to_expire(endpoint: type[Endpoint]) -> None:
+    endpoint.answers = [(200, container_answer(timedelta(minutes=6))), (200, container_answer(timedelta(minutes=4)))]
+    assert aws.keys() == aws.keys() == ("a", "s", "t")
+    assert [seen["authorization"] for seen in endpoint.seen] == ["the-token"]
+    assert aws._container_keys is not None
+    aws._container_keys = (aws._container_keys[0], datetime.now(UTC) + timedelta(minutes=4))
+    aws.keys()
+    assert len(endpoint.seen) == 2
+
+
+@pytest.mark.parametrize("answer", [(200, b"{}"), (200, b"no JSON"), (500, b'{"message": "SECRET"}'), (200, b"[]")])
+def test_keys_that_cannot_be_had_are_one_clear_error(answer: tuple[int, bytes], endpoint: type[Endpoint]) -> None:
+    endpoint.answers = [answer]
+    with pytest.raises(aws.AwsError) as error:
+        aws.keys()
+    assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_no_keys_at_all_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    with pytest.raises(aws.AwsError, match="no AWS credentials"):
+        aws.keys()
+
+
+def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for name in ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+
+    def answer(_method: str, address: str, *_: object) -> tuple[int, dict[str, str]]:
+        asked.append(address)
+        return 200, {"SecretString": "x"}
+
+    monkeypatch.setattr(aws, "_request", answer)
+    assert aws.secret_value("arn:aws-cn:secretsmanager:cn-north-1:1:secret:x", "AWSCURRENT", "eu-central-1") == "x"
+    assert aws.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
+    assert asked == [
+        "https://secretsmanager.cn-north-1.amazonaws.com.cn",
+        "https://secretsmanager.eu-central-1.amazonaws.com",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((400, b'{"__type": "com.amazon#AccessDeniedException", "Message": "SECRET"}'), "AccessDeniedException"),
+        ((400, b'{"__type": "ResourceNotFoundException"}'), "ResourceNotFoundException"),
+        ((200, b'{"SecretBinary": "SECRET"}'), "without a text"),
+        ((200, b"[]"), "without a text"),
+        ((503, b"SECRET"), "cannot be reached"),
+    ],
+)
+def test_a_secret_that_cannot_be_had_is_one_clear_error(
+    answer: tuple[int, bytes], message: str, endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    endpoint.answers = [answer]
+    with pytest.raises(aws.AwsError, match=message) as error:
+        aws.secret_value("name", "AWSCURRENT", "eu-central-1")
+    assert "SECRET" not in str(error.value)
+
+
+def test_a_version_that_is_not_there_is_none(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    endpoint.answers = [(400, b'{"__type": "ResourceNotFoundException"}')]
+    assert aws.secret_value("name", "AWSPENDING", "eu-central-1") is None
+
+
+def test_an_endpoint_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1")
+    with pytest.raises(aws.AwsError, match=r"127\.0\.0\.1 cannot be reached"):
+        aws.secret_value("name", "AWSCURRENT", "eu-central-1")

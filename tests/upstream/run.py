@@ -1,0 +1,71 @@
+"""`python -m tests.upstream.run`: pg8000's own DBAPI tests, run against `handler.database.pipeline`.
+
+They come from the source distribution of the pinned version, which pip downloads; nothing of it is kept here. Exits
+with 0 when exactly the tests of expected.toml fail.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pg8000.native
+
+from local.postgres import server
+
+HERE = Path(__file__).parent
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+# As pg8000's README, "Run Tests", has it; but for `gss`, which the embedded server is not built with.
+AUTHENTICATION = """
+local all all trust
+host pg8000_md5 all 127.0.0.1/32 md5
+host pg8000_password all 127.0.0.1/32 password
+host pg8000_scram_sha_256 all 127.0.0.1/32 scram-sha-256
+host all all 127.0.0.1/32 trust
+"""
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="upstream-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the server may run as another user
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(folder / "tools")])}
+        source = _download(folder, environment)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        options = (f"port={port}", "listen_addresses=127.0.0.1", "max_prepared_transactions=10", "fsync=off")
+        with server(folder / "data", *(word for option in options for word in ("-c", option))):
+            _set_up(folder / "data", port)
+            environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGPASSWORD": "pw"}
+            command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "tests.upstream.plugin"]
+            command += ["-p", "no:cacheprovider", "--quiet", "--tb=no", "--no-summary", "test/dbapi"]
+            return subprocess.run(command, cwd=source, env=environment, check=False).returncode
+
+
+def _download(folder: Path, environment: dict[str, str]) -> Path:
+    """The source distribution, unpacked. To look into it pip runs its build backend, with our pinned tools."""
+    install = ["install", "--target", str(folder / "tools"), "--only-binary", ":all:", "-r", str(HERE / "tools.txt")]
+    download = ["download", "--dest", str(folder), "--no-binary", "pg8000", "--no-build-isolation"]
+    download += ["-r", str(HERE / "requirements.txt")]
+    for command in (install, download):
+        subprocess.run([*PIP, *command, "--no-deps", "--require-hashes"], env=environment, check=True)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder / "source", filter="data")
+    (source,) = (folder / "source").iterdir()
+    return source
+
+
+def _set_up(data: Path, port: int) -> None:
+    with pg8000.native.Connection("postgres", host="127.0.0.1", port=port) as admin:
+        admin.run("ALTER USER postgres PASSWORD 'pw'")
+        admin.run("CREATE EXTENSION hstore")
+        (data / "pg_hba.conf").write_text(AUTHENTICATION)
+        admin.run("SELECT pg_reload_conf()")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
