@@ -1,0 +1,85 @@
+"""A real PgBouncer in front of PostgreSQL, in transaction mode: Debian's, `apt-get install pgbouncer`."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from handler.settings import read_database_settings
+
+START_TIMEOUT = 10  # seconds
+
+
+class PgbouncerError(Exception):
+    """PgBouncer cannot start; the message says why, for a person."""
+
+
+def binary() -> str | None:
+    """Where PgBouncer is, or None; Debian's is where only root's PATH leads."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that the kernel gives to nobody else, as long as the block: to stop and start on it."""
+    with socket.socket() as reservation:
+        # Bound and not listening, it leaves the port to whoever asks for it by number with the same option (socket(7)).
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind(("127.0.0.1", 0))
+        yield reservation.getsockname()[1]
+
+
+@contextmanager
+def pgbouncer(upstream: str, port: int, *, pool_size: int = 2, **settings: str | float) -> Iterator[str]:
+    """PgBouncer on 127.0.0.1:`port`, a `reserved_port`, with at most `pool_size` connections to a database.
+
+    `upstream` is the URL of a database, in which it logs in as the URL's user whoever its client is; `settings` are
+    pgbouncer.ini's. Yields the URL of the same database through PgBouncer. Raises PgbouncerError.
+    """
+    program = binary()
+    if program is None:
+        raise PgbouncerError("PgBouncer is not here: apt-get install pgbouncer")
+    database = read_database_settings({"DATABASE_URL": upstream})
+    options: dict[str, str | float] = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": port,
+        "unix_socket_dir": "",
+        "auth_type": "any",
+        "admin_users": str(database.user),  # of the console, which is the database `pgbouncer`
+        "pool_mode": "transaction",
+        "default_pool_size": pool_size,
+    }
+    if os.geteuid() == 0:
+        options["user"] = "nobody"  # it refuses to stay root
+    upstream_is = f"host={database.host} port={database.port or 5432} user={database.user}"
+    lines = ["[databases]", f"* = {upstream_is}", "[pgbouncer]"]
+    lines += [f"{name} = {value}" for name, value in (options | settings).items()]
+    with tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
+        ini, log = Path(folder, "pgbouncer.ini"), Path(folder, "log.txt")
+        ini.write_text("\n".join(lines))
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [program, str(ini)], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        try:
+            _wait_until_ready(process, port, log)
+            yield f"postgresql://{database.user}@127.0.0.1:{port}/{database.database}"
+        finally:
+            # It has nothing to store, and the gentle signals mean other things, one to wait for clients, since 1.23.
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.01)
+    lines = log.read_text(errors="replace").strip().splitlines()
+    raise PgbouncerError(f"PgBouncer did not start: {lines[-1] if lines else 'no log'}")
