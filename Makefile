@@ -10,11 +10,12 @@ COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-an
 	--custom-compile-command "make lock" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix migrate revision openapi lock build clean build-ApiFunction
+.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect build clean \
+	build-ApiFunction
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 setup: $(VENV)/ready ## Create .venv from the pinned files (the other targets do it when needed)
 
@@ -46,6 +47,9 @@ check: setup $(SAM_VENV)/ready ## Format, lint, types, import direction, templat
 	@$(VENV)/bin/lint-imports
 	@$(SAM) validate --lint
 
+upstream: setup ## Run pg8000's own DBAPI tests on the driver
+	@$(RUN) -m tests.upstream.run
+
 fix: setup ## Format, and mend what the linter can
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
@@ -64,6 +68,14 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
+
+bench: bench-warm bench-connect ## Run every benchmark
+
+bench-warm: setup ## Time warm requests beside the tutorial's, into benchmarks/RESULTS.md
+	@$(RUN) -m benchmarks.warm
+
+bench-connect: setup ## Time the first connection, TLS with SCRAM, beside stock pg8000's
+	@$(RUN) -m benchmarks.connect
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build

@@ -20,8 +20,8 @@ def create_app() -> FastAPI:
         redirect_slashes=False,  # a redirect costs the client a second invocation
         responses=problems(500),
     )
+    app.include_router(items.router)  # first: routes are tried in this order
     app.include_router(health.router)
-    app.include_router(items.router)
     add_error_handlers(app)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign] # the way that FastAPI documents
     return app

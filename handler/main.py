@@ -18,6 +18,7 @@ MAX_BODY = 256 * 1024
 TIME_TO_ANSWER = 0.5  # seconds of the invocation that the database does not get
 
 logging.getLogger().setLevel(settings().log_level)
+logging.getLogger("mangum").setLevel(logging.WARNING)  # it has a line for every request
 logger = logging.getLogger(__name__)
 
 _loop = asyncio.new_event_loop()

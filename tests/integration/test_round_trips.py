@@ -1,0 +1,128 @@
+"""What a request costs on the network to the database: exact, since latency multiplies it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from handler.settings import read_database_settings
+from local.proxy import Count, Proxy
+
+ROOT = Path(__file__).parents[2]
+# A Lambda environment: the handler in a process of its own, which reaches its database through the proxy.
+ENVIRONMENT = """
+import json, sys
+from tests.client import call
+for line in sys.stdin:
+    print(call(*json.loads(line)).status, flush=True)
+"""
+NEVER = "300"  # seconds of DATABASE_IDLE_CHECK, so that a machine that stalls costs no check
+ITEM = {"name": "Lamp"}
+
+
+class Environment:
+    def __init__(self, proxy: Proxy, requests: IO[str], statuses: IO[str]) -> None:
+        self._proxy = proxy
+        self._requests = requests
+        self._statuses = statuses
+
+    def count(self, method: str, path: str, body: Any = None, *, status: int = 200) -> Count:
+        """What one request sends through the proxy."""
+        with self._proxy.counting() as count:
+            print(json.dumps([method, path, body]), file=self._requests, flush=True)
+            assert self._statuses.readline() == f"{status}\n"
+        return count
+
+
+@contextmanager
+def environment(idle_check: str = NEVER) -> Iterator[Environment]:
+    """A cold one: nothing has been asked of it."""
+    database = read_database_settings(os.environ)
+    with Proxy(f"{database.host}/.s.PGSQL.{database.port}") as proxy:
+        url = urlsplit(os.environ["DATABASE_URL"])
+        url = url._replace(netloc=f"{database.user}@127.0.0.1:{proxy.port}", query="")
+        with subprocess.Popen(
+            [sys.executable, "-c", ENVIRONMENT],
+            cwd=ROOT,
+            env=os.environ | {"DATABASE_URL": url.geturl(), "DATABASE_IDLE_CHECK": idle_check},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdin
+            assert process.stdout
+            yield Environment(proxy, process.stdin, process.stdout)
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Environment]:
+    with environment() as found:
+        found.count("GET", "/health/ready")
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("round_trips", "status", "request_"),
+    [
+        pytest.param(1, 200, ("GET", "/items/1"), id="read: 1"),
+        pytest.param(1, 404, ("GET", "/items/99"), id="read what is missing: 1"),
+        pytest.param(1, 200, ("GET", "/items/"), id="list: 1"),
+        pytest.param(2, 201, ("POST", "/items/", ITEM), id="create: 2"),
+        pytest.param(2, 200, ("PUT", "/items/1", ITEM), id="replace: 2"),
+        pytest.param(2, 404, ("PUT", "/items/99", ITEM), id="replace what is missing: 2"),
+        pytest.param(2, 200, ("PATCH", "/items/1", ITEM), id="change: 2"),
+        pytest.param(2, 404, ("PATCH", "/items/99", ITEM), id="change what is missing: 2"),
+        pytest.param(2, 204, ("DELETE", "/items/1"), id="delete: 2"),
+        pytest.param(2, 404, ("DELETE", "/items/99"), id="delete what is missing: 2"),
+        pytest.param(1, 200, ("GET", "/health/ready"), id="ready: 1"),
+        pytest.param(0, 200, ("GET", "/health/live"), id="live: 0"),
+        pytest.param(0, 422, ("POST", "/items/", {"name": ""}), id="create what is not valid: 0"),
+        pytest.param(0, 422, ("GET", "/items/0"), id="read what cannot exist: 0"),
+    ],
+)
+def test_a_warm_request_costs_exactly(
+    round_trips: int, status: int, request_: tuple[Any, ...], warm: Environment, database: Any
+) -> None:
+    database.run("INSERT INTO items (name) SELECT 'Lamp ' || n FROM generate_series(1, 60) AS n")
+    assert warm.count(*request_, status=status).round_trips == round_trips
+
+
+def test_a_warm_request_opens_no_connection(warm: Environment) -> None:
+    assert sum(warm.count("POST", "/items/", ITEM, status=201).connections for _ in range(10)) == 0
+
+
+def test_the_first_request_of_an_environment_costs_one_exchange_more_to_connect() -> None:
+    with environment() as cold:
+        first = cold.count("GET", "/items/")
+        assert (first.connections, first.round_trips) == (1, 2)
+        second = cold.count("GET", "/items/")
+        assert (second.connections, second.round_trips) == (0, 1)
+
+
+def test_an_environment_that_answers_without_the_database_does_not_connect() -> None:
+    with environment() as cold:
+        assert cold.count("GET", "/health/live").connections == 0
+        assert cold.count("POST", "/items/", {}, status=422).connections == 0
+
+
+@pytest.mark.parametrize(
+    ("round_trips", "status", "request_"),
+    [(1, 200, ("GET", "/items/")), (2, 201, ("POST", "/items/", ITEM))],
+    ids=["read", "create"],
+)
+def test_after_an_idle_time_the_first_request_costs_one_more_and_the_second_does_not(
+    round_trips: int, status: int, request_: tuple[Any, ...]
+) -> None:
+    with environment(idle_check="1") as idle:
+        idle.count("GET", "/health/ready")
+        time.sleep(1.1)
+        seen = [idle.count(*request_, status=status).round_trips for _ in range(2)]
+    assert seen == [round_trips + 1, round_trips]
