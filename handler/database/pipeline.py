@@ -44,12 +44,15 @@ CANCEL_REQUEST = 80877102
 READY, COPY_IN = b"Z", b"G"
 REPEATED = (b"D", b"d")  # rows, and lines of a COPY
 ASYNCHRONOUS = (b"N", b"A", b"S")  # notice, notification, parameter status: may come at any moment
+STATUSES = (b"I", b"T", b"E")  # of ReadyForQuery: idle, in a transaction, in a failed one
 # The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
 _STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)Z"
 _ERROR = rb"|[^EZ]*EZ"
 REPLIES_TO_STATEMENT = re.compile(_STATEMENT + _ERROR)
 REPLIES_TO_BEGIN_AND_STATEMENT = re.compile(rb"12C" + _STATEMENT + _ERROR)
-REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
+_QUERY = rb"(?:(?:TD?)?C|I|Hd?cC)+Z"
+REPLIES_TO_QUERY = re.compile(_QUERY + _ERROR)
+REPLIES_TO_BEGIN_AND_QUERY = re.compile(rb"C" + _QUERY + _ERROR)
 
 RACES_LOST = ("40001", "40P01")  # serialization failure, deadlock: the server has undone the transaction
 DEMOTED = "25006"  # read only: this server was the primary until a failover
@@ -206,13 +209,15 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         if self._in_transaction:
             return self._converse(self._talk(statement, values, oids, stream))
         begin = "" if self.autocommit else self._begin()
+        # Several statements in one text may end their transaction themselves.
+        once = stream is not None or (not values and ";" in statement.rstrip("; \n"))
         for attempt in range(1, ATTEMPTS):
             try:
                 return self._converse(self._talk(statement, values, oids, stream, begin))
             except dbapi.OperationalError as error:
-                if stream is not None:
+                if once:
                     raise
-                if error.args[0]["C"] in RACES_LOST:
+                if error.args[0].get("C") in RACES_LOST:
                     self.rollback()
                     time.sleep(BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 elif isinstance(error, ConnectionLost) and attempt == 1 and (begin or self.read_only):
@@ -226,7 +231,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         if not self._in_transaction and not self.closed:
             return
         try:
-            self._converse(_query("commit"))
+            self._converse(self._query("commit"))
         except dbapi.OperationalError as error:
             if self.closed:
                 raise _error("08007", "the connection was lost at COMMIT, which may have happened or not") from error
@@ -236,12 +241,12 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         """One round trip where a transaction is open, none where not. A server rolls back what it loses."""
         if self._in_transaction and not self.closed:
             try:
-                self._converse(_query("rollback"))
+                self._converse(self._query("rollback"))
             except dbapi.Error:
                 self.abandon()
 
     def execute_simple(self, statement: str) -> Any:
-        return self._converse(_query(statement))
+        return self._converse(self._query(statement))
 
     def execute_unnamed(
         self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
@@ -269,22 +274,34 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def _talk(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> _Talk:
         if not values and stream is None:
-            return _query(f"{begin};{statement}" if begin else statement)
+            return self._query(statement, begin)
         return self._extended(statement if self.numbered else _numbered(statement), values, oids, stream, begin)
+
+    def _query(self, statement: str, begin: str = "") -> _Talk:
+        """A statement without parameters, or several: the simple query protocol (manual, 54.2.2)."""
+        message = _message(b"Q", self._text(f"{begin};{statement}" if begin else statement) + b"\x00")
+        return _Talk(message, REPLIES_TO_BEGIN_AND_QUERY if begin else REPLIES_TO_QUERY, Context(statement))
+
+    def _text(self, statement: str) -> bytes:
+        """Raises dbapi.ProgrammingError for what the server would read as another statement."""
+        try:
+            text = statement.encode(self._client_encoding)
+        except UnicodeEncodeError as error:
+            raise _error("42601", f"the statement cannot be written in {self._client_encoding}") from error
+        if b"\x00" in text:
+            raise _error("42601", "the statement contains the NUL character")
+        return text
 
     def _extended(
         self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = ""
     ) -> _Talk:
         """All messages of a statement with parameters, or dbapi.DataError before any of them is sent."""
+        parts = [_parse(begin.encode()), _bind(()), EXECUTE] if begin else []
+        parts.append(_parse(self._text(statement), oids))
         try:
-            parts = [_parse(begin), _bind(()), EXECUTE] if begin else []
-            parts += [
-                _parse(statement, tuple(oids)),
-                _bind(make_params(self.py_types, values)),
-                DESCRIBE,
-                EXECUTE,
-                SYNC,
-            ]
+            params = make_params(self.py_types, values)
+            encoded = [None if param is None else param.encode(self._client_encoding) for param in params]
+            parts += (_bind(encoded), DESCRIBE, EXECUTE, SYNC)
         except Exception as error:
             raise _error("22000", f"a parameter cannot be sent: {type(error).__name__}") from error
         replies = REPLIES_TO_BEGIN_AND_STATEMENT if begin else REPLIES_TO_STATEMENT
@@ -304,6 +321,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             raise _error("08P01", f"the server's replies are out of order: {heard[:80]!r}")
         self._touch()
         refused = talk.context.error
+        if refused and COPY_IN in heard:
+            self.abandon()  # refused before it read a row, a COPY leaves our second Sync to be answered
         if isinstance(refused, dbapi.InterfaceError):
             # pg8000 has noticed that the server answered ROLLBACK to the COMMIT of a failed transaction.
             raise _error("25P02", "the transaction had failed; it is rolled back")
@@ -328,8 +347,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             raise _error("57014", "the statement took longer than there was time") from error
         except OSError as error:
             self.abandon()
-            last_words = talk.context.error  # a FATAL error, after which the server closes
-            fields = last_words.args[0] if last_words else {"C": "08006", "M": f"the connection was lost: {error}"}
+            fields = {"C": "08006", "M": f"the connection was lost: {error}"}
+            if isinstance(talk.context.error, dbapi.DatabaseError):
+                fields |= talk.context.error.args[0]  # a FATAL error, after which the server closes
             raise ConnectionLost(fields) from error
         except Exception as error:
             self.abandon()
@@ -349,10 +369,13 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             except Exception as error:
                 if code == COPY_IN or code not in handlers:
                     raise  # the server waits for us, or we do not know what it said
-                unreadable = unreadable or error
+                if code not in ASYNCHRONOUS:
+                    unreadable = unreadable or error
             if code not in ASYNCHRONOUS and not (code in REPEATED and code == heard[-1:]):
                 heard += code
             if code == READY:
+                if data not in STATUSES or not _only_asynchronous(self._sock.unread()):
+                    raise ValueError("this is not the end of the replies")
                 return bytes(heard), unreadable
 
     def _renew(self) -> None:
@@ -395,42 +418,29 @@ def _timestamptz_in(text: str) -> Any:
         return timestamptz_in(text)  # infinity, years before 1 or after 9999, another DateStyle
 
 
-def _query(statement: str) -> _Talk:
-    """A statement without parameters, or several: the simple query protocol (manual, 54.2.2)."""
-    return _Talk(_message(b"Q", _c_string(statement)), REPLIES_TO_QUERY, Context(statement))
+def _only_asynchronous(messages: bytes) -> bool:
+    while messages[:1] in ASYNCHRONOUS and len(messages) >= 5:
+        messages = messages[1 + int.from_bytes(messages[1:5]) :]
+    return not messages or messages[:1] in ASYNCHRONOUS
 
 
-def _parse(statement: str, oids: tuple[int, ...] = ()) -> bytes:
-    types = b"".join(_int32(max(oid, 0)) for oid in oids)  # 0 leaves it to the server; pg8000 says it with -1
-    return _message(b"P", b"\x00" + _c_string(statement) + _int16(len(oids)) + types)
+def _parse(statement: bytes, oids: Sequence[int] = ()) -> bytes:
+    """Parse to the unnamed statement. A type of 0 is left to the server; pg8000 says it with -1."""
+    types = b"".join(_int32(max(oid, 0)) for oid in oids)
+    return _message(b"P", b"\x00" + statement + b"\x00" + _int16(len(oids)) + types)
 
 
-def _bind(params: Sequence[str | None]) -> bytes:
+def _bind(params: Sequence[bytes | None]) -> bytes:
     """Bind to the unnamed portal; every parameter and every result as text."""
     parts = [b"\x00\x00\x00\x00", _int16(len(params))]
     for param in params:
-        if param is None:
-            parts.append(b"\xff\xff\xff\xff")
-        else:
-            value = param.encode()
-            parts += (_int32(len(value)), value)
+        parts += (b"\xff\xff\xff\xff",) if param is None else (_int32(len(param)), param)
     parts.append(b"\x00\x00")
     return _message(b"B", b"".join(parts))
 
 
 def _message(code: bytes, data: bytes) -> bytes:
     return code + _int32(len(data) + 4) + data
-
-
-def _c_string(text: str) -> bytes:
-    """Raises dbapi.ProgrammingError for what the server would read as something else."""
-    try:
-        data = text.encode()
-    except UnicodeEncodeError as error:
-        raise _error("42601", "the statement is not Unicode text") from error
-    if b"\x00" in data:
-        raise _error("42601", "the statement contains the NUL character")
-    return data + b"\x00"
 
 
 @lru_cache(maxsize=512)

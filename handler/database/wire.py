@@ -52,6 +52,10 @@ class Stream:
         self._start = end
         return data
 
+    def unread(self) -> bytes:
+        """What has come already, and nobody has read."""
+        return bytes(self._in[self._start :])
+
     def has_something(self) -> bool:
         """Whether the server has said something that nobody asked for: an error, a notice, its end."""
         if self._start < len(self._in) or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
