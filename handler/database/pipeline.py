@@ -50,9 +50,7 @@ _STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)Z"
 _ERROR = rb"|[^EZ]*EZ"
 REPLIES_TO_STATEMENT = re.compile(_STATEMENT + _ERROR)
 REPLIES_TO_BEGIN_AND_STATEMENT = re.compile(rb"12C" + _STATEMENT + _ERROR)
-_QUERY = rb"(?:(?:TD?)?C|I|Hd?cC)+Z"
-REPLIES_TO_QUERY = re.compile(_QUERY + _ERROR)
-REPLIES_TO_BEGIN_AND_QUERY = re.compile(rb"C" + _QUERY + _ERROR)
+REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
 
 RACES_LOST = ("40001", "40P01")  # serialization failure, deadlock: the server has undone the transaction
 DEMOTED = "25006"  # read only: this server was the primary until a failover
@@ -210,7 +208,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             return self._converse(self._talk(statement, values, oids, stream))
         begin = "" if self.autocommit else self._begin()
         # Several statements in one text may end their transaction themselves.
-        once = stream is not None or (not values and ";" in statement.rstrip("; \n"))
+        once = stream is not None or (not values and _may_be_several(statement))
         for attempt in range(1, ATTEMPTS):
             try:
                 return self._converse(self._talk(statement, values, oids, stream, begin))
@@ -273,14 +271,15 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         return f"begin{level}{' read only' if self.read_only else ''}{' deferrable' if self.deferrable else ''}"
 
     def _talk(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> _Talk:
-        if not values and stream is None:
-            return self._query(statement, begin)
-        return self._extended(statement if self.numbered else _numbered(statement), values, oids, stream, begin)
+        if not values and stream is None and (not begin or _may_be_several(statement)):
+            return self._query(f"{begin};{statement}" if begin else statement)
+        # Without parameters a percent sign is one.
+        text = statement if self.numbered or not values else _numbered(statement)
+        return self._extended(text, values, oids, stream, begin)
 
-    def _query(self, statement: str, begin: str = "") -> _Talk:
+    def _query(self, statement: str) -> _Talk:
         """A statement without parameters, or several: the simple query protocol (manual, 54.2.2)."""
-        message = _message(b"Q", self._text(f"{begin};{statement}" if begin else statement) + b"\x00")
-        return _Talk(message, REPLIES_TO_BEGIN_AND_QUERY if begin else REPLIES_TO_QUERY, Context(statement))
+        return _Talk(_message(b"Q", self._text(statement) + b"\x00"), REPLIES_TO_QUERY, Context(statement))
 
     def _text(self, statement: str) -> bytes:
         """Raises dbapi.ProgrammingError for what the server would read as another statement."""
@@ -416,6 +415,10 @@ def _timestamptz_in(text: str) -> Any:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         return timestamptz_in(text)  # infinity, years before 1 or after 9999, another DateStyle
+
+
+def _may_be_several(statement: str) -> bool:
+    return ";" in statement.rstrip("; \n")
 
 
 def _only_asynchronous(messages: bytes) -> bool:

@@ -202,16 +202,14 @@ EXCHANGES = {
     "select without parameters in a new transaction": Exchange(
         run("select 'x'"),
         ([["x6"]], 1),
-        (complete("BEGIN"), *selected("x6"), ready("T")),
+        (*BEGUN, PARSED, BOUND, *selected("x6"), ready("T")),
         autocommit=False,
-        simple=True,
     ),
     "insert without parameters in a new transaction": Exchange(
         run("insert into t values ('x')"),
         (None, 1),
-        (complete("BEGIN"), complete("INSERT 0 1"), ready("T")),
+        (*BEGUN, PARSED, BOUND, NO_DATA, complete("INSERT 0 1"), ready("T")),
         autocommit=False,
-        simple=True,
     ),
     "nothing": Exchange(run(""), (None, -1), (EMPTY, ready("I")), simple=True),
     "refused": Exchange(run("select %s", ("x",)), "22012", (PARSED, error("22012"), ready("I"))),
