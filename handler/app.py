@@ -4,11 +4,17 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from mangum.types import ASGI
 
 from handler import health
-from handler.errors import add_error_handlers, describe_problems, problems
+from handler.errors import METHODS, add_error_handlers, describe_problems, problems
 from handler.items import routes as items
+from handler.settings import settings
 
+# What a page of another origin may send beside what every page may, and what it may read of an answer.
+CORS_REQUEST_HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match")
+CORS_ANSWER_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id")
 DESCRIPTION = "Items in PostgreSQL. Every error is `application/problem+json` (RFC 9457)."
 
 
@@ -32,3 +38,17 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         describe_problems(FastAPI.openapi(app))
     assert app.openapi_schema is not None
     return app.openapi_schema
+
+
+def with_cors(app: FastAPI) -> ASGI:
+    """`app` for pages of the origins in CORS_ORIGINS. Around all of it, so that they can read a 500 too."""
+    origins = settings().cors_origins
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=METHODS,
+        allow_headers=CORS_REQUEST_HEADERS,
+        expose_headers=CORS_ANSWER_HEADERS,
+    )

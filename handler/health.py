@@ -6,8 +6,9 @@ from sqlalchemy import literal, select
 
 from handler.database.session import ReadSessionDep
 from handler.errors import problems
+from handler.query import NO_QUERY
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], responses=problems(422), dependencies=NO_QUERY)
 
 
 class Health(BaseModel):

@@ -61,5 +61,5 @@ def server_url(pytestconfig: pytest.Config) -> str:
 def database() -> Any:
     """A connection beside the handler's, to the same database, with every table empty."""
     with connect(os.environ["DATABASE_URL"]) as connection:
-        connection.run("TRUNCATE items RESTART IDENTITY")
+        connection.run("TRUNCATE items, idempotency_keys RESTART IDENTITY")
         yield connection

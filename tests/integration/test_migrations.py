@@ -59,7 +59,7 @@ def test_two_processes_at_once_and_a_third_later_do_no_harm(server_url: str) -> 
         processes = [subprocess.Popen(MIGRATE, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
         for process in processes:
             output, _ = process.communicate(timeout=60)
-            assert (process.returncode, output) == (0, b"migrate: the schema is at 0002\n")
+            assert (process.returncode, output) == (0, b"migrate: the schema is at 0003\n")
         subprocess.run(MIGRATE, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -173,8 +173,8 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(project: Path) -> Non
 
 
 def test_a_failed_migration_is_one_clear_line_and_one_that_says_who(project: Path, server_url: str) -> None:
-    (project / "handler" / "migrations" / "versions" / "0003_bad.py").write_text(
-        "from alembic import op\nrevision, down_revision = '0003', '0002'\ndef upgrade(): op.execute('SELEC 1')\n"
+    (project / "handler" / "migrations" / "versions" / "0004_bad.py").write_text(
+        "from alembic import op\nrevision, down_revision = '0004', '0003'\ndef upgrade(): op.execute('SELEC 1')\n"
     )
     with temporary_database(server_url, f"failed_{os.getpid()}") as url:
         assert refused(project, DATABASE_URL=url) == (
