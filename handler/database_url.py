@@ -5,8 +5,9 @@ starts with a slash is the folder of a unix socket, an option wins over the same
 """
 
 import re
+from collections.abc import Collection
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 SHAPE = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
 SCHEMES = ("postgresql", "postgres", "postgresql+pg8000")
@@ -22,6 +23,14 @@ SSL_MODES = {
     "verify-ca": "verify-ca",
     "verify-full": "verify-full",
 }
+LIBPQ_OPTIONS = {
+    *("channel_binding", "client_encoding", "connect_timeout", "dbname", "fallback_application_name", "gssdelegation"),
+    *("gssencmode", "gsslib", "hostaddr", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"),
+    *("krbsrvname", "load_balance_hosts", "options", "passfile", "replication", "require_auth", "requirepeer"),
+    *("service", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslcert", "sslcertmode", "sslcompression"),
+    *("sslcrl", "sslcrldir", "sslkey", "sslnegotiation", "sslpassword", "sslsni", "target_session_attrs"),
+    "tcp_user_timeout",
+}
 CHANNEL_BINDINGS = {"": False, "prefer": False, "require": True}
 
 
@@ -29,11 +38,12 @@ def parse(url: str, problems: list[str]) -> dict[str, Any]:
     """The parts that `url` has, by DatabaseSettings' names. What is wrong with it goes to `problems`, unshown."""
     try:
         split = urlsplit(url)
-        options = dict(parse_qsl(split.query, keep_blank_values=True, strict_parsing=bool(split.query)))
+        pairs = [pair.split("=", 1) for pair in split.query.split("&") if pair]
+        options = {unquote(name): unquote(value) for name, value in pairs}  # a plus is one, in libpq
         authority = AUTHORITY.fullmatch(split.netloc)
     except ValueError:
         authority = None
-    if authority is None:
+    if authority is None or "#" in url or "\x00" in unquote(url):
         problems.append(f"DATABASE_URL cannot be read: {SHAPE}")
         return {}
     parts = {name: unquote(value) for name, value in authority.groupdict(default="").items()}
@@ -59,11 +69,17 @@ def parse(url: str, problems: list[str]) -> dict[str, Any]:
         ),
         f"has an sslmode that is none of: {', '.join(filter(None, SSL_MODES))}": sslmode not in SSL_MODES,
         "has a channel_binding that is neither prefer nor require": binding not in CHANNEL_BINDINGS,
-        f"has options that cannot be honoured: {', '.join(sorted(options))}": bool(options),
+        f"has options that cannot be honoured: {_named(options)}": bool(options),
     }
     problems += [f"DATABASE_URL {text}" for text, is_wrong in mistakes.items() if is_wrong]
     return {name: value for name, value in found.items() if value not in (None, "")}
 
 
+def _named(options: Collection[str]) -> str:
+    """By name where it is libpq's; what is none may be a part of a password, behind a question mark."""
+    known = sorted(LIBPQ_OPTIONS.intersection(options))
+    return ", ".join(known + ["(one that libpq has not)"] * (len(known) < len(options)))
+
+
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdecimal() else None
+    return int(text) if text and re.fullmatch("[0-9]{1,6}", text) else None

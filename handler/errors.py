@@ -73,6 +73,7 @@ SQLSTATES: dict[str, Refusal] = {
     "23503": Refusal(409, "Something that this refers to, or that refers to this, is in the way"),
     "23": UNSTORABLE,  # integrity constraint violation
     "22": UNSTORABLE,  # data exception
+    "25P": UNAVAILABLE,  # idle-in-transaction and transaction timeouts, which end the session
     "25006": UNAVAILABLE,  # read only: this server was the primary before a failover
     "08": UNAVAILABLE,  # connection exception
     "28": UNAVAILABLE,  # the password or the user is refused

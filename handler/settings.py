@@ -116,6 +116,9 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
         "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot say sslmode=disable": bool(
             iam and parts.get("sslmode") == "disable"
         ),
+        "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot name a unix socket": bool(
+            iam and str(parts.get("host")).startswith("/")
+        ),
         "DATABASE_IAM_AUTH signs the password: DATABASE_URL must have none": bool(iam and "password" in parts),
         "DATABASE_SECRET_ARN has the password: DATABASE_URL must have none": bool(secret_arn and "password" in parts),
         "DATABASE_SECRET_ARN needs AWS_REGION, or an ARN that names it": bool(

@@ -1,6 +1,7 @@
 """`make run`: PostgreSQL, migrations, and the service behind a local API Gateway; restarts on a source change."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ class RunError(Exception):
 
 def listen(port: str) -> socket.socket:
     """A listening socket on `port`. It outlives every restart of the service: no request is refused meanwhile."""
-    if not (port.isdecimal() and 0 < int(port) < 65536):
+    if not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
         raise RunError(f"PORT must be a number between 1 and 65535, not {port!r}")
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

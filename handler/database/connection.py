@@ -18,7 +18,7 @@ REFUSED = ("28P01", "28000")  # the password; the user, or how it came
 
 def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
     """An engine on `database`; `options` are those of `sqlalchemy.create_engine`. Does not connect."""
-    return create_engine(f"{NAME}://", creator=partial(connect, database), **options)
+    return create_engine(f"{NAME}://", creator=partial(connect, database), hide_parameters=True, **options)
 
 
 def connect(database: DatabaseSettings) -> Connection:

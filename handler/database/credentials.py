@@ -6,6 +6,7 @@ What the server took last survives an outage of Secrets Manager.
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -99,7 +100,7 @@ def _fetch(database: DatabaseSettings, secret: str, stage: str) -> Login | None:
         return None
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CredentialsError("DATABASE_SECRET_ARN: the secret is not JSON") from None
     if not isinstance(fields, dict) or not all(
         isinstance(fields.get(name), str) and fields[name] for name in ("username", "password")
@@ -115,6 +116,6 @@ def _login(database: DatabaseSettings, fields: dict[str, Any]) -> Login:
     name = database.database or fields.get("dbname") or user
     if not isinstance(host, str) or not host:
         raise CredentialsError("DATABASE_SECRET_ARN: neither the secret nor DATABASE_URL names a host")
-    if not str(port).isdecimal() or not isinstance(name, str):
+    if not re.fullmatch(r"[0-9]{1,5}", str(port), re.ASCII) or not isinstance(name, str):
         raise CredentialsError("DATABASE_SECRET_ARN: the secret's port or dbname is none")
     return Login(host, int(port), name, user, fields["password"])

@@ -67,11 +67,7 @@ ERRORS: dict[str, type[dbapi.DatabaseError]] = {
 
 # What changes when the connection behind a Connection is replaced.
 _OF_THE_SOCKET = (
-    "_usock",
-    "_sock",
-    "_backend_key_data",
-    "_client_encoding",
-    "_transaction_status",
+    *("_usock", "_sock", "_address", "_peer", "_backend_key_data", "_client_encoding", "_transaction_status"),
     "parameter_statuses",
 )
 
@@ -125,7 +121,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def __init__(  # noqa: PLR0913 - all of it is known when a connection is made, and none later
         self,
-        address: tuple[Any, ...],
+        address: tuple[str, int, ssl.SSLContext | None],
         login: dict[str, Any],
         *,
         timeout: float,
@@ -137,9 +133,11 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             Connection, address, login, timeout=timeout, idle_check=idle_check, channel_binding=channel_binding
         )
         self._address = address
+        self._peer: Any = None
         self._idle_check = idle_check
         self._must_bind = channel_binding
         self._proven = not channel_binding
+        self._authenticated = False
         self._usock: Any = None
         self._sock: Any = None
         self.isolation_level: str | None = None
@@ -148,7 +146,10 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         with within(timeout), ExitStack() as on_failure:
             try:
                 sock = on_failure.enter_context(open_socket(*address))
+                self._peer = sock.getpeername()
                 super().__init__(sock=sock, ssl_context=False, **login)
+                if not self._authenticated:
+                    raise dbapi.InterfaceError("the server did not say who we are")  # noqa: TRY301 - closed below
                 on_failure.pop_all()
             except dbapi.DatabaseError as error:
                 raise _classified(error) from None
@@ -175,6 +176,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             raise dbapi.InterfaceError("the server has not proven that it knows the password")
         super().handle_AUTHENTICATION_REQUEST(data, context)
         self._proven = self._proven or code == SASL_FINAL
+        self._authenticated = self._authenticated or code == AUTHENTICATED
 
     @property
     def closed(self) -> bool:
@@ -213,13 +215,13 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             try:
                 return self._converse(self._talk(statement, values, oids, stream, begin))
             except dbapi.OperationalError as error:
-                if once:
+                if once or not (begin or self.read_only):
                     raise
-                if error.args[0].get("C") in RACES_LOST:
+                if isinstance(error, ConnectionLost) and attempt == 1:
+                    self._renew()
+                elif error.args[0].get("C") in RACES_LOST and not self.closed:
                     self.rollback()
                     time.sleep(BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-                elif isinstance(error, ConnectionLost) and attempt == 1 and (begin or self.read_only):
-                    self._renew()
                 else:
                     raise
         return self._converse(self._talk(statement, values, oids, stream, begin))
@@ -388,7 +390,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def _cancel(self) -> None:
         """Ask the server to stop what it does for us: manual, 54.2.9 "Canceling Requests in Progress"."""
         key = self._backend_key_data or b""
-        with suppress(OSError), overtime(FAREWELL_TIMEOUT), open_socket(*self._address) as sock:
+        with suppress(OSError), overtime(FAREWELL_TIMEOUT), open_socket(*self._address, peer=self._peer) as sock:
             sock.settimeout(remaining())
             sock.sendall(_int32(8 + len(key)) + _int32(CANCEL_REQUEST) + key)
             sock.recv(1)  # the server closes when it has passed the signal on

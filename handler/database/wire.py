@@ -1,11 +1,12 @@
 """Sockets to PostgreSQL: opened, read and written under the deadline of the invocation, without Nagle's delay."""
 
+import math
 import select
 import socket
 import ssl
 from typing import Any
 
-from handler.database.deadline import remaining
+from handler.database.deadline import remaining, within
 
 # SSLRequest, and the server's answer to it: PostgreSQL manual, 54.2.11 "SSL Session Encryption".
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
@@ -79,18 +80,26 @@ class TlsSocket(ssl.SSLSocket):
         return Stream(self)
 
 
-def open_socket(host: str, port: int, context: ssl.SSLContext | None) -> socket.socket:
+def open_socket(host: str, port: int, context: ssl.SSLContext | None, peer: Any = None) -> socket.socket:
     """A connected socket, TLS established where there is a `context`.
 
-    `host` is a name, an address, or the path of a unix socket. Raises OSError, ssl.SSLError among them.
+    `host` is a name, an address, or the path of a unix socket; `peer` the address of one of its servers, where that one
+    is meant and nobody has to be asked for it. Raises OSError, ssl.SSLError among them.
     """
     if host.startswith("/"):
         sock: socket.socket = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         return _connected(sock, host)
     error: OSError = ConnectionError(f"{host} has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    if peer:
+        addresses = [(socket.AF_INET6 if len(peer) == 4 else socket.AF_INET, peer)]
+    else:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [(family, address) for family, _, _, _, address in found]
+    for number, (family, address) in enumerate(addresses):
+        share = remaining() or math.inf
         try:
-            sock = _connected(PlainSocket(family, kind, protocol), address)
+            with within(share / (len(addresses) - number)):  # a silent one leaves time for the next
+                sock = _connected(PlainSocket(family, socket.SOCK_STREAM), address)
         except OSError as failure:
             error = failure
             continue

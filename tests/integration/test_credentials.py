@@ -244,6 +244,8 @@ BAD_SECRETS: dict[str, Callable[[Secret], str]] = {
     "a list": lambda _: '["SECRET"]',
     "no password": lambda _: '{"username": "SECRET"}',
     "no host": lambda _: '{"username": "ann", "password": "SECRET"}',
+    "nested deeply": lambda _: "[" * 50_000,
+    "a port of many digits": lambda secret: secret.text("ann", "SECRET").replace(str(secret.port), "9" * 5000),
     "a number as password": lambda _: '{"username": "ann", "password": 12345}',
     "a word as port": lambda secret: secret.text("ann", "SECRET").replace(str(secret.port), '"SECRET"'),
 }

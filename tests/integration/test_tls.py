@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,9 @@ def assert_refused(reason: str, tls: TlsServer, caplog: pytest.LogCaptureFixture
     assert len(lines) == 1
     assert reason in lines[0]
     assert "pässwörd" not in caplog.text
+    deadline = time.monotonic() + 5
+    while in_use(tls) and time.monotonic() < deadline:  # the server notices a little later
+        time.sleep(0.01)
     assert in_use(tls) == []
 
 

@@ -1,7 +1,9 @@
 """Signatures are those of the SDK; what AWS answers otherwise is one clear error."""
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.database import aws
+from handler.database.deadline import within
 
 text = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
 signers = st.builds(aws.Keys, text, text, text | st.just(""))
@@ -178,6 +181,33 @@ def test_a_version_that_is_not_there_is_none(endpoint: type[Endpoint], monkeypat
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     endpoint.answers = [(400, b'{"__type": "ResourceNotFoundException"}')]
     assert aws.secret_value("name", "AWSPENDING", "eu-central-1") is None
+
+
+@pytest.mark.parametrize("drip", [b"HTTP/1.1 100 Continue\r\n\r\n", b".", b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 65_536])
+def test_an_endpoint_that_does_not_come_to_an_end_is_given_up_in_time(
+    drip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer, contextlib.suppress(OSError):
+            while not stop.wait(0.01):
+                peer.sendall(drip)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with within(0.3), pytest.raises(aws.AwsError, match="cannot be reached"):
+            aws.secret_value("name", "AWSCURRENT", "eu-central-1")
+        stop.set()
+        thread.join()
+
+
+def test_keys_are_not_shown() -> None:
+    assert "SECRET" not in repr(aws.Keys("a", "SECRET", "SECRET"))
 
 
 def test_an_endpoint_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

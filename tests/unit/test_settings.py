@@ -39,6 +39,7 @@ def test_a_url_has_any_of_the_usual_schemes(scheme: str) -> None:
         ("postgresql://ann@h?dbname=shop", {"database": "shop"}),
         ("postgresql://ann@%2FTmp%2Fsocket:5433/d", {"host": "/Tmp/socket", "port": 5433}),
         ("postgresql://ann@h/my%20shop", {"database": "my shop"}),
+        ("postgresql://ann@h/d?password=a+b%2B", {"password": "a+b+"}),
         ("postgresql://ann@h/d?sslmode=disable", {"sslmode": "disable"}),
         ("postgresql://ann@h/d?sslmode=verify-ca", {"sslmode": "verify-ca"}),
         # What Neon writes.
@@ -71,6 +72,10 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, object]) 
         ("postgresql://ann:SECRET@h/d?x", "cannot be read"),
         ("postgresql://ann:SECRET@h/d?sslmode=prefer", "sslmode"),
         ("postgresql://ann:SECRET@h/d?channel_binding=disable", "channel_binding"),
+        ("postgresql://ann:pass?secret=word@h/d", "one that libpq has not"),
+        ("postgresql://ann:SECRET@h/d#sslmode=disable", "cannot be read"),
+        ("postgresql://ann%00:SECRET@h/d", "cannot be read"),
+        ("postgresql://ann:SECRET@h:" + "9" * 5000 + "/d", "has a port"),
         ("postgresql://ann:SECRET@h/d?connect_timeout=0", "connect_timeout"),
         ("postgresql://ann:SECRET@h/d?connect_timeout=SECRET", "connect_timeout"),
         ("postgresql://ann:SECRET@h/d?target_session_attrs=any&options=-c", "honoured: options, target_session_attrs"),
@@ -80,6 +85,7 @@ def test_a_url_that_cannot_be_honoured_is_refused_without_showing_it(url: str, p
     with pytest.raises(SettingsError, match=problem) as error:
         read_database_settings({"DATABASE_URL": url})
     assert "SECRET" not in str(error.value)
+    assert "secret=" not in str(error.value)
 
 
 def test_every_problem_is_reported_at_once() -> None:
@@ -114,6 +120,7 @@ def test_the_password_is_in_no_representation() -> None:
         ({"DATABASE_IAM_AUTH": "true", "DATABASE_SECRET_ARN": "x"}, "both set"),
         ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann:SECRET@h/d"}, "must have none"),
         ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@h/d?sslmode=disable"}, "needs TLS"),
+        ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@/d?host=/tmp"}, "unix socket"),
         ({"DATABASE_SECRET_ARN": "name"}, "needs AWS_REGION"),
         ({"DATABASE_SECRET_ARN": "arn:x", "DATABASE_URL": "postgresql://ann:SECRET@h/d"}, "must have none"),
     ],
