@@ -43,13 +43,15 @@ CANCEL_REQUEST = 80877102
 
 READY, COPY_IN = b"Z", b"G"
 REPEATED = (b"D", b"d")  # rows, and lines of a COPY
+SILENT = (b"1", b"2", b"n")  # Parse and Bind are done, there will be no rows: nothing to take from them
 ASYNCHRONOUS = (b"N", b"A", b"S")  # notice, notification, parameter status: may come at any moment
 STATUSES = (b"I", b"T", b"E")  # of ReadyForQuery: idle, in a transaction, in a failed one
 # The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
-_STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)Z"
+_STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)"
 _ERROR = rb"|[^EZ]*EZ"
-REPLIES_TO_STATEMENT = re.compile(_STATEMENT + _ERROR)
-REPLIES_TO_BEGIN_AND_STATEMENT = re.compile(rb"12C" + _STATEMENT + _ERROR)
+REPLIES_TO_STATEMENT = re.compile(_STATEMENT + rb"Z" + _ERROR)
+REPLIES_TO_BEGIN_AND_STATEMENT = re.compile(rb"12C" + _STATEMENT + rb"Z" + _ERROR)
+REPLIES_TO_READ = re.compile(rb"12C" + _STATEMENT + rb"12CZ" + _ERROR)
 REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
 
 RACES_LOST = ("40001", "40P01")  # serialization failure, deadlock: the server has undone the transaction
@@ -77,7 +79,6 @@ BINDING_MECHANISM = b"SCRAM-SHA-256-PLUS"
 
 PING = b"Q\x00\x00\x00\x05\x00"  # an empty query
 
-_header = Struct("!ci").unpack
 _int16 = Struct("!H").pack
 _int32 = Struct("!i").pack
 
@@ -202,24 +203,29 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def run(self, statement: str, values: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None) -> Any:
         """Execute in the open transaction, or in one that begins with it, or alone with autocommit.
 
+        With autocommit, a connection that is read-only has BEGIN READ ONLY before and COMMIT behind the statement in
+        the same flush: one round trip still, and the server refuses to write.
+
         What begins a transaction is tried again where nothing can have happened twice: on a new connection when the
-        old one was lost, since nothing was committed; and after a lost race, since nothing came before it. With
-        autocommit, only a connection that reads is trusted with the first. Raises dbapi.Error.
+        old one was lost, since nothing was committed; and after a lost race, since nothing came before it. Raises
+        dbapi.Error.
         """
         if self._in_transaction:
             return self._converse(self._talk(statement, values, oids, stream))
-        begin = "" if self.autocommit else self._begin()
+        begin = self._begin() if self.read_only or not self.autocommit else ""
         # Several statements in one text may end their transaction themselves.
         once = stream is not None or (not values and _may_be_several(statement))
         for attempt in range(1, ATTEMPTS):
             try:
                 return self._converse(self._talk(statement, values, oids, stream, begin))
-            except dbapi.OperationalError as error:
-                if once or not (begin or self.read_only):
+            except dbapi.Error as error:
+                if self.autocommit and begin:
+                    self.rollback()  # the error has left out the COMMIT that went along
+                if once or not begin:
                     raise
                 if isinstance(error, ConnectionLost) and attempt == 1:
                     self._renew()
-                elif error.args[0].get("C") in RACES_LOST and not self.closed:
+                elif _sqlstate(error) in RACES_LOST and not self.closed:
                     self.rollback()
                     time.sleep(BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 else:
@@ -274,7 +280,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def _talk(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> _Talk:
         if not values and stream is None and (not begin or _may_be_several(statement)):
-            return self._query(f"{begin};{statement}" if begin else statement)
+            end = ";commit" if begin and self.autocommit else ""
+            return self._query(f"{begin};{statement}{end}" if begin else statement)
         # Without parameters a percent sign is one.
         text = statement if self.numbered or not values else _numbered(statement)
         return self._extended(text, values, oids, stream, begin)
@@ -297,15 +304,19 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = ""
     ) -> _Talk:
         """All messages of a statement with parameters, or dbapi.DataError before any of them is sent."""
-        parts = [_parse(begin.encode()), _bind(()), EXECUTE] if begin else []
+        parts = [_begun(begin)] if begin else []
         parts.append(_parse(self._text(statement), oids))
         try:
             params = make_params(self.py_types, values)
             encoded = [None if param is None else param.encode(self._client_encoding) for param in params]
-            parts += (_bind(encoded), DESCRIBE, EXECUTE, SYNC)
+            parts += (_bind(encoded), DESCRIBE, EXECUTE)
         except Exception as error:
             raise _error("22000", f"a parameter cannot be sent: {type(error).__name__}") from error
         replies = REPLIES_TO_BEGIN_AND_STATEMENT if begin else REPLIES_TO_STATEMENT
+        if begin and self.autocommit:
+            parts.append(COMMIT)
+            replies = REPLIES_TO_READ
+        parts.append(SYNC)
         return _Talk(b"".join(parts), replies, Context(statement, stream=stream))
 
     def _converse(self, talk: _Talk) -> Any:
@@ -361,10 +372,12 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def _listen(self, context: Any) -> tuple[bytes, Exception | None]:
         """Read up to ReadyForQuery. Returns the letters of the replies, and what kept one from being understood."""
-        read, handlers, heard, unreadable = self._sock.read, self.message_types, bytearray(), None
+        message, handlers, heard, unreadable = self._sock.message, self.message_types, bytearray(), None
         while True:
-            code, length = _header(read(5))
-            data = read(length - 4)
+            code, data = message()
+            if code in SILENT:
+                heard += code
+                continue
             try:
                 handlers[code](data, context)
             except Exception as error:
@@ -448,6 +461,11 @@ def _message(code: bytes, data: bytes) -> bytes:
     return code + _int32(len(data) + 4) + data
 
 
+@lru_cache
+def _begun(begin: str) -> bytes:
+    return _parse(begin.encode()) + _bind(()) + EXECUTE
+
+
 @lru_cache(maxsize=512)
 def _numbered(statement: str) -> str:
     """`%s` as `$1`, `$2`…: pg8000 looks at every character, so the result is kept."""
@@ -459,7 +477,16 @@ def _error(sqlstate: str, message: str) -> dbapi.DatabaseError:
     return _classified(dbapi.DatabaseError({"S": "ERROR", "C": sqlstate, "M": message}))
 
 
+def _sqlstate(error: dbapi.Error) -> str:
+    fields = error.args[0]
+    return str(fields.get("C", "")) if isinstance(fields, dict) else ""
+
+
 def _classified(error: dbapi.DatabaseError) -> dbapi.DatabaseError:
     """What pg8000 raises as DatabaseError, as the class that PEP 249 has for its SQLSTATE."""
     fields = error.args[0]
     return ERRORS.get(fields.get("C", "")[:2], dbapi.DatabaseError)(fields)
+
+
+# Ahead of the Sync: the transaction of a read begins and ends in one flush.
+COMMIT = _begun("commit")

@@ -40,18 +40,36 @@ class Stream:
         if size < 0:
             raise ConnectionError("a message of negative length")
         while len(self._in) - self._start < size:
-            self._socket.settimeout(remaining())
-            chunk = self._socket.recv(CHUNK)
-            if not chunk:
-                raise ConnectionResetError("the server closed the connection")
-            if self._start:
-                del self._in[: self._start]
-                self._start = 0
-            self._in += chunk
+            self._receive()
         end = self._start + size
         data = bytes(memoryview(self._in)[self._start : end])
         self._start = end
         return data
+
+    def message(self) -> tuple[bytes, bytes]:
+        """The letter of the next message and what it holds. Raises OSError.
+
+        PostgreSQL manual, 54.7: a letter, then the length of the rest, its own four bytes among it.
+        """
+        while len(self._in) - self._start < 5:
+            self._receive()
+        length = int.from_bytes(self._in[self._start + 1 : self._start + 5], signed=True)
+        if length < 4:
+            raise ConnectionError("a message of negative length")
+        while len(self._in) - self._start <= length:
+            self._receive()
+        start, self._start = self._start, self._start + 1 + length
+        return bytes(self._in[start : start + 1]), bytes(memoryview(self._in)[start + 5 : self._start])
+
+    def _receive(self) -> None:
+        self._socket.settimeout(remaining())
+        chunk = self._socket.recv(CHUNK)
+        if not chunk:
+            raise ConnectionResetError("the server closed the connection")
+        if self._start:
+            del self._in[: self._start]
+            self._start = 0
+        self._in += chunk
 
     def unread(self) -> bytes:
         """What has come already, and nobody has read."""

@@ -172,7 +172,7 @@ def take_steps(url: str, seed: int) -> int:
         cursor = connection.cursor()
         where = "SELECT %s, current_setting('transaction_isolation'), current_setting('transaction_read_only')"
         if kind == "read":
-            assert cursor.execute(where, (token,)).fetchall() == ([token, "read committed", "off"],)
+            assert cursor.execute(where, (token,)).fetchall() == ([token, "read committed", "on"],)
         elif kind == "plain read":
             assert cursor.execute(f"SELECT '{token}'").fetchall() == ([token],)
         elif kind == "write":
@@ -369,7 +369,7 @@ HARMLESS = {
 PINNING_WORDS = re.compile(r"\b(set_config|nextval|setval|currval|pg_\w*advisory\w*|temp|temporary)\b", re.IGNORECASE)
 LONGEST_STATEMENT = 16 * 1024  # bytes
 # Every statement in one flush with one Sync; nothing after Terminate.
-CONVERSATION = re.compile(r"(Q|(PBE)?PBDES)*X")
+CONVERSATION = re.compile(r"(Q|(PBE)?PBDE(PBE)?S)*X")
 
 
 class Recorder(Proxy):

@@ -113,6 +113,32 @@ def test_a_read_session_refuses_to_write(write: Any, app: FastAPI, database: Any
     assert names(database) == []
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT write_item()",
+        "WITH written AS (INSERT INTO items (name) VALUES ('x') RETURNING id) SELECT id FROM written",
+        "INSERT INTO items (name) VALUES ('x') RETURNING id",
+    ],
+)
+def test_the_server_refuses_what_a_read_session_does_not_see_through(
+    statement: str, app: FastAPI, database: Any
+) -> None:
+    database.run(
+        "CREATE OR REPLACE FUNCTION write_item() RETURNS bigint LANGUAGE sql"
+        " AS 'INSERT INTO items (name) VALUES (''x'') RETURNING id'"
+    )
+
+    @app.get("/test/write")
+    async def _route(session: ReadSessionDep) -> None:
+        session.connection().exec_driver_sql(statement)
+
+    assert call("GET", "/test/write").status == 503
+    assert names(database) == []
+    assert create("after")["name"] == "after"
+    database.run("DROP FUNCTION write_item")
+
+
 def test_a_read_session_s_objects_are_not_stored_when_they_are_changed(app: FastAPI, database: Any) -> None:
     create("before")
 
