@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Collection
-from typing import Annotated
+from typing import Any
 
-from fastapi import Depends, Header, HTTPException, status
-from pydantic.json_schema import SkipJsonSchema
+from fastapi import HTTPException, Request, status
 
 from handler.settings import settings
 
@@ -17,24 +16,12 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-IfMatch = Annotated[
-    str | SkipJsonSchema[None],
-    Header(
-        description="The change is made only to a version whose ETag is here; else 412",
-        examples=['"1"'],
-    ),
-]
-IfNoneMatch = Annotated[
-    str | SkipJsonSchema[None],
-    Header(
-        description="The ETags that the client has: 304 when the item's is among them",
-        examples=['"1"'],
-    ),
-]
+def expected_versions(request: Request) -> list[int] | None:
+    """The versions that a change may be made to, or None for any. Strong comparison: a weak tag matches none.
 
-
-async def _expected_versions(if_match: IfMatch = None) -> list[int] | None:
-    """The versions that a change may be made to, or None for any. Strong comparison: a weak tag matches none."""
+    Raises HTTPException 428 where the setting wants a condition, and there is none.
+    """
+    if_match = request.headers.get("if-match")
     if if_match is None and settings().require_if_match:
         raise HTTPException(status.HTTP_428_PRECONDITION_REQUIRED, "Say with If-Match which version is to be changed")
     if if_match is None or if_match.strip() == "*":
@@ -42,8 +29,9 @@ async def _expected_versions(if_match: IfMatch = None) -> list[int] | None:
     return [int(tag) for weak, tag in _EACH.findall(if_match) if not weak and _is_version(tag)]
 
 
-async def _known_versions(if_none_match: IfNoneMatch = None) -> Collection[int]:
+def known_versions(request: Request) -> Collection[int]:
     """The versions that the client has, for a 304. Weak comparison."""
+    if_none_match = request.headers.get("if-none-match")
     if if_none_match is None:
         return ()
     if if_none_match.strip() == "*":
@@ -55,5 +43,11 @@ def _is_version(tag: str) -> bool:
     return re.fullmatch(r"[1-9][0-9]{0,8}", tag) is not None
 
 
-ExpectedVersionsDep = Annotated[list[int] | None, Depends(_expected_versions)]
-KnownVersionsDep = Annotated[Collection[int], Depends(_known_versions)]
+def _described(name: str, description: str) -> dict[str, Any]:
+    header = {"name": name, "in": "header", "required": False, "description": description}
+    return {"parameters": [header | {"schema": {"type": "string", "examples": [etag(1)]}}]}
+
+
+# For `openapi_extra=` of the routes that call the functions above.
+IF_MATCH = _described("If-Match", "The change is made only to a version whose ETag is here; else 412")
+IF_NONE_MATCH = _described("If-None-Match", "The ETags that the client has: 304 when the item's is among them")

@@ -11,8 +11,8 @@ from handler.idempotency import IdempotencyKeyHeader, earlier_answer, remember_a
 from handler.items.models import Item
 from handler.items.schemas import MAX_ID, ItemId, ItemIn, ItemOut, ItemPage, ItemPatch
 from handler.paging import Page, link_to_next, next_cursor, start_keys
-from handler.preconditions import ExpectedVersionsDep, KnownVersionsDep, etag
-from handler.query import NO_QUERY
+from handler.preconditions import IF_MATCH, IF_NONE_MATCH, etag, expected_versions, known_versions
+from handler.query import refuse_query
 
 router = APIRouter(prefix="/items", tags=["items"], responses=problems(400, 422, 500, 503))
 
@@ -39,26 +39,23 @@ SEARCHES = {order: statement.where(_CONTAINS) for order, statement in LISTS.item
 FIRST: dict[str, dict[str, Any]] = {"newest": {"id": MAX_ID}, "name": {"name": "", "id": 0}}
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, include_in_schema=False, dependencies=NO_QUERY)
-@router.post("/", status_code=status.HTTP_201_CREATED, responses=problems(409, 413), dependencies=NO_QUERY)
+@router.post("", status_code=status.HTTP_201_CREATED, include_in_schema=False)
+@router.post("/", status_code=status.HTTP_201_CREATED, response_model=ItemOut, responses=problems(409, 413))
 async def create_item(
     body: ItemIn, session: SessionDep, request: Request, idempotency_key: IdempotencyKeyHeader = None
-) -> ItemOut:
+) -> Response:
+    refuse_query(request)
     scope = "POST /items/"
     if idempotency_key:
         earlier = earlier_answer(session, scope, idempotency_key, body.model_dump_json().encode())
         if earlier:
-            return earlier  # type: ignore[return-value] # FastAPI sends a Response as it is
+            return earlier
     item = session.execute(CREATE, body.model_dump()).one()
-    answer = Response(
-        ItemOut.model_validate(item).model_dump_json(),
-        status.HTTP_201_CREATED,
-        {"Location": f"{request.scope['root_path']}/items/{item.id}", "ETag": etag(item.version)},
-        "application/json",
-    )
+    answer = _answer(item, status.HTTP_201_CREATED)
+    answer.headers["Location"] = f"{request.scope['root_path']}/items/{item.id}"
     if idempotency_key:
         remember_answer(session, scope, idempotency_key, answer)
-    return answer  # type: ignore[return-value] # the same answer is stored and sent
+    return answer
 
 
 @router.get("", include_in_schema=False)
@@ -82,41 +79,46 @@ async def list_items(
     return ItemPage(items=[ItemOut.model_validate(item) for item in items], next_cursor=cursor)
 
 
-@router.get("/{item_id}", responses={304: {"description": "Not Modified"}, **problems(404)}, dependencies=NO_QUERY)
-async def read_item(
-    item_id: ItemIdPath, session: ReadSessionDep, response: Response, known: KnownVersionsDep
-) -> ItemOut:
+@router.get(
+    "/{item_id}",
+    response_model=ItemOut,
+    responses={304: {"description": "Not Modified"}, **problems(404)},
+    openapi_extra=IF_NONE_MATCH,
+)
+async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Request) -> Response:
+    refuse_query(request)
     item = _found(session.execute(READ, {"item_id": item_id}))
-    if item.version in known:
-        return Response(status_code=304, headers={"ETag": etag(item.version)})  # type: ignore[return-value]
-    return _answer(item, response)
+    if item.version in known_versions(request):
+        return Response(status_code=304, headers={"ETag": etag(item.version)})
+    return _answer(item)
 
 
-@router.put("/{item_id}", responses=problems(404, 412, 413, 428), dependencies=NO_QUERY)
-async def replace_item(
-    item_id: ItemIdPath, body: ItemIn, session: SessionDep, response: Response, expected: ExpectedVersionsDep
-) -> ItemOut:
-    return _answer(_changed(session, item_id, CHANGE.values(body.model_dump()), expected), response)
+@router.put("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
+async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep, request: Request) -> Response:
+    return _answer(_changed(request, session, item_id, CHANGE.values(body.model_dump())))
 
 
-@router.patch("/{item_id}", responses=problems(404, 412, 413, 428), dependencies=NO_QUERY)
-async def change_item(
-    item_id: ItemIdPath, body: ItemPatch, session: SessionDep, response: Response, expected: ExpectedVersionsDep
-) -> ItemOut:
+@router.patch("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
+async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep, request: Request) -> Response:
     """A JSON merge patch (RFC 7396)."""
     fields = body.model_dump(exclude_unset=True)
-    return _answer(_changed(session, item_id, CHANGE.values(fields) if fields else READ, expected), response)
+    return _answer(_changed(request, session, item_id, CHANGE.values(fields) if fields else READ))
 
 
 @router.delete(
-    "/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 412, 428), dependencies=NO_QUERY
+    "/{item_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problems(404, 412, 428),
+    openapi_extra=IF_MATCH,
 )
-async def delete_item(item_id: ItemIdPath, session: SessionDep, expected: ExpectedVersionsDep) -> None:
-    _changed(session, item_id, DELETE, expected)
+async def delete_item(item_id: ItemIdPath, session: SessionDep, request: Request) -> None:
+    _changed(request, session, item_id, DELETE)
 
 
-def _changed(session: SessionDep, item_id: int, statement: Any, expected: list[int] | None) -> Any:
+def _changed(request: Request, session: SessionDep, item_id: int, statement: Any) -> Any:
     """Check and change in one statement, so that nothing comes between: of several at once, one wins."""
+    refuse_query(request)
+    expected = expected_versions(request)
     parameters: dict[str, Any] = {"item_id": item_id}
     if expected is None:
         return _found(session.execute(statement, parameters))
@@ -134,9 +136,10 @@ def _found(result: Result[Any]) -> Any:
     return row
 
 
-def _answer(item: Any, response: Response) -> ItemOut:
-    response.headers["ETag"] = etag(item.version)
-    return ItemOut.model_validate(item)
+def _answer(item: Any, status_code: int = 200) -> Response:
+    """One item, serialised once; FastAPI would validate and serialise what it is given again."""
+    body = ItemOut.model_validate(item).model_dump_json()
+    return Response(body, status_code, {"ETag": etag(item.version)}, "application/json")
 
 
 def _escaped(text: str) -> str:
