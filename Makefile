@@ -10,7 +10,7 @@ COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-an
 	--custom-compile-command "make lock" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect build clean \
+.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect bench-pages build clean \
 	build-ApiFunction
 
 help: ## Show this list
@@ -21,7 +21,7 @@ setup: $(VENV)/ready ## Create .venv from the pinned files (the other targets do
 
 $(VENV)/ready: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "setup: $(PYTHON) is older than 3.11; name a newer one: make setup PYTHON=python3.13" >&2; exit 1; }
+		{ echo "setup: $(PYTHON) is not here, or older than 3.11; name another: make setup PYTHON=python3.13" >&2; exit 1; }
 	@echo "setup: installing into $(VENV), half a minute once"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(RUN) $(PIP_INSTALL) -r requirements-dev.txt
@@ -51,6 +51,7 @@ upstream: setup ## Run pg8000's own DBAPI tests on the driver
 	@$(RUN) -m tests.upstream.run
 
 fix: setup ## Format, and mend what the linter can
+	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
@@ -58,7 +59,11 @@ migrate: setup ## Bring DATABASE_URL, or the embedded database, to the newest sc
 	@$(RUN) -m local.postgres $(RUN) -m handler.migrate
 
 revision: setup ## Write a migration from the models' changes: make revision MESSAGE="add a price"
+	@test -n "$(MESSAGE)" || { echo 'revision: say what changes: make revision MESSAGE="add a price"' >&2; exit 1; }
+	@$(RUN) -m local.postgres $(RUN) -m handler.migrate
 	@$(RUN) -m local.postgres $(VENV)/bin/alembic revision --autogenerate -m "$(MESSAGE)"
+	@$(RUN) -m ruff format --quiet handler/migrations
+	@$(RUN) -m ruff check --quiet --fix handler/migrations
 
 openapi: setup ## Write docs/openapi.json anew
 	@DATABASE_URL=postgresql://nobody@localhost AUTH_MODE=none $(RUN) -m local.openapi
@@ -68,14 +73,18 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
+	@for file in requirements*.txt; do git diff --quiet -- $$file && touch -t 200001010000 $$file || true; done
 
-bench: bench-warm bench-connect ## Run every benchmark
+bench: bench-warm bench-connect bench-pages ## Run every benchmark
 
 bench-warm: setup ## Time warm requests beside the tutorial's, into benchmarks/RESULTS.md
 	@$(RUN) -m benchmarks.warm
 
 bench-connect: setup ## Time the first connection, TLS with SCRAM, beside stock pg8000's
 	@$(RUN) -m benchmarks.connect
+
+bench-pages: setup ## Time first and last pages of 10,000 and of 5,000,000 items (5 min, 3 GB of disk)
+	@$(RUN) -m benchmarks.pages
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build

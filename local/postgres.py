@@ -112,8 +112,9 @@ def _stop_orphan(data: Path) -> None:
     # Only a server that answers on its socket is one: after a restart of the machine its number is another's.
     with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(f"{_line_of_pid_file(data, 4)}/.s.PGSQL.{_line_of_pid_file(data, 3)}")
-        pid = int(_line_of_pid_file(data, 0))
+        pid, socket_folder = int(_line_of_pid_file(data, 0)), _line_of_pid_file(data, 4)
         os.kill(pid, signal.SIGINT)
+        shutil.rmtree(socket_folder, ignore_errors=True)
         while True:
             time.sleep(0.05)
             os.kill(pid, 0)

@@ -93,7 +93,7 @@ def run() -> None:
                 changed = changes(process)
             if not changed:
                 sys.exit(1)
-            print(f"run: {', '.join(sorted(Path(path).name for path in changed))} changed")
+            print(f"run: {', '.join(sorted(Path(path).name for path in changed))} changed", flush=True)
             if any("migrations" in path for path in changed):
                 migrate(url)
 
@@ -111,7 +111,7 @@ def main() -> None:
     except (RunError, PostgresError) as error:
         sys.exit(f"run: {error}")
     except KeyboardInterrupt:
-        print("run: stopped")
+        print("run: stopped", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from handler import idempotency  # noqa: F401 - fills Base.metadata, like the next
+from handler.database.base import Base
+from handler.items import models  # noqa: F401
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.postgres import server
@@ -61,5 +64,6 @@ def server_url(pytestconfig: pytest.Config) -> str:
 def database() -> Any:
     """A connection beside the handler's, to the same database, with every table empty."""
     with connect(os.environ["DATABASE_URL"]) as connection:
-        connection.run("TRUNCATE items, idempotency_keys RESTART IDENTITY")
+        tables = ", ".join(Base.metadata.tables)
+        connection.run(f"TRUNCATE {tables} RESTART IDENTITY")
         yield connection

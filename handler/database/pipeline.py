@@ -155,7 +155,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             except dbapi.DatabaseError as error:
                 raise _classified(error) from None
             except Exception as error:
-                raise _error("08001", f"cannot connect: {error}") from error
+                raise _error("08001", f"cannot connect to {address[0]}: {error}") from error
         self.register_in_adapter(TIMESTAMPTZ, _timestamptz_in)
         self._transaction_status = b"I"  # pg8000 forgets what the server has just said
         self._touch()
