@@ -35,4 +35,6 @@ SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.f
 @schema.parametrize()
 @limits(max_examples=40, deadline=None, derandomize=True, suppress_health_check=SLOW)
 def test_every_request_gets_an_answer_that_openapi_describes(case: Any) -> None:
+    # A key that was used for another body is 422, which no schema can tell: test_idempotency.py has them.
+    (case.headers or {}).pop("Idempotency-Key", None)
     case.call_and_validate()
