@@ -215,13 +215,13 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         begin = self._begin() if self.read_only or not self.autocommit else ""
         # Several statements in one text may end their transaction themselves.
         once = stream is not None or (not values and _may_be_several(statement))
-        for attempt in range(1, ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._converse(self._talk(statement, values, oids, stream, begin))
             except dbapi.Error as error:
                 if self.autocommit and begin:
                     self.rollback()  # the error has left out the COMMIT that went along
-                if once or not begin:
+                if once or not begin or attempt == ATTEMPTS:
                     raise
                 if isinstance(error, ConnectionLost) and attempt == 1:
                     self._renew()
@@ -230,7 +230,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                     time.sleep(BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 else:
                     raise
-        return self._converse(self._talk(statement, values, oids, stream, begin))
+        raise AssertionError("the last attempt returns or raises")
 
     def commit(self) -> None:
         """One round trip where a transaction is open, none where not. Raises unless everything is stored."""

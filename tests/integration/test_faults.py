@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pg8000 import dbapi
 from sqlalchemy import insert, text
 
+from handler.database.connection import connect as connect_to
 from handler.database.engine import engine
 from handler.database.pipeline import Connection
 from handler.database.session import SessionDep
@@ -247,6 +249,23 @@ def test_a_race_that_is_always_lost_is_503_in_the_end(races: Any, database: Any)
     assert_unavailable(call("POST", "/items/", {"name": "Lamp"}))
     assert attempts() == 4
     assert database.run("SELECT count(*) FROM items") == [[0]]
+
+
+def test_a_read_that_always_loses_leaves_no_transaction_behind(database: Any) -> None:
+    """Its COMMIT goes along with it, and is left out with every error, the last one too."""
+    database.run(
+        "CREATE FUNCTION loses() RETURNS int LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$"
+    )
+    connection = connect_to(settings().database)
+    try:
+        connection.autocommit = connection.read_only = True
+        with pytest.raises(dbapi.OperationalError):
+            connection.run("SELECT loses()")
+        assert connection.run("SELECT 1").rows == [[1]]
+    finally:
+        connection.close()
+        database.run("DROP FUNCTION loses")
 
 
 def test_a_lost_race_is_not_run_again_when_something_has_happened_before(
