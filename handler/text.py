@@ -5,7 +5,7 @@ from pydantic_core import PydanticCustomError
 
 # For OpenAPI, what the functions below check: as a `pattern`, pydantic would answer with the expression.
 TEXT: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*$"}
-TEXT_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*\S[^\u0000]*$"}
+TEXT_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}
 
 
 def storable(value: str) -> str:
