@@ -31,7 +31,9 @@ def write(kind: Kind, method: str, answer: Answer, request_id: str) -> dict[str,
     if len(answer.body) * WORST_CASE + HEADERS > kind.limit:
         size = len(json.dumps(written, ensure_ascii=False).encode())
         if size > kind.limit:
-            answer = _finished(refusal(500, TOO_LARGE, request_id), method, request_id)
+            refused = refusal(500, TOO_LARGE, request_id)
+            cors = {name: text for name, text in answer.headers.items() if name.startswith("access-control-")}
+            answer = _finished(refused._replace(headers=refused.headers | cors), method, request_id)
             written = kind.write(answer)
     # After the measuring: HEAD has the headers that GET has (RFC 9110, 9.3.2).
     return written | {"body": "", "isBase64Encoded": False} if method == "HEAD" else written

@@ -8,10 +8,12 @@ from fastapi.middleware.cors import CORSMiddleware
 from mangum.types import ASGI
 
 from handler import health
-from handler.errors import METHODS, add_error_handlers, describe_problems, problems
+from handler.errors import METHODS, add_error_handlers, describe_problems, problems, too_large
 from handler.items import routes as items
 from handler.settings import settings
 
+# Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
+MAX_BODY = 256 * 1024
 # What a page of another origin may send beside what every page may, and what it may read of an answer.
 CORS_REQUEST_HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match")
 CORS_ANSWER_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id")
@@ -40,13 +42,18 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def with_cors(app: FastAPI) -> ASGI:
-    """`app` for pages of the origins in CORS_ORIGINS. Around all of it, so that they can read a 500 too."""
+def guarded(app: ASGI) -> ASGI:
+    """`app` behind what holds for every request: a limit on bodies, and CORS around it all, so that pages see a 500."""
+
+    async def limited(scope: Any, receive: Any, send: Any) -> None:
+        answer = too_large(scope["request_id"], MAX_BODY) if scope["body_size"] > MAX_BODY else app
+        await answer(scope, receive, send)
+
     origins = settings().cors_origins
     if not origins:
-        return app
+        return limited
     return CORSMiddleware(
-        app,
+        limited,
         allow_origins=origins,
         allow_methods=METHODS,
         allow_headers=CORS_REQUEST_HEADERS,

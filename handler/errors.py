@@ -129,6 +129,11 @@ def _answer(
     return JSONResponse(members, status, headers, PROBLEM_JSON)
 
 
+def too_large(request_id: str, limit: int) -> Response:
+    detail = f"The body is larger than {limit} bytes"
+    return JSONResponse(problem(413, detail, request_id), 413, media_type=PROBLEM_JSON)
+
+
 async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:

@@ -13,13 +13,11 @@ from mangum import Mangum
 from mangum.types import LambdaConfig, Response
 
 from handler.answers import refusal, write
-from handler.app import create_app, with_cors
+from handler.app import create_app, guarded
 from handler.database.deadline import within
 from handler.events import Answer, Kind, kind_of, read_body, read_scope
 from handler.settings import settings
 
-# Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
-MAX_BODY = 256 * 1024
 TIME_TO_ANSWER = 0.5  # seconds of the invocation that the database does not get
 
 logging.getLogger().setLevel(settings().log_level)
@@ -37,10 +35,6 @@ class _Loop:
         self.loop.close()
 
 
-class BodyTooLarge(Exception):
-    """The request's body is above MAX_BODY."""
-
-
 class Exchange:
     """A request and the answer to it: what Mangum calls a handler, for every kind of event that we read."""
 
@@ -53,8 +47,6 @@ class Exchange:
         assert kind is not None
         self.kind = kind
         self.body = read_body(event)
-        if len(self.body) > MAX_BODY:
-            raise BodyTooLarge
         self.scope = read_scope(kind, event)
         self.method = self.scope["method"]
         self.request_id = _request_id(context)
@@ -62,6 +54,7 @@ class Exchange:
         self.scope |= {
             "method": "GET" if self.method == "HEAD" else self.method,
             "request_id": self.request_id,
+            "body_size": len(self.body),
             "aws.event": event,
             "aws.context": context,
         }
@@ -101,7 +94,7 @@ def _in_running_loop() -> bool:
 _use_own_loop()  # before Mangum, which makes one where there is none
 app = create_app()
 # Mangum runs startup and shutdown on every invocation unless lifespan is off.
-_adapter = Mangum(with_cors(app), lifespan="off", custom_handlers=[Exchange])
+_adapter = Mangum(guarded(app), lifespan="off", custom_handlers=[Exchange])
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -127,13 +120,10 @@ def _answer(kind: Kind, event: Any, context: Any) -> dict[str, Any]:
     try:
         with within(_time_left(context) - TIME_TO_ANSWER):
             return _adapter(event, context)
-    except BodyTooLarge:
-        status, detail = 413, f"The body is larger than {MAX_BODY} bytes"
     except Exception:  # the application's own errors are answered inside Mangum; this is the event's
         logger.info("the event is no request that can be read", exc_info=True)
-        status, detail = 400, "The request cannot be read"
     request_id = _request_id(context)
-    return write(kind, "GET", refusal(status, detail, request_id), request_id)
+    return write(kind, "GET", refusal(400, "The request cannot be read", request_id), request_id)
 
 
 def _answer_no_request(event: Any) -> dict[str, Any]:

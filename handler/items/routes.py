@@ -1,15 +1,15 @@
 """The resource's routes. `async def` with the blocking driver called in place: docs/adr/0003 says why."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, status
-from sqlalchemy import Result, Table, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Result, bindparam, delete, func, insert, select, update
 
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.errors import problems
 from handler.idempotency import IdempotencyKeyHeader, earlier_answer, remember_answer
-from handler.items.models import Item
-from handler.items.schemas import MAX_ID, ItemId, ItemIn, ItemOut, ItemPage, ItemPatch
+from handler.items.lists import FIRST, ITEMS, LISTS, SEARCHES, pattern
+from handler.items.schemas import ItemId, ItemIn, ItemOut, ItemPage, ItemPatch
 from handler.paging import Page, link_to_next, next_cursor, start_keys
 from handler.preconditions import IF_MATCH, IF_NONE_MATCH, etag, expected_versions, known_versions
 from handler.query import refuse_query
@@ -19,24 +19,12 @@ router = APIRouter(prefix="/items", tags=["items"], responses=problems(400, 422,
 ItemIdPath = Annotated[ItemId, Path(description="The item's id")]
 
 # Statements are built once, and read columns, not entities (docs/adr/0010).
-ITEMS = cast("Table", Item.__table__)
 BY_ID = ITEMS.c.id == bindparam("item_id")
 CREATE = insert(ITEMS).returning(*ITEMS.c)
 READ = select(*ITEMS.c).where(BY_ID)
 CHANGE = update(ITEMS).where(BY_ID).values(version=ITEMS.c.version + 1, updated_at=func.now()).returning(*ITEMS.c)
 DELETE = delete(ITEMS).where(BY_ID).returning(*ITEMS.c)
 EXPECTED = ITEMS.c.version.in_(bindparam("versions", expanding=True))
-
-_PAGE = select(*ITEMS.c).limit(bindparam("limit"))
-_AFTER_NAME = tuple_(ITEMS.c.name, ITEMS.c.id) > tuple_(bindparam("name"), bindparam("id"))
-LISTS = {
-    "newest": _PAGE.where(ITEMS.c.id < bindparam("id")).order_by(ITEMS.c.id.desc()),
-    "name": _PAGE.where(_AFTER_NAME).order_by(ITEMS.c.name, ITEMS.c.id),
-}
-_CONTAINS = or_(*(column.ilike(bindparam("pattern"), escape="\\") for column in (ITEMS.c.name, ITEMS.c.description)))
-SEARCHES = {order: statement.where(_CONTAINS) for order, statement in LISTS.items()}
-# What comes before every row, in each order: the keys that the first page starts after.
-FIRST: dict[str, dict[str, Any]] = {"newest": {"id": MAX_ID}, "name": {"name": "", "id": 0}}
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, include_in_schema=False)
@@ -70,7 +58,7 @@ async def list_items(
     if page.q is None:
         statement = LISTS[page.order]
     else:
-        statement, parameters["pattern"] = SEARCHES[page.order], f"%{_escaped(page.q)}%"
+        statement, parameters["pattern"] = SEARCHES[page.order], pattern(page.q)
     rows = session.execute(statement, parameters).all()
     items, cursor = rows[: page.limit], None
     if len(rows) > page.limit:
@@ -140,8 +128,3 @@ def _answer(item: Any, status_code: int = 200) -> Response:
     """One item, serialised once; FastAPI would validate and serialise what it is given again."""
     body = ItemOut.model_validate(item).model_dump_json()
     return Response(body, status_code, {"ETag": etag(item.version)}, "application/json")
-
-
-def _escaped(text: str) -> str:
-    """For LIKE, where these stand for others (PostgreSQL manual, 9.7.1)."""
-    return text.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")

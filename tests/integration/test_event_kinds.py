@@ -17,7 +17,7 @@ from fastapi import FastAPI, Response
 from mangum import Mangum
 
 from handler import main
-from handler.app import create_app, with_cors
+from handler.app import MAX_BODY, create_app, guarded
 from handler.settings import settings
 from tests.client import create
 from tests.event_kinds import KINDS, Received, Request, http_api_1, http_api_2, rest_api, send
@@ -317,7 +317,7 @@ def cors(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
     def change(*origins: str) -> FastAPI:
         monkeypatch.setitem(vars(settings()), "cors_origins", origins)
         app = create_app()
-        adapter = Mangum(with_cors(app), lifespan="off", custom_handlers=[main.Exchange])
+        adapter = Mangum(guarded(app), lifespan="off", custom_handlers=[main.Exchange])
         monkeypatch.setattr(main, "_adapter", adapter)
         return app
 
@@ -358,9 +358,16 @@ def test_every_page_may_where_the_setting_says_so(cors: Callable[..., FastAPI]) 
         raise ValueError
 
     assert preflight("DELETE").headers["access-control-allow-origin"] == "*"
-    for path, status in [("/items/", 200), ("/items/0", 422), ("/test/fails", 500)]:
+
+    @app.get("/test/large")
+    async def _large() -> str:
+        return "x" * 7_000_000
+
+    for path, status in [("/items/", 200), ("/items/0", 422), ("/test/fails", 500), ("/test/large", 500)]:
         answer = send(http_api_2(Request("GET", path, headers=[PAGE])))
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, "*")
+    refused = send(http_api_2(Request("POST", "/items/", headers=[PAGE], body=b"x" * (MAX_BODY + 1))))
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (413, "*")
 
 
 # Requests that are broken, and events that are no request.

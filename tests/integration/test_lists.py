@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from handler.items.lists import NEAR
 from tests.client import Response, call, create
 
 ORDERS = {"newest": lambda item: -item["id"], "name": lambda item: (item["name"], item["id"])}
@@ -108,6 +109,17 @@ def test_a_search_finds_substrings_of_both_columns_in_any_case(order: str, limit
     create("Chair", "No light")
     create("l a m p")
     assert pages(f"q=LaMp&order={order}&limit={limit}") == sorted(found, key=ORDERS[order])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_search_finds_what_is_far_away_in_the_order(order: str, database: Any) -> None:
+    crowd = "INSERT INTO items (name) SELECT 'm' || g FROM generate_series(1, {}) AS g"
+    before = [create("a Lamp"), create("z Lamp")]
+    database.run(crowd.format(2 * NEAR))
+    amid = [create("m Lamp"), create("b Lamp")]
+    database.run(crowd.format(2 * NEAR))
+    assert pages(f"q=lamp&limit=1&order={order}") == sorted(before + amid, key=ORDERS[order])
+    assert pages(f"q=lamp&limit=3&order={order}") == sorted(before + amid, key=ORDERS[order])
 
 
 @pytest.mark.parametrize(
