@@ -6,7 +6,6 @@ them API Gateway events in turns and the same number of each, so that both meet 
 
 import argparse
 import os
-import platform
 import re
 import signal
 import socket
@@ -16,9 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from importlib import import_module
-from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,15 +24,14 @@ from typing import Any, NamedTuple
 
 import pg8000.native
 
+from benchmarks.report import Progress, describe_machine, table, write_section
 from local.events import Context, http_answer, http_event
 from local.postgres import server
 from local.proxy import Proxy
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 TITLE = "Warm requests"
 OURS, THEIRS = "ours", "tutorial"
 PEERS = {OURS: "handler.main", THEIRS: "benchmarks.peers.tutorial"}
-PACKAGES = ("fastapi", "mangum", "sqlalchemy", "pg8000")
 
 LATENCY = 0.0005  # seconds each way
 # What we hold ourselves to for GET and POST: our median over the tutorial's.
@@ -169,7 +165,7 @@ def migrate(url: str) -> None:
     subprocess.run(command, env=os.environ | {"DATABASE_URL": url}, stdout=subprocess.DEVNULL, check=True)
 
 
-def count_round_trips(server_port: int, progress: "Progress") -> dict[str, dict[str, str]]:
+def count_round_trips(server_port: int, progress: Progress) -> dict[str, dict[str, str]]:
     """For each kind of request and each peer: the round trips of one, as text (`2`, or `2-3` where they differ)."""
     counts: dict[str, dict[str, str]] = {}
     with Proxy(("127.0.0.1", server_port)) as proxy, peers(server_port, proxy.port, "counted") as found:
@@ -191,7 +187,7 @@ def count_round_trips(server_port: int, progress: "Progress") -> dict[str, dict[
     return counts
 
 
-def measure(found: dict[str, Peer], seconds: float, progress: "Progress") -> dict[str, dict[str, list[float]]]:
+def measure(found: dict[str, Peer], seconds: float, progress: Progress) -> dict[str, dict[str, list[float]]]:
     """The seconds of every request, by kind and peer: in batches, by turns, each kind's first peer alternating."""
     times: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in found} for kind in KINDS}
     order = list(found)
@@ -246,46 +242,6 @@ def postgres() -> Iterator[int]:
             yield port
 
 
-class Progress:
-    """A line on the terminal that says how far we are; silent where standard error is no terminal."""
-
-    def __init__(self, expected: float) -> None:
-        self._expected = expected
-        self._start = time.monotonic()
-
-    def show(self) -> None:
-        self._write(min(0.99, (time.monotonic() - self._start) / self._expected))
-
-    def done(self) -> None:
-        self._write(1.0)
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
-
-    def _write(self, part: float) -> None:
-        if sys.stderr.isatty():
-            print(f"\rbench: [{'#' * int(part * 40):40}] {part:4.0%}", end="", file=sys.stderr, flush=True)
-
-
-def table(*rows: tuple[Any, ...]) -> str:
-    """A Markdown table; the first row is the head."""
-    lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
-    lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
-    return "\n".join(lines)
-
-
-def describe_machine(server_port: int) -> str:
-    with connect(server_port) as connection:
-        postgresql = connection.run("SHOW server_version")[0][0]
-    names = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", names.read_text()) if names.exists() else None
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores ({model[1] if model else platform.machine()}, "
-        f"load {os.getloadavg()[0]:.1f} before), Python {platform.python_version()}, PostgreSQL {postgresql} with its "
-        f"defaults (a COMMIT waits for the disk), {packages}."
-    )
-
-
 def table_of_times(times: dict[str, dict[str, list[float]]], limit: float) -> str:
     rows: list[tuple[Any, ...]] = [("Median, ms", *PEERS, "ratio", "at most", "of lower quartiles", "requests of each")]
     for kind, by_peer in times.items():
@@ -299,21 +255,14 @@ def table_of_times(times: dict[str, dict[str, list[float]]], limit: float) -> st
     return table(*rows)
 
 
-def write_section(title: str, text: str) -> None:
-    """Put a section into RESULTS.md, in the place of the one with the same title."""
-    before = RESULTS.read_text() if RESULTS.exists() else "# Results\n\nWritten by the benchmarks; do not edit.\n"
-    head, *sections = re.split(r"^(?=## )", before, flags=re.MULTILINE)
-    kept = {section.splitlines()[0]: section.strip() for section in [*sections, f"## {title}\n\n{text}"]}
-    RESULTS.write_text("\n\n".join([head.strip(), *kept.values()]) + "\n")
-
-
 def run(seconds: float) -> str:
     """The whole part, of which `seconds` go into timing. Returns the section's text."""
     progress = Progress(BESIDE + seconds)
     times = {}
     round_trip = {}
     with postgres() as port:
-        machine = describe_machine(port)
+        with connect(port) as connection:
+            machine = f"{describe_machine(connection)} with its defaults (a COMMIT waits for the disk)."
         counts = count_round_trips(port, progress)
         with process(run_network, ("127.0.0.1", port), LATENCY) as network:
             for name, through, share in (("loopback", port, 0.35), ("1 ms", network.recv(), 0.65)):

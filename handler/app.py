@@ -4,11 +4,19 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from mangum.types import ASGI
 
 from handler import health
-from handler.errors import add_error_handlers, describe_problems, problems
+from handler.errors import METHODS, add_error_handlers, describe_problems, problems, too_large
 from handler.items import routes as items
+from handler.settings import settings
 
+# Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
+MAX_BODY = 256 * 1024
+# What a page of another origin may send beside what every page may, and what it may read of an answer.
+CORS_REQUEST_HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match")
+CORS_ANSWER_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id")
 DESCRIPTION = "Items in PostgreSQL. Every error is `application/problem+json` (RFC 9457)."
 
 
@@ -32,3 +40,22 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         describe_problems(FastAPI.openapi(app))
     assert app.openapi_schema is not None
     return app.openapi_schema
+
+
+def guarded(app: ASGI) -> ASGI:
+    """`app` behind what holds for every request: a limit on bodies, and CORS around it all, so that pages see a 500."""
+
+    async def limited(scope: Any, receive: Any, send: Any) -> None:
+        answer = too_large(scope["request_id"], MAX_BODY) if scope["body_size"] > MAX_BODY else app
+        await answer(scope, receive, send)
+
+    origins = settings().cors_origins
+    if not origins:
+        return limited
+    return CORSMiddleware(
+        limited,
+        allow_origins=origins,
+        allow_methods=METHODS,
+        allow_headers=CORS_REQUEST_HEADERS,
+        expose_headers=CORS_ANSWER_HEADERS,
+    )

@@ -7,16 +7,18 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 PROBLEM_JSON = "application/problem+json"
 # RFC 9110's names, where http.HTTPStatus before Python 3.13 has older ones.
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 RETRY_AFTER = {"Retry-After": "1"}
 
 logger = logging.getLogger(__name__)
@@ -123,15 +125,29 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     **extensions: Any,
 ) -> JSONResponse:
-    request_id = getattr(request.scope.get("aws.context"), "aws_request_id", None)
-    members = problem(status, detail, request_id, **extensions)
+    members = problem(status, detail, request.scope.get("request_id"), **extensions)
     return JSONResponse(members, status, headers, PROBLEM_JSON)
 
 
-async def http_error(request: Request, error: Exception) -> JSONResponse:
+def too_large(request_id: str, limit: int) -> Response:
+    detail = f"The body is larger than {limit} bytes"
+    return JSONResponse(problem(413, detail, request_id), 413, media_type=PROBLEM_JSON)
+
+
+async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allow = {"Allow": ", ".join(_methods(request))}
+        return Response(None, 204, allow) if request.method == "OPTIONS" else _answer(request, 405, headers=allow)
     detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
     return _answer(request, error.status_code, detail, error.headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """All that the request's path takes: the framework names those of the first route that matches."""
+    routes = request.app.routes
+    found = [m for m in METHODS if any(r.matches({**request.scope, "method": m})[0] == Match.FULL for r in routes)]
+    return sorted({*found, "OPTIONS", *(["HEAD"] if "GET" in found else [])})
 
 
 async def invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -1,13 +1,14 @@
 """For whoever watches: whether the process is alive, and whether it can serve."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from sqlalchemy import literal, select
 
 from handler.database.session import ReadSessionDep
 from handler.errors import problems
+from handler.query import refuse_query
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], responses=problems(422))
 
 
 class Health(BaseModel):
@@ -15,13 +16,15 @@ class Health(BaseModel):
 
 
 @router.get("/live")
-async def live() -> Health:
+async def live(request: Request) -> Health:
     """The process answers. Touches no database."""
+    refuse_query(request)
     return Health()
 
 
 @router.get("/ready", responses=problems(503))
-async def ready(session: ReadSessionDep) -> Health:
+async def ready(request: Request, session: ReadSessionDep) -> Health:
     """The database answers too."""
+    refuse_query(request)
     session.execute(select(literal(1)))
     return Health()

@@ -1,59 +1,146 @@
 """The Lambda entry: `handler.main.handler`."""
 
 import asyncio
-import json
 import logging
+import math
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from mangum import Mangum
-from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from mangum.types import LambdaConfig, Response
 
-from handler.app import create_app
+from handler.answers import refusal, write
+from handler.app import create_app, guarded
 from handler.database.deadline import within
-from handler.errors import PROBLEM_JSON, problem
+from handler.events import Answer, Kind, kind_of, read_body, read_scope
 from handler.settings import settings
 
-# Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
-MAX_BODY = 256 * 1024
 TIME_TO_ANSWER = 0.5  # seconds of the invocation that the database does not get
 
 logging.getLogger().setLevel(settings().log_level)
 logging.getLogger("mangum").setLevel(logging.WARNING)  # it has a line for every request
 logger = logging.getLogger(__name__)
 
-_loop = asyncio.new_event_loop()
-asyncio.set_event_loop(_loop)  # before Mangum, which makes one where there is none
 
+class _Loop:
+    """An event loop that is closed when its thread ends."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def __del__(self) -> None:
+        self.loop.close()
+
+
+class Exchange:
+    """A request and the answer to it: what Mangum calls a handler, for every kind of event that we read."""
+
+    @classmethod
+    def infer(cls, event: Any, context: Any, config: LambdaConfig) -> bool:  # noqa: ARG003 - Mangum's
+        return True
+
+    def __init__(self, event: Any, context: Any, config: LambdaConfig) -> None:  # noqa: ARG002 - Mangum's
+        kind = kind_of(event)
+        assert kind is not None
+        self.kind = kind
+        self.body = read_body(event)
+        self.scope = read_scope(kind, event)
+        self.method = self.scope["method"]
+        self.request_id = _request_id(context)
+        # Every GET answers HEAD too: the body goes when the answer is written.
+        self.scope |= {
+            "method": "GET" if self.method == "HEAD" else self.method,
+            "request_id": self.request_id,
+            "body_size": len(self.body),
+            "aws.event": event,
+            "aws.context": context,
+        }
+
+    def __call__(self, response: Response) -> dict[str, Any]:
+        headers: dict[str, str] = {}
+        cookies: list[str] = []
+        for name, value in response["headers"]:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            if key == "set-cookie":
+                cookies.append(text)
+            else:
+                headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        answer = Answer(response["status"], headers, cookies, response["body"])
+        return write(self.kind, self.method, answer, self.request_id)
+
+
+_thread = threading.local()
+
+
+def _use_own_loop() -> None:
+    """Mangum takes the thread's current loop, which may be none, closed, or somebody else's."""
+    own = getattr(_thread, "own", None)
+    if own is None or own.loop.is_closed():
+        own = _thread.own = _Loop()
+    asyncio.set_event_loop(own.loop)
+
+
+def _in_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+_use_own_loop()  # before Mangum, which makes one where there is none
 app = create_app()
-# Mangum runs startup and shutdown on every invocation unless lifespan is off, and sends what it does not know
-# to be text as base64.
-_adapter = Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, PROBLEM_JSON])
+# Mangum runs startup and shutdown on every invocation unless lifespan is off.
+_adapter = Mangum(guarded(app), lifespan="off", custom_handlers=[Exchange])
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
-    """Answer one API Gateway event (HTTP API, payload 2.0) with the dict that API Gateway expects.
+    """Answer an HTTP request of any kind in `events.py`, as its sender takes it. Never raises for one.
 
-    Never raises for a request: what cannot be turned into one is answered 400.
+    What cannot be read as the request that it looks like is answered 400. What is no HTTP request touches nothing: a
+    scheduled event (which keeps the environment warm), `{}`, `null` or a test event of the console is answered
+    `{"ok": false, "reason": "not an HTTP request"}`. A batch of SQS has, besides, all of its messages in
+    `batchItemFailures`, so that they stay in the queue where the event source mapping has ReportBatchItemFailures.
     """
-    # Mangum takes the thread's current loop, and a new thread has none.
-    asyncio.set_event_loop(_loop)
+    kind = kind_of(event)
+    if kind is None:
+        return _answer_no_request(event)
+    if not _in_running_loop():
+        return _answer(kind, event, context)
+    # A thread runs one loop at a time.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(copy_context().run, _answer, kind, event, context).result()
+
+
+def _answer(kind: Kind, event: Any, context: Any) -> dict[str, Any]:
+    _use_own_loop()
     try:
-        if len(event.get("body") or "") > MAX_BODY:
-            answer = _refuse(context, 413, f"The body is larger than {MAX_BODY} bytes")
-        else:
-            with within(context.get_remaining_time_in_millis() / 1000 - TIME_TO_ANSWER):
-                answer = _adapter(event, context)
+        with within(_time_left(context) - TIME_TO_ANSWER):
+            return _adapter(event, context)
     except Exception:  # the application's own errors are answered inside Mangum; this is the event's
         logger.info("the event is no request that can be read", exc_info=True)
-        answer = _refuse(context, 400, "The request cannot be read")
-    answer["headers"]["x-request-id"] = context.aws_request_id
+    request_id = _request_id(context)
+    return write(kind, "GET", refusal(400, "The request cannot be read", request_id), request_id)
+
+
+def _answer_no_request(event: Any) -> dict[str, Any]:
+    logger.warning("the event is no HTTP request, and nothing was done for it")
+    answer: dict[str, Any] = {"ok": False, "reason": "not an HTTP request"}
+    records = event.get("Records") if isinstance(event, dict) else None
+    if isinstance(records, list):
+        messages = [one["messageId"] for one in records if isinstance(one, dict) and "messageId" in one]
+        answer["batchItemFailures"] = [{"itemIdentifier": message} for message in messages]
     return answer
 
 
-def _refuse(context: Any, status: int, detail: str) -> dict[str, Any]:
-    return {
-        "statusCode": status,
-        "headers": {"content-type": PROBLEM_JSON},
-        "body": json.dumps(problem(status, detail, context.aws_request_id)),
-        "isBase64Encoded": False,
-    }
+def _request_id(context: Any) -> str:
+    return getattr(context, "aws_request_id", None) or str(uuid.uuid4())
+
+
+def _time_left(context: Any) -> float:
+    """Seconds until Lambda ends the invocation; no end where nobody says."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    return remaining() / 1000 if remaining else math.inf

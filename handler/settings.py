@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,15 +13,17 @@ from handler import database_url
 AUTH_MODES = ("none",)
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 BOOLEANS = {"true": True, "false": False}
+Bounds = tuple[type[int] | type[float], float, float]
 # The numbers of DatabaseSettings: each is set by DATABASE_ and its name, between these bounds (seconds for times).
 # A checkout or a connect that lasts longer than API Gateway waits (30 s) is of use to nobody.
-NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
+DATABASE_NUMBERS: dict[str, Bounds] = {
     "pool_size": (int, 1, 100),
     "checkout_timeout": (float, 0.1, 20),
     "connect_timeout": (float, 0.1, 20),
     "idle_check": (float, 0, 300),
     "recycle": (float, 1, 3600),
 }
+CONTRACT_NUMBERS: dict[str, Bounds] = {"idempotency_ttl": (int, 60, 30 * 86_400)}
 
 
 class SettingsError(Exception):
@@ -66,6 +69,10 @@ class Settings:
     database: DatabaseSettings
     auth_mode: str
     log_level: str
+    base_path: str = ""  # the mapping key of a custom domain, as "/key"
+    cors_origins: tuple[str, ...] = ()
+    require_if_match: bool = False
+    idempotency_ttl: int = 86_400  # seconds
 
 
 @cache
@@ -81,6 +88,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         database=_database(environ, problems),
         auth_mode=_one_of("AUTH_MODE", environ.get("AUTH_MODE"), AUTH_MODES, problems),
         log_level=_one_of("LOG_LEVEL", environ.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS, problems),
+        base_path=_base_path(environ.get("BASE_PATH", ""), problems),
+        cors_origins=_origins(environ.get("CORS_ORIGINS", ""), problems),
+        require_if_match=_boolean("REQUIRE_IF_MATCH", environ, problems),
+        **_numbers("", CONTRACT_NUMBERS, environ, problems),
     )
     if problems:
         raise SettingsError(problems)
@@ -100,8 +111,9 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
     url, secret_arn = environ.get("DATABASE_URL", ""), environ.get("DATABASE_SECRET_ARN") or None
     if not url and not secret_arn:
         problems.append(f"DATABASE_URL is not set: {database_url.SHAPE}")
-    parts = (database_url.parse(url, problems) if url else {}) | _numbers(environ, problems)
-    iam = BOOLEANS.get(environ.get("DATABASE_IAM_AUTH", "false").lower())
+    parts = database_url.parse(url, problems) if url else {}
+    parts |= _numbers("DATABASE_", DATABASE_NUMBERS, environ, problems)
+    iam = _boolean("DATABASE_IAM_AUTH", environ, problems)
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     if "DATABASE_CA_BUNDLE" in environ:
         parts["ca_bundle"] = environ["DATABASE_CA_BUNDLE"] or None
@@ -110,7 +122,6 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
         if "user" not in parts:
             problems.append(f"DATABASE_URL names no user: {database_url.SHAPE}")
     mistakes = {
-        "DATABASE_IAM_AUTH must be true or false": iam is None,
         "DATABASE_IAM_AUTH and DATABASE_SECRET_ARN are both set: choose one": bool(iam and secret_arn),
         "DATABASE_IAM_AUTH needs AWS_REGION": bool(iam and not region),
         "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot say sslmode=disable": bool(
@@ -126,7 +137,7 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
         ),
     }
     problems += [text for text, is_wrong in mistakes.items() if is_wrong]
-    return DatabaseSettings(secret_arn=secret_arn, iam_auth=bool(iam), region=region, **parts)
+    return DatabaseSettings(secret_arn=secret_arn, iam_auth=iam, region=region, **parts)
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...], problems: list[str]) -> str:
@@ -136,10 +147,34 @@ def _one_of(name: str, value: str | None, allowed: tuple[str, ...], problems: li
     return value
 
 
-def _numbers(environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+def _boolean(name: str, environ: Mapping[str, str], problems: list[str]) -> bool:
+    found = BOOLEANS.get(environ.get(name, "false").lower())
+    if found is None:
+        problems.append(f"{name} must be true or false")
+    return bool(found)
+
+
+def _base_path(text: str, problems: list[str]) -> str:
+    """`key`, `/key` and `/key/` are `/key`."""
+    path = text.strip("/")
+    if path and not re.fullmatch(r"[\w$.+!*'()-]+(/[\w$.+!*'()-]+)*", path, re.ASCII):
+        problems.append("BASE_PATH must be a path, as in an API mapping")
+    return f"/{path}" if path else ""
+
+
+def _origins(text: str, problems: list[str]) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/\s]+", origin) for origin in origins):
+        problems.append("CORS_ORIGINS must be *, or origins (https://app.example) with commas between")
+    return origins
+
+
+def _numbers(
+    prefix: str, numbers: Mapping[str, Bounds], environ: Mapping[str, str], problems: list[str]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, (kind, low, high) in NUMBERS.items():
-        variable = f"DATABASE_{name.upper()}"
+    for name, (kind, low, high) in numbers.items():
+        variable = f"{prefix}{name.upper()}"
         if variable in environ:
             try:
                 found[name] = kind(environ[variable])

@@ -1,6 +1,7 @@
 """Calls the Lambda handler as API Gateway does, and reads its answer as a client does."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +33,14 @@ def call(  # noqa: PLR0913 - what a request has
     *,
     query: str = "",
     content_type: str = "application/json",
+    headers: Iterable[tuple[str, str]] = (),
     context: Context | None = None,
 ) -> Response:
     """`body` goes as it is when it is bytes; anything else but None is encoded as JSON."""
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    headers = [("content-type", content_type)] if body is not None else []
-    return invoke(http_event(method, path, query, headers, body or b""), context)
+    sent = [*headers, ("content-type", content_type)] if body is not None else headers
+    return invoke(http_event(method, path, query, sent, body or b""), context)
 
 
 def create(name: str = "Lamp", description: str | None = None) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from handler import idempotency  # noqa: F401 - fills Base.metadata, like the next
 from handler.database.base import Base
-from handler.items import models  # noqa: F401 - fills Base.metadata
+from handler.items import models  # noqa: F401
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.postgres import server

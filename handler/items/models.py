@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, Integer, Text, func, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, Index, Integer, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from handler.database.base import Base
@@ -16,6 +16,15 @@ class Item(Base):
         CheckConstraint(f"char_length(name) BETWEEN 1 AND {NAME_LENGTH}", name="name_length"),
         CheckConstraint(r"name ~ '\S'", name="name_not_blank"),
         CheckConstraint(f"char_length(description) <= {DESCRIPTION_LENGTH}", name="description_length"),
+        Index("ix_items_name_id", "name", "id"),  # the list by name, and its cursors
+        # Substrings of three characters and more, in either column (PostgreSQL manual, F.35 "pg_trgm").
+        Index(
+            "ix_items_search",
+            "name",
+            "description",
+            postgresql_using="gin",
+            postgresql_ops={"name": "gin_trgm_ops", "description": "gin_trgm_ops"},
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

@@ -1,76 +1,120 @@
 """The resource's routes. `async def` with the blocking driver called in place: docs/adr/0003 says why."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response, status
-from sqlalchemy import Result, Table, bindparam, delete, func, insert, select, update
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, status
+from sqlalchemy import Result, bindparam, delete, func, insert, select, update
 
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.errors import problems
-from handler.items.models import Item
+from handler.idempotency import IdempotencyKeyHeader, earlier_answer, remember_answer
+from handler.items.lists import FIRST, ITEMS, LISTS, SEARCHES, pattern
 from handler.items.schemas import ItemId, ItemIn, ItemOut, ItemPage, ItemPatch
-from handler.paging import Page, decode_cursor, encode_cursor
+from handler.paging import Page, link_to_next, next_cursor, start_keys
+from handler.preconditions import IF_MATCH, IF_NONE_MATCH, etag, expected_versions, known_versions
+from handler.query import refuse_query
 
-router = APIRouter(prefix="/items", tags=["items"], responses=problems(422, 500, 503))
+router = APIRouter(prefix="/items", tags=["items"], responses=problems(400, 422, 500, 503))
 
 ItemIdPath = Annotated[ItemId, Path(description="The item's id")]
 
-
-# Statements are built once, and read columns, not entities: an answer needs no object that tracks its changes.
-# Building one for each request, and an entity for each row, takes longer than PostgreSQL does (benchmarks/).
-ITEMS = cast(Table, Item.__table__)
+# Statements are built once, and read columns, not entities (docs/adr/0010).
 BY_ID = ITEMS.c.id == bindparam("item_id")
 CREATE = insert(ITEMS).returning(*ITEMS.c)
 READ = select(*ITEMS.c).where(BY_ID)
-LIST = select(*ITEMS.c).where(ITEMS.c.id > bindparam("after")).order_by(ITEMS.c.id).limit(bindparam("limit"))
 CHANGE = update(ITEMS).where(BY_ID).values(version=ITEMS.c.version + 1, updated_at=func.now()).returning(*ITEMS.c)
-DELETE = delete(ITEMS).where(BY_ID).returning(ITEMS.c.id)
+DELETE = delete(ITEMS).where(BY_ID).returning(*ITEMS.c)
+EXPECTED = ITEMS.c.version.in_(bindparam("versions", expanding=True))
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, include_in_schema=False)
-@router.post("/", status_code=status.HTTP_201_CREATED, responses=problems(400, 413))
-async def create_item(body: ItemIn, session: SessionDep, response: Response) -> ItemOut:
+@router.post("/", status_code=status.HTTP_201_CREATED, response_model=ItemOut, responses=problems(409, 413))
+async def create_item(
+    body: ItemIn, session: SessionDep, request: Request, idempotency_key: IdempotencyKeyHeader = None
+) -> Response:
+    refuse_query(request)
+    scope = "POST /items/"
+    if idempotency_key:
+        earlier = earlier_answer(session, scope, idempotency_key, body.model_dump_json().encode())
+        if earlier:
+            return earlier
     item = session.execute(CREATE, body.model_dump()).one()
-    response.headers["Location"] = f"/items/{item.id}"
-    return ItemOut.model_validate(item)
+    answer = _answer(item, status.HTTP_201_CREATED)
+    answer.headers["Location"] = f"{request.scope['root_path']}/items/{item.id}"
+    if idempotency_key:
+        remember_answer(session, scope, idempotency_key, answer)
+    return answer
 
 
 @router.get("", include_in_schema=False)
-@router.get("/", responses=problems(400))
-async def list_items(page: Annotated[Page, Query()], session: ReadSessionDep) -> ItemPage:
+@router.get("/")
+async def list_items(
+    page: Annotated[Page, Query()], session: ReadSessionDep, request: Request, response: Response
+) -> ItemPage:
+    first = FIRST[page.order]
+    start = dict(zip(first, start_keys(page, *first.values()), strict=True))
     # One row more than asked for tells whether there is a next page.
-    rows = session.execute(LIST, {"after": decode_cursor(page.cursor), "limit": page.limit + 1}).all()
-    items = rows[: page.limit]
-    return ItemPage(
-        items=[ItemOut.model_validate(item) for item in items],
-        next_cursor=encode_cursor(items[-1].id) if len(rows) > page.limit else None,
-    )
+    parameters = start | {"limit": page.limit + 1}
+    if page.q is None:
+        statement = LISTS[page.order]
+    else:
+        statement, parameters["pattern"] = SEARCHES[page.order], pattern(page.q)
+    rows = session.execute(statement, parameters).all()
+    items, cursor = rows[: page.limit], None
+    if len(rows) > page.limit:
+        cursor = next_cursor(page, *(getattr(items[-1], key) for key in first))
+        response.headers["Link"] = link_to_next(f"{request.scope['root_path']}/items/", page, cursor)
+    return ItemPage(items=[ItemOut.model_validate(item) for item in items], next_cursor=cursor)
 
 
-@router.get("/{item_id}", responses=problems(404))
-async def read_item(item_id: ItemIdPath, session: ReadSessionDep) -> ItemOut:
-    return ItemOut.model_validate(_found(session.execute(READ, {"item_id": item_id})))
+@router.get(
+    "/{item_id}",
+    response_model=ItemOut,
+    responses={304: {"description": "Not Modified"}, **problems(404)},
+    openapi_extra=IF_NONE_MATCH,
+)
+async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Request) -> Response:
+    refuse_query(request)
+    item = _found(session.execute(READ, {"item_id": item_id}))
+    if item.version in known_versions(request):
+        return Response(status_code=304, headers={"ETag": etag(item.version)})
+    return _answer(item)
 
 
-@router.put("/{item_id}", responses=problems(400, 404, 413))
-async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep) -> ItemOut:
-    return _change(session, item_id, body.model_dump())
+@router.put("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
+async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep, request: Request) -> Response:
+    return _answer(_changed(request, session, item_id, CHANGE.values(body.model_dump())))
 
 
-@router.patch("/{item_id}", responses=problems(400, 404, 413))
-async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep) -> ItemOut:
-    return _change(session, item_id, body.model_dump(exclude_unset=True))
+@router.patch("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
+async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep, request: Request) -> Response:
+    """A JSON merge patch (RFC 7396)."""
+    fields = body.model_dump(exclude_unset=True)
+    return _answer(_changed(request, session, item_id, CHANGE.values(fields) if fields else READ))
 
 
-@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404))
-async def delete_item(item_id: ItemIdPath, session: SessionDep) -> None:
-    _found(session.execute(DELETE, {"item_id": item_id}))
+@router.delete(
+    "/{item_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problems(404, 412, 428),
+    openapi_extra=IF_MATCH,
+)
+async def delete_item(item_id: ItemIdPath, session: SessionDep, request: Request) -> None:
+    _changed(request, session, item_id, DELETE)
 
 
-def _change(session: SessionDep, item_id: int, fields: dict[str, str | None]) -> ItemOut:
-    """Change in one statement, so that nothing comes between reading and writing. No fields: no change."""
-    statement = CHANGE.values(**fields) if fields else READ
-    return ItemOut.model_validate(_found(session.execute(statement, {"item_id": item_id})))
+def _changed(request: Request, session: SessionDep, item_id: int, statement: Any) -> Any:
+    """Check and change in one statement, so that nothing comes between: of several at once, one wins."""
+    refuse_query(request)
+    expected = expected_versions(request)
+    parameters: dict[str, Any] = {"item_id": item_id}
+    if expected is None:
+        return _found(session.execute(statement, parameters))
+    row = session.execute(statement.where(EXPECTED), parameters | {"versions": expected}).one_or_none()
+    if row is None:
+        _found(session.execute(READ, parameters))
+        raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, "The item has another version by now")
+    return row
 
 
 def _found(result: Result[Any]) -> Any:
@@ -78,3 +122,9 @@ def _found(result: Result[Any]) -> Any:
     if row is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "Item not found")
     return row
+
+
+def _answer(item: Any, status_code: int = 200) -> Response:
+    """One item, serialised once; FastAPI would validate and serialise what it is given again."""
+    body = ItemOut.model_validate(item).model_dump_json()
+    return Response(body, status_code, {"ETag": etag(item.version)}, "application/json")

@@ -8,21 +8,9 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from handler.items.models import DESCRIPTION_LENGTH, NAME_LENGTH
+from handler.text import TEXT, TEXT_NOT_BLANK, not_blank, storable
 
 MAX_ID = 2**63 - 1
-
-
-def _storable(value: str) -> str:
-    # PostgreSQL's text holds every character but this one (manual, 8.3 "Character Types").
-    if "\x00" in value:
-        raise PydanticCustomError("nul", "Must not contain the NUL character")
-    return value
-
-
-def _not_blank(value: str) -> str:
-    if not value.strip():
-        raise PydanticCustomError("blank", "Must not be blank")
-    return value
 
 
 def _not_null(value: Any) -> Any:
@@ -34,14 +22,14 @@ def _not_null(value: Any) -> Any:
 
 Name = Annotated[
     str,
-    Field(min_length=1, max_length=NAME_LENGTH, pattern=r"\S", examples=["Lamp"]),
-    AfterValidator(_storable),
-    AfterValidator(_not_blank),
+    Field(min_length=1, max_length=NAME_LENGTH, json_schema_extra=TEXT_NOT_BLANK, examples=["Lamp"]),
+    AfterValidator(storable),
+    AfterValidator(not_blank),
 ]
 Description = Annotated[
     str,
-    Field(max_length=DESCRIPTION_LENGTH, examples=["A desk lamp"]),
-    AfterValidator(_storable),
+    Field(max_length=DESCRIPTION_LENGTH, json_schema_extra=TEXT, examples=["A desk lamp"]),
+    AfterValidator(storable),
 ]
 ItemId = Annotated[int, Field(ge=1, le=MAX_ID, examples=[1])]
 Timestamp = Annotated[datetime, Field(examples=["2026-01-31T12:00:00.123456Z"])]

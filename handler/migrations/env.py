@@ -5,9 +5,10 @@ import os
 from alembic import context
 from sqlalchemy import Engine, NullPool, text
 
+from handler import idempotency  # noqa: F401 - fills Base.metadata, like the next
 from handler.database.base import Base
 from handler.database.connection import make_engine
-from handler.items import models  # noqa: F401 - fills Base.metadata; add your resource's models here
+from handler.items import models  # noqa: F401 - add your resource's models here
 from handler.settings import read_database_settings
 
 # Any number, the same for every process that migrates this database.

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from local.events import http_event
+from handler.main import handler
+from local.events import Context, http_event
 from tests.client import call, create, invoke
 
 SECRET = "ECHO-ME-NOT"
@@ -121,5 +122,7 @@ def test_an_event_that_is_broken_is_refused(change: dict[str, Any], database: An
 
 
 @pytest.mark.parametrize("event", [None, {}, [], "x", 0, {"Records": []}, {"source": "aws.events"}])
-def test_an_event_that_is_no_request_is_refused(event: Any, database: Any) -> None:
-    assert_refused(invoke(event), database, 400)
+def test_an_event_that_is_no_request_does_nothing(event: Any, database: Any) -> None:
+    assert handler(event, Context())["ok"] is False
+    assert stored(database) == 0
+    assert create("after")["name"] == "after"

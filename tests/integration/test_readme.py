@@ -42,8 +42,8 @@ def test_every_make_target_that_is_named_exists_and_is_in_the_help() -> None:
 
 
 def test_the_limits_that_are_stated_are_those_of_the_code() -> None:
+    from handler.app import MAX_BODY
     from handler.items.models import DESCRIPTION_LENGTH, NAME_LENGTH
-    from handler.main import MAX_BODY
 
     limits = f"1 to {NAME_LENGTH} characters and is not blank, a description at most {DESCRIPTION_LENGTH:,}"
     assert limits in README

@@ -1,0 +1,137 @@
+"""Lists: order, search, and pages that stay where they are while rows come and go."""
+
+import random
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+
+from handler.items.lists import NEAR
+from tests.client import Response, call, create
+
+ORDERS = {"newest": lambda item: -item["id"], "name": lambda item: (item["name"], item["id"])}
+
+
+def follow(response: Response) -> Response:
+    """The next page, by its Link."""
+    target, _, relation = response.headers["link"].partition("; ")
+    assert relation == 'rel="next"'
+    url = urlsplit(target.strip("<>"))
+    assert parse_qs(url.query)["cursor"] == [response.json["next_cursor"]]
+    return call("GET", url.path, query=url.query)
+
+
+def pages(query: str) -> list[Any]:
+    """Every item of a list, page by page."""
+    page = call("GET", "/items/", query=query)
+    found = list(page.json["items"])
+    while page.json["next_cursor"]:
+        page = follow(page)
+        assert page.status == 200
+        found += page.json["items"]
+    assert "link" not in page.headers
+    return found
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+def test_pages_give_every_item_once_in_order(order: str, limit: int) -> None:
+    names = ["b", "a", "c", "a", "B", "ä", "\U0001f4a1"]
+    created = [create(name) for name in names]
+    assert pages(f"limit={limit}&order={order}") == sorted(created, key=ORDERS[order])
+
+
+def test_newest_is_the_order_that_nobody_asks_for() -> None:
+    first, second = create("first"), create("second")
+    assert call("GET", "/items/").json["items"] == [second, first]
+
+
+def test_pages_are_stable_while_rows_come_and_go() -> None:
+    items = [create(f"Item {number}") for number in range(10)]
+    page = call("GET", "/items/", query="limit=5&order=name")
+    assert page.json["items"] == items[:5]
+    for gone in (items[2], items[4], items[7]):
+        call("DELETE", f"/items/{gone['id']}")
+    create("Item 0a")
+    later = create("Item 6a")
+    assert follow(page).json["items"] == [items[5], items[6], later, items[8], items[9]]
+
+
+def test_a_page_that_ends_with_the_last_item_has_no_next() -> None:
+    create()
+    assert call("GET", "/items/", query="limit=1").json["next_cursor"] is None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "MA", "MQ==", "LTE", "%00", "é", "Mg%3D%3D", "a" * 2000])
+def test_a_cursor_of_another_make_is_400(cursor: str) -> None:
+    assert call("GET", "/items/", query=f"cursor={cursor}").status == 400
+
+
+def test_a_cursor_that_was_tampered_with_or_is_another_list_s_is_400() -> None:
+    for number in range(3):
+        create(f"Item {number}")
+    cursor = call("GET", "/items/", query="limit=1").json["next_cursor"]
+    random.seed(1)
+    for _ in range(50):
+        position = random.randrange(len(cursor))
+        changed = cursor[:position] + random.choice("abcXYZ019-_") + cursor[position + 1 :]
+        # The last character has bits that say nothing.
+        if changed != cursor and position < len(cursor) - 1:
+            assert call("GET", "/items/", query=f"limit=1&cursor={changed}").status == 400
+    for other in ("order=name", "q=Item", "q=Item&order=name"):
+        assert call("GET", "/items/", query=f"limit=1&cursor={cursor}&{other}").status == 400
+    assert call("GET", "/items/", query=f"limit=2&cursor={cursor}").status == 200, "the limit may change"
+
+
+BAD_QUERIES = ["limit=0", "limit=101", "limit=x", "limit=1e3", "limit=1&limit=x", "Limit=1", "page=2", "order=price"]
+BAD_QUERIES += ["q=", "q=ab", "q=" + "x" * 101, "q=ab%00", "q=%20%20%20", "cursor=" + "x" * 2001]
+
+
+@pytest.mark.parametrize("query", BAD_QUERIES)
+def test_a_query_outside_the_stated_limits_is_refused(query: str) -> None:
+    response = call("GET", "/items/", query=query)
+    assert response.status in (400, 422)
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["/items/1", "/health/live", "/health/ready"])
+def test_a_query_that_nobody_declared_is_422_and_not_echoed(path: str) -> None:
+    create()
+    response = call("GET", path, query="ECHO-ME-NOT=1")
+    assert response.status == 422
+    assert b"ECHO-ME-NOT" not in response.body
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("limit", [1, 100])
+def test_a_search_finds_substrings_of_both_columns_in_any_case(order: str, limit: int) -> None:
+    found = [create("Desk LAMP"), create("Torch", "Also a lamp"), create("lamplight"), create("Straßenlampe")]
+    create("Chair", "No light")
+    create("l a m p")
+    assert pages(f"q=LaMp&order={order}&limit={limit}") == sorted(found, key=ORDERS[order])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_search_finds_what_is_far_away_in_the_order(order: str, database: Any) -> None:
+    crowd = "INSERT INTO items (name) SELECT 'm' || g FROM generate_series(1, {}) AS g"
+    before = [create("a Lamp"), create("z Lamp")]
+    database.run(crowd.format(2 * NEAR))
+    amid = [create("m Lamp"), create("b Lamp")]
+    database.run(crowd.format(2 * NEAR))
+    assert pages(f"q=lamp&limit=1&order={order}") == sorted(before + amid, key=ORDERS[order])
+    assert pages(f"q=lamp&limit=3&order={order}") == sorted(before + amid, key=ORDERS[order])
+
+
+@pytest.mark.parametrize(
+    "text", ["100%", "a_b", "a\\b", "%%%", "___", "\\\\\\", "'; --", "$1;", "äöü", "\U0001f4a1abc"]
+)
+def test_a_search_takes_every_character_as_itself(text: str) -> None:
+    found = create(f"x{text}y")
+    create("xa-by 1000 abc")
+    assert pages(f"q={quote(text)}") == [found]
+
+
+def test_a_search_is_blind_to_case_beyond_ascii() -> None:
+    assert pages(f"q={quote('ÄPFEL')}") == []
+    found = create("Apfel und äpfel")
+    assert pages(f"q={quote('ÄPFEL')}") == [found]

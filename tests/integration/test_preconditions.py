@@ -1,0 +1,91 @@
+"""Optimistic concurrency: ETag, If-Match, If-None-Match."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from handler.settings import settings
+from tests.client import Response, call, create
+
+CHANGES: list[tuple[str, Any]] = [("PATCH", {"name": "x"}), ("PATCH", {}), ("PUT", {"name": "x"}), ("DELETE", None)]
+
+
+def conditional(method: str, path: str, body: Any = None, **headers: str) -> Response:
+    return call(method, path, body, headers=[(name.replace("_", "-"), value) for name, value in headers.items()])
+
+
+def test_every_answer_that_is_one_item_has_its_version_as_a_strong_etag() -> None:
+    assert call("POST", "/items/", {"name": "Lamp"}).headers["etag"] == '"1"'
+    assert call("PATCH", "/items/1", {"name": "Torch"}).headers["etag"] == '"2"'
+    assert call("PUT", "/items/1", {"name": "Torch"}).headers["etag"] == '"3"'
+    assert call("GET", "/items/1").headers["etag"] == '"3"'
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", ['"1"', '"7", "1"', '"other","1"', "*", ' "1" '])
+def test_a_change_to_the_version_that_was_expected_is_made(method: str, body: Any, tags: str) -> None:
+    create()
+    assert conditional(method, "/items/1", body, if_match=tags).status in (200, 204)
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize(
+    "tags", ['"2"', '"0"', '"other"', 'W/"1"', '"01"', '"1 "', '""', '"99999999999"', "1", "", '"1', "nonsense"]
+)
+def test_a_change_to_another_version_is_412_and_is_not_made(method: str, body: Any, tags: str) -> None:
+    item = create()
+    assert conditional(method, "/items/1", body, if_match=tags).status == 412
+    assert call("GET", "/items/1").json == item
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+def test_a_condition_on_a_missing_item_is_404(method: str, body: Any) -> None:
+    assert conditional(method, "/items/1", body, if_match='"1"').status == 404
+
+
+@pytest.mark.parametrize("tags", ['"1"', 'W/"1"', '"7", W/"1"', "*"])
+def test_a_version_that_the_client_has_is_304_without_a_body(tags: str) -> None:
+    create()
+    response = conditional("GET", "/items/1", if_none_match=tags)
+    assert (response.status, response.body, response.headers["etag"]) == (304, b"", '"1"')
+
+
+def test_a_version_that_the_client_has_not_is_sent() -> None:
+    item = create()
+    for tags in ('"2"', "1", "", "nonsense"):
+        assert conditional("GET", "/items/1", if_none_match=tags).json == item
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+def test_if_match_can_be_required(method: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(settings()), "require_if_match", True)
+    item = create()
+    assert call(method, "/items/1", body).status == 428
+    assert call("GET", "/items/1").json == item
+    assert conditional(method, "/items/1", body, if_match='"1"').status in (200, 204)
+
+
+RACE = """
+import sys
+from tests.client import call
+wins = 0
+for version in range(1, 21):
+    while call("GET", "/items/1").json["version"] < version:
+        pass
+    response = call("PATCH", "/items/1", {"name": sys.argv[1]}, headers=[("if-match", f'"{version}"')])
+    assert response.status in (200, 412), response
+    wins += response.status == 200
+print(wins)
+"""
+
+
+def test_of_many_processes_that_change_a_version_one_wins() -> None:
+    create()
+    command = [sys.executable, "-c", RACE]
+    racers = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, env=os.environ) for n in range(4)]
+    wins = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    assert sum(wins) == 20
+    assert call("GET", "/items/1").json["version"] == 21
