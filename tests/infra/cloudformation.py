@@ -165,15 +165,15 @@ def _holds(node: Any, parameters: Mapping[str, str], conditions: Mapping[str, bo
         case {"Fn::Not": [one]}:
             return not _holds(one, parameters, conditions)
         case {"Fn::And": several} if 2 <= len(several) <= 10:
-            return all([_holds(one, parameters, conditions) for one in several])
+            return all(_holds(one, parameters, conditions) for one in several)
         case {"Fn::Or": several} if 2 <= len(several) <= 10:
-            return any([_holds(one, parameters, conditions) for one in several])
+            return any(_holds(one, parameters, conditions) for one in several)
         case {"Condition": name}:
             return conditions[name]
     raise ValueError(f"CloudFormation does not take {node}")
 
 
-def _evaluated(node: Any, known: Mapping[str, str], conditions: Mapping[str, bool], mappings: Any) -> Any:  # noqa: C901, PLR0911, PLR0912
+def _evaluated(node: Any, known: Mapping[str, str], conditions: Mapping[str, bool], mappings: Any) -> Any:  # noqa: C901, PLR0911
     def again(inner: Any) -> Any:
         return _evaluated(inner, known, conditions, mappings)
 

@@ -11,8 +11,8 @@ from copy import deepcopy
 
 os.environ["AWS_DEFAULT_REGION"] = "eu-west-1"  # else it asks boto3 for one
 
-from samtranslator.parser.parser import Parser  # noqa: E402
-from samtranslator.translator.translator import Translator  # noqa: E402
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
 
 logging.disable()
 template, cases = json.load(sys.stdin)
