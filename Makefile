@@ -102,7 +102,8 @@ deploy: ## Build and deploy: make deploy ENV=staging (ARGS="--guided" asks for w
 invoke: $(SAM_VENV)/ready ## Invoke what is deployed: make invoke EVENT=events/health-ready.json ENV=staging
 	@$(KNOWN_ENV)
 	@test -f '$(EVENT)' || { echo 'invoke: say which event: make invoke EVENT=events/health-ready.json' >&2; exit 1; }
-	@$(SAM) remote invoke ApiFunction --config-env $(ENV) --event-file '$(EVENT)'
+	@$(SAM) remote invoke ApiFunction --config-env $(ENV) --parameter Qualifier=live \
+		--event-file '$(EVENT)'
 invoke: ENV = default
 
 clean: ## Remove what the other targets made, the embedded database's data included
