@@ -1,7 +1,6 @@
-"""What is deployed agrees with itself: the template, the build, the handler, and the events that stand in for AWS."""
+"""What is deployed agrees with itself: the template, the handler, and the events that stand in for AWS."""
 
 import json
-import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 
 from local.events import FUNCTION_TIMEOUT, Context, http_event
 from tests.client import create, invoke
+from tests.infra.template.cloudformation import load
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = ("ApiFunction", "MigrationFunction")
@@ -23,14 +23,13 @@ EVENTS = [
 
 
 @pytest.fixture(scope="module")
-def function(expanded: dict[str, Any]) -> Any:
-    return expanded["smallest"]["Resources"]["ApiFunction"]["Properties"]
+def template() -> Any:
+    return load("template.yaml")
 
 
 @pytest.fixture(scope="module")
-def recipe() -> str:
-    """How the Makefile builds the function."""
-    return (ROOT / "Makefile").read_text().partition("\nbuild-ApiFunction:")[2]
+def function(template: Any) -> Any:
+    return template["Globals"]["Function"] | template["Resources"]["ApiFunction"]["Properties"]
 
 
 @pytest.fixture(params=EVENTS, ids=lambda path: path.stem)
@@ -44,27 +43,6 @@ def test_handler_is_a_function_that_is_shipped(template: Any, logical_id: str) -
     module = import_module(name)
     assert callable(getattr(module, attribute))
     assert Path(module.__file__ or "").is_relative_to(ROOT / "handler")
-
-
-@pytest.mark.parametrize("logical_id", FUNCTIONS)
-def test_is_built_by_the_makefile(template: Any, logical_id: str) -> None:
-    assert template["Resources"][logical_id]["Metadata"] == {"BuildMethod": "makefile"}
-    assert template["Globals"]["Function"]["CodeUri"] == "."
-    assert re.search(rf"^build-.*\b{logical_id}\b.*:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-
-
-def test_runs_on_the_runtime_that_the_build_is_for(function: Any, recipe: str) -> None:
-    runtime = function["Runtime"]
-    assert runtime == "python3.13"
-    assert set(re.findall(r"--python-version (\S+)", recipe)) == {runtime.removeprefix("python")}
-    assert set(re.findall(r"python3\.\d+", recipe)) == {runtime}
-
-
-def test_runs_on_the_architecture_that_the_build_is_for(function: Any, recipe: str) -> None:
-    assert function["Architectures"] == [{"Ref": "Architecture"}]
-    platforms = re.findall(r"--platform (\S+)", recipe)
-    assert platforms
-    assert all(platform.endswith("_aarch64") for platform in platforms)
 
 
 def test_pins_are_the_same_on_every_machine() -> None:

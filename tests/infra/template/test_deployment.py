@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra.cloudformation import ROOT, Template, broken_rules, expand, references, values
-from tests.infra.conftest import DEPLOYMENTS
+from tests.infra.template.cloudformation import ROOT, Template, broken_rules, expand, references, values
+from tests.infra.template.conftest import DEPLOYMENTS
 
 SAMCONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
 ENVIRONMENTS = ("default", "staging", "production")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from handler.settings import read_database_settings
-from tests.infra.cloudformation import Template, evaluate
+from tests.infra.template.cloudformation import Template, evaluate
 
 GIVEN = {
     "Environment": "default", "DatabaseName": "items", "DatabaseUser": "items", "MinCapacity": "0", "MaxCapacity": "4",

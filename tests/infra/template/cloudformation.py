@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAM_PYTHON = ROOT / ".venv-sam" / "bin" / "python"
 # Pseudo parameters, of no real account.
 PSEUDO = {

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from handler.settings import AUTH_MODES
-from tests.infra.cloudformation import broken_rules
-from tests.infra.conftest import DEPLOYMENTS
+from tests.infra.template.cloudformation import broken_rules
+from tests.infra.template.conftest import DEPLOYMENTS
 
 READ, WRITE = "items:read", "items:write"
 SCOPES = {

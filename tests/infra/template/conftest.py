@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.cloudformation import Template, evaluate, expand, load
+from tests.infra.template.cloudformation import Template, evaluate, expand, load
 
 # Each way to authorize, each way to have a database, each environment.
 DEPLOYMENTS = {

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tests.infra.cloudformation import Template, evaluate
-from tests.infra.conftest import DEPLOYMENTS
+from tests.infra.template.cloudformation import Template, evaluate
+from tests.infra.template.conftest import DEPLOYMENTS
 
 # What AWS gives no narrower resource for: Service Authorization Reference, X-Ray and EC2.
 WITHOUT_RESOURCE = {

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra.cloudformation import broken_rules
-from tests.infra.conftest import DEPLOYMENTS
+from tests.infra.template.cloudformation import broken_rules
+from tests.infra.template.conftest import DEPLOYMENTS
 
 # max_connections by the greatest capacity: Aurora user guide, "Maximum connections for Aurora Serverless v2". For 2,
 # which that table leaves out, what 1 has. With a least capacity of 0 or 0.5 it is 2000 at most.
