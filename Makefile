@@ -10,7 +10,7 @@ COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-an
 	--custom-compile-command "make lock" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect bench-pages build clean \
+.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect bench-pages build deploy invoke clean \
 	build-ApiFunction
 
 help: ## Show this list
@@ -36,7 +36,7 @@ $(SAM_VENV)/ready: requirements-sam.txt
 run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=)
 	@$(RUN) -m local.run
 
-test: setup ## Run the tests on real PostgreSQL (ARGS="-k name")
+test: setup $(SAM_VENV)/ready ## Run the tests on real PostgreSQL (ARGS="-k name")
 	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= $(ARGS)
 	@$(if $(ARGS),,$(RUN) -m coverage report)
 
@@ -46,6 +46,7 @@ check: setup $(SAM_VENV)/ready ## Format, lint, types, import direction, templat
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
 	@$(SAM) validate --lint
+	@$(SAM_VENV)/bin/cfn-lint template.yaml infra/*.yaml
 
 upstream: setup ## Run pg8000's own DBAPI tests on the driver
 	@$(RUN) -m tests.upstream.run
@@ -88,6 +89,22 @@ bench-pages: setup ## Time first and last pages of 10,000 and of 5,000,000 items
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build
+
+# An environment is one that samconfig.toml has: SAM takes any other name for an empty one.
+KNOWN_ENV = grep -qFx '[$(ENV).deploy.parameters]' samconfig.toml || \
+	{ echo '$@: say where: make $@ ENV=default, staging or production' >&2; exit 1; }
+
+deploy: ## Build and deploy: make deploy ENV=staging (ARGS="--guided" asks for what is missing)
+	@$(KNOWN_ENV)
+	@$(MAKE) --no-print-directory build
+	@$(SAM) deploy --config-env $(ENV) $(ARGS)
+
+invoke: $(SAM_VENV)/ready ## Invoke what is deployed: make invoke EVENT=events/health-ready.json ENV=staging
+	@$(KNOWN_ENV)
+	@test -f '$(EVENT)' || { echo 'invoke: say which event: make invoke EVENT=events/health-ready.json' >&2; exit 1; }
+	@$(SAM) remote invoke ApiFunction --config-env $(ENV) --parameter Qualifier=live \
+		--event-file '$(EVENT)'
+invoke: ENV = default
 
 clean: ## Remove what the other targets made, the embedded database's data included
 	rm -rf .venv .venv-* .local .aws-sam .coverage* .hypothesis .*_cache
