@@ -70,8 +70,9 @@ def _said(error: DBAPIError) -> str:
         return str(error.orig)
     assert error.orig is not None
     message = str(error.orig.args[0].get("M", ""))
-    # Class 22, data exception, quotes the value: manual, appendix A.
-    return f"{state} {re.sub('".*"', '"…"', message, flags=re.DOTALL) if state.startswith('22') else message}"
+    if state.startswith("22"):  # data exception: manual, appendix A
+        message = re.sub('".*"', '"…"', message, flags=re.DOTALL)  # the value
+    return f"{state} {message}"
 
 
 def main() -> None:

@@ -36,7 +36,11 @@ logger.setLevel(logging.INFO)
 
 
 class MigrationFailed(Exception):
-    """Why, and in which migration, in words for whoever deploys."""
+    """Why, and in which migration, in words for whoever deploys: one line of at most MAX_REASON bytes."""
+
+    def __init__(self, reason: str) -> None:
+        line = "".join(character for character in " ".join(reason.split()) if character.isprintable())
+        super().__init__(line.encode()[:MAX_REASON].decode(errors="ignore"))
 
 
 class NobodyTold(Exception):
@@ -79,7 +83,7 @@ def _answer(event: dict[str, Any], seconds: float) -> dict[str, Any]:
             case _:
                 return same | {"Status": "FAILED", "Reason": "RequestType is not Create, Update or Delete"}
     except MigrationFailed as error:
-        return same | {"Status": "FAILED", "Reason": _shortened(str(error))}
+        return same | {"Status": "FAILED", "Reason": str(error)}
     except Exception as error:
         logger.exception("migration failed")
         return same | {"Status": "FAILED", "Reason": f"unexpected {type(error).__name__}: see the log"}
@@ -123,11 +127,6 @@ def _upgrade(seconds: float) -> str:
             raise MigrationFailed("the code has no migrations: handler/migrations/versions was not shipped")
         logger.info("migrated: the schema is at %s", revision)
         return revision
-
-
-def _shortened(reason: str) -> str:
-    line = "".join(character for character in " ".join(reason.split()) if character.isprintable())
-    return line.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")
 
 
 def _tell(address: str, answer: dict[str, Any]) -> None:

@@ -18,8 +18,7 @@ from handler.settings import read_database_settings
 
 # Any number, the same for every process that migrates this database.
 ADVISORY_LOCK = 2026_11_22
-# Seconds to wait for another process that migrates, where no deadline says it, and then for each table that requests
-# hold.
+# Seconds to wait for another process that migrates, where no deadline says it; and then for a table in use, at most.
 QUEUE_TIMEOUT = 60.0
 LOCK_TIMEOUT = 5.0
 # Seconds before our own deadline at which the server gives up by itself: it can say what it waited for.
@@ -35,7 +34,7 @@ def run(engine: Engine) -> None:
         _limit(connection, "idle_in_transaction_session_timeout", 15)
         _queue(connection, QUEUE_TIMEOUT if left == math.inf else left - 2 * HEAD_START)
         # A migration that waits for a lock makes every later query of that table wait behind it: give up instead.
-        _limit(connection, "lock_timeout", LOCK_TIMEOUT)
+        _limit(connection, "lock_timeout", min(LOCK_TIMEOUT, left - 2 * HEAD_START))
         context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
         with context.begin_transaction():
             try:
