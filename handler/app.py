@@ -8,13 +8,14 @@ from fastapi.middleware.cors import CORSMiddleware
 from mangum.types import ASGI
 
 from handler import health
+from handler.auth import GuardedRoute, describe_authorization
 from handler.errors import METHODS, add_error_handlers, describe_problems, problems
 from handler.items import routes as items
 from handler.settings import settings
 
 # What a page of another origin may send beside what every page may, and what it may read of an answer.
 CORS_REQUEST_HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match")
-CORS_ANSWER_HEADERS = ("ETag", "Link", "Location", "Retry-After", "X-Request-Id")
+CORS_ANSWER_HEADERS = ("ETag", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
 DESCRIPTION = "Items in PostgreSQL. Every error is `application/problem+json` (RFC 9457)."
 
 
@@ -26,6 +27,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,  # a redirect costs the client a second invocation
         responses=problems(500),
     )
+    app.router.route_class = GuardedRoute
     app.include_router(items.router)  # first: routes are tried in this order
     app.include_router(health.router)
     add_error_handlers(app)
@@ -36,11 +38,12 @@ def create_app() -> FastAPI:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         describe_problems(FastAPI.openapi(app))
+        describe_authorization(FastAPI.openapi(app))
     assert app.openapi_schema is not None
     return app.openapi_schema
 
 
-def with_cors(app: FastAPI) -> ASGI:
+def with_cors(app: ASGI) -> ASGI:
     """`app` for pages of the origins in CORS_ORIGINS. Around all of it, so that they can read a 500 too."""
     origins = settings().cors_origins
     if not origins:

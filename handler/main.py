@@ -14,6 +14,7 @@ from mangum.types import LambdaConfig, Response
 
 from handler.answers import refusal, write
 from handler.app import create_app, with_cors
+from handler.auth import with_guard
 from handler.database.deadline import within
 from handler.events import Answer, Kind, kind_of, read_body, read_scope
 from handler.settings import settings
@@ -101,7 +102,7 @@ def _in_running_loop() -> bool:
 _use_own_loop()  # before Mangum, which makes one where there is none
 app = create_app()
 # Mangum runs startup and shutdown on every invocation unless lifespan is off.
-_adapter = Mangum(with_cors(app), lifespan="off", custom_handlers=[Exchange])
+_adapter = Mangum(with_cors(with_guard(app)), lifespan="off", custom_handlers=[Exchange])
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
