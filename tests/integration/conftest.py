@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi import FastAPI
+from mangum import Mangum
 
 from local.proxy import Proxy
 from tests.database import socket_path
@@ -21,6 +22,25 @@ def app() -> Iterator[FastAPI]:
     before = list(main.app.router.routes)
     yield main.app
     main.app.router.routes[:] = before
+
+
+@pytest.fixture
+def authorize(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
+    """Makes the handler one of another AUTH_MODE, and returns its application."""
+    from handler import main
+    from handler.app import create_app, with_cors
+    from handler.auth import with_guard
+    from handler.settings import settings
+
+    def change(mode: str, **values: object) -> FastAPI:
+        for name, value in {"auth_mode": mode, **values}.items():
+            monkeypatch.setitem(vars(settings()), name, value)
+        app = create_app()
+        adapter = Mangum(with_cors(with_guard(app)), lifespan="off", custom_handlers=[main.Exchange])
+        monkeypatch.setattr(main, "_adapter", adapter)
+        return app
+
+    return change
 
 
 @pytest.fixture
