@@ -107,6 +107,18 @@ def test_no_authorization_is_only_ever_chosen_explicitly(mode: str | None) -> No
     assert "AUTH_MODE must be set to one of: none" in done.stderr
 
 
+@pytest.mark.parametrize(("value", "public"), [(None, False), ("false", False), ("true", True), ("True", True)])
+def test_documentation_is_public_only_where_somebody_says_so(value: str | None, public: bool) -> None:
+    environment = {"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt"}
+    environment |= {} if value is None else {"AUTH_PUBLIC": value}
+    assert read_settings(environment).auth_public is public
+
+
+def test_a_word_that_is_no_boolean_makes_nothing_public() -> None:
+    with pytest.raises(SettingsError, match="AUTH_PUBLIC must be true or false"):
+        read_settings({"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt", "AUTH_PUBLIC": "docs"})
+
+
 def test_the_password_is_in_no_representation() -> None:
     settings = read_settings({"DATABASE_URL": "postgresql://ann:SECRET@h/d", "AUTH_MODE": "none"})
     assert "SECRET" not in repr(settings)
