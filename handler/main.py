@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
+from fastapi import FastAPI
 from mangum import Mangum
 from mangum.types import LambdaConfig, Response
 
 from handler.answers import refusal, write
-from handler.app import create_app, guarded
+from handler.app import create_app, with_cors, with_limit
+from handler.auth import with_guard
 from handler.database.deadline import within
 from handler.events import Answer, Kind, kind_of, read_body, read_scope
 from handler.settings import settings
@@ -91,10 +93,15 @@ def _in_running_loop() -> bool:
     return True
 
 
+def adapt(app: FastAPI) -> Mangum:
+    """`app` behind what holds for every request, whoever sent it."""
+    # Mangum runs startup and shutdown on every invocation unless lifespan is off.
+    return Mangum(with_cors(with_limit(with_guard(app))), lifespan="off", custom_handlers=[Exchange])
+
+
 _use_own_loop()  # before Mangum, which makes one where there is none
 app = create_app()
-# Mangum runs startup and shutdown on every invocation unless lifespan is off.
-_adapter = Mangum(guarded(app), lifespan="off", custom_handlers=[Exchange])
+_adapter = adapt(app)
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:

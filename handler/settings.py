@@ -10,7 +10,7 @@ from typing import Any
 
 from handler import database_url
 
-AUTH_MODES = ("none",)
+AUTH_MODES = ("none", "iam", "jwt")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 BOOLEANS = {"true": True, "false": False}
 Bounds = tuple[type[int] | type[float], float, float]
@@ -69,6 +69,7 @@ class Settings:
     database: DatabaseSettings
     auth_mode: str
     log_level: str
+    auth_public: bool = False  # documentation and liveness are for everybody
     base_path: str = ""  # the mapping key of a custom domain, as "/key"
     cors_origins: tuple[str, ...] = ()
     require_if_match: bool = False
@@ -87,6 +88,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     found = Settings(
         database=_database(environ, problems),
         auth_mode=_one_of("AUTH_MODE", environ.get("AUTH_MODE"), AUTH_MODES, problems),
+        auth_public=_boolean("AUTH_PUBLIC", environ, problems),
         log_level=_one_of("LOG_LEVEL", environ.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS, problems),
         base_path=_base_path(environ.get("BASE_PATH", ""), problems),
         cors_origins=_origins(environ.get("CORS_ORIGINS", ""), problems),

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, status
 from sqlalchemy import Result, bindparam, delete, func, insert, select, update
 
+from handler.auth import GuardedRoute, caller, needs
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.errors import problems
 from handler.idempotency import IdempotencyKeyHeader, earlier_answer, remember_answer
@@ -14,7 +15,10 @@ from handler.paging import Page, link_to_next, next_cursor, start_keys
 from handler.preconditions import IF_MATCH, IF_NONE_MATCH, etag, expected_versions, known_versions
 from handler.query import refuse_query
 
-router = APIRouter(prefix="/items", tags=["items"], responses=problems(400, 422, 500, 503))
+router = APIRouter(
+    prefix="/items", tags=["items"], responses=problems(400, 401, 403, 422, 500, 503), route_class=GuardedRoute
+)
+READS, WRITES = needs("items:read"), needs("items:write")
 
 ItemIdPath = Annotated[ItemId, Path(description="The item's id")]
 
@@ -27,13 +31,19 @@ DELETE = delete(ITEMS).where(BY_ID).returning(*ITEMS.c)
 EXPECTED = ITEMS.c.version.in_(bindparam("versions", expanding=True))
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, include_in_schema=False)
-@router.post("/", status_code=status.HTTP_201_CREATED, response_model=ItemOut, responses=problems(409, 413))
+@router.post("", status_code=status.HTTP_201_CREATED, include_in_schema=False, openapi_extra=WRITES)
+@router.post(
+    "/",
+    status_code=status.HTTP_201_CREATED,
+    response_model=ItemOut,
+    responses=problems(409, 413),
+    openapi_extra=WRITES,
+)
 async def create_item(
     body: ItemIn, session: SessionDep, request: Request, idempotency_key: IdempotencyKeyHeader = None
 ) -> Response:
     refuse_query(request)
-    scope = "POST /items/"
+    scope = f"POST /items/ {caller(request)}"  # nobody is answered with what another caller's key stored
     if idempotency_key:
         earlier = earlier_answer(session, scope, idempotency_key, body.model_dump_json().encode())
         if earlier:
@@ -46,8 +56,8 @@ async def create_item(
     return answer
 
 
-@router.get("", include_in_schema=False)
-@router.get("/")
+@router.get("", include_in_schema=False, openapi_extra=READS)
+@router.get("/", openapi_extra=READS)
 async def list_items(
     page: Annotated[Page, Query()], session: ReadSessionDep, request: Request, response: Response
 ) -> ItemPage:
@@ -71,7 +81,7 @@ async def list_items(
     "/{item_id}",
     response_model=ItemOut,
     responses={304: {"description": "Not Modified"}, **problems(404)},
-    openapi_extra=IF_NONE_MATCH,
+    openapi_extra=READS | IF_NONE_MATCH,
 )
 async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Request) -> Response:
     refuse_query(request)
@@ -81,12 +91,16 @@ async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Reque
     return _answer(item)
 
 
-@router.put("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
+@router.put(
+    "/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=WRITES | IF_MATCH
+)
 async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep, request: Request) -> Response:
     return _answer(_changed(request, session, item_id, CHANGE.values(body.model_dump())))
 
 
-@router.patch("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
+@router.patch(
+    "/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=WRITES | IF_MATCH
+)
 async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep, request: Request) -> Response:
     """A JSON merge patch (RFC 7396)."""
     fields = body.model_dump(exclude_unset=True)
@@ -97,7 +111,7 @@ async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep,
     "/{item_id}",
     status_code=status.HTTP_204_NO_CONTENT,
     responses=problems(404, 412, 428),
-    openapi_extra=IF_MATCH,
+    openapi_extra=WRITES | IF_MATCH,
 )
 async def delete_item(item_id: ItemIdPath, session: SessionDep, request: Request) -> None:
     _changed(request, session, item_id, DELETE)

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, Response
-from mangum import Mangum
 
 from handler import main
-from handler.app import MAX_BODY, create_app, guarded
+from handler.app import MAX_BODY, create_app
 from handler.settings import settings
 from tests.client import create
 from tests.event_kinds import KINDS, Received, Request, http_api_1, http_api_2, rest_api, send
@@ -317,8 +316,7 @@ def cors(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
     def change(*origins: str) -> FastAPI:
         monkeypatch.setitem(vars(settings()), "cors_origins", origins)
         app = create_app()
-        adapter = Mangum(guarded(app), lifespan="off", custom_handlers=[main.Exchange])
-        monkeypatch.setattr(main, "_adapter", adapter)
+        monkeypatch.setattr(main, "_adapter", main.adapt(app))
         return app
 
     return change

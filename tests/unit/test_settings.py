@@ -95,16 +95,28 @@ def test_every_problem_is_reported_at_once() -> None:
     assert {problem.split()[0] for problem in error.value.problems} == {"DATABASE_URL", "AUTH_MODE", "LOG_LEVEL"}
 
 
-@pytest.mark.parametrize("mode", [None, "", "jwt", "None"])
+@pytest.mark.parametrize("mode", [None, "", "basic", "None"])
 def test_no_authorization_is_only_ever_chosen_explicitly(mode: str | None) -> None:
     environment = {"DATABASE_URL": "postgresql://ann@h/d"} | ({} if mode is None else {"AUTH_MODE": mode})
-    with pytest.raises(SettingsError, match="AUTH_MODE must be set to one of: none"):
+    with pytest.raises(SettingsError, match="AUTH_MODE must be set to one of: none, iam, jwt"):
         read_settings(environment)
     done = subprocess.run(
         [sys.executable, "-c", "import handler.main"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
     assert "AUTH_MODE must be set to one of: none" in done.stderr
+
+
+@pytest.mark.parametrize(("value", "public"), [(None, False), ("false", False), ("true", True), ("True", True)])
+def test_documentation_is_public_only_where_somebody_says_so(value: str | None, public: bool) -> None:
+    environment = {"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt"}
+    environment |= {} if value is None else {"AUTH_PUBLIC": value}
+    assert read_settings(environment).auth_public is public
+
+
+def test_a_word_that_is_no_boolean_makes_nothing_public() -> None:
+    with pytest.raises(SettingsError, match="AUTH_PUBLIC must be true or false"):
+        read_settings({"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt", "AUTH_PUBLIC": "docs"})
 
 
 def test_the_password_is_in_no_representation() -> None:
