@@ -84,6 +84,7 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
+	@$(COMPILE) --group runtime -o requirements-runtime.txt
 	@for file in requirements*.txt; do git diff --quiet -- $$file && touch -t 200001010000 $$file || true; done
 
 bench: bench-warm bench-connect bench-pages ## Run every benchmark

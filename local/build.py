@@ -29,6 +29,7 @@ UNUSED = (
     "sqlalchemy/dialects/mysql",
     "sqlalchemy/dialects/oracle",
     "sqlalchemy/dialects/sqlite",
+    "sqlalchemy/dialects/postgresql/provision.py",
     "**/*.pyi",
     "**/*.pxd",
     "**/*.c",

@@ -1,7 +1,6 @@
-"""What is deployed agrees with itself: the template, the build, the handler, and the events that stand in for AWS."""
+"""What is deployed agrees with itself: the template, the handler, and the events that stand in for AWS."""
 
 import json
-import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,12 +55,6 @@ def function(template: Any) -> Any:
     return template["Resources"]["ApiFunction"]["Properties"]
 
 
-@pytest.fixture(scope="module")
-def recipe() -> str:
-    """How the Makefile builds the function."""
-    return (ROOT / "Makefile").read_text().partition("\nbuild-ApiFunction:")[2]
-
-
 @pytest.fixture(params=EVENTS, ids=lambda path: path.stem)
 def event(request: pytest.FixtureRequest) -> Any:
     return json.loads(request.param.read_text())
@@ -72,26 +65,6 @@ def test_handler_is_a_function_that_is_shipped(function: Any) -> None:
     module = import_module(name)
     assert callable(getattr(module, attribute))
     assert Path(module.__file__ or "").is_relative_to(ROOT / "handler")
-
-
-def test_is_built_by_the_makefile(template: Any, function: Any, recipe: str) -> None:
-    assert template["Resources"]["ApiFunction"]["Metadata"] == {"BuildMethod": "makefile"}
-    assert function["CodeUri"] == "."
-    assert recipe
-
-
-def test_runs_on_the_runtime_that_the_build_is_for(function: Any, recipe: str) -> None:
-    runtime = function["Runtime"]
-    assert runtime == "python3.13"
-    assert set(re.findall(r"--python-version (\S+)", recipe)) == {runtime.removeprefix("python")}
-    assert set(re.findall(r"python3\.\d+", recipe)) == {runtime}
-
-
-def test_runs_on_the_architecture_that_the_build_is_for(function: Any, recipe: str) -> None:
-    assert function["Architectures"] == ["arm64"]
-    platforms = re.findall(r"--platform (\S+)", recipe)
-    assert platforms
-    assert all(platform.endswith("_aarch64") for platform in platforms)
 
 
 def test_pins_are_the_same_on_every_machine() -> None:
