@@ -103,8 +103,8 @@ build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 
 ca-bundle: ## Fetch the authorities of RDS into handler/, where the function finds them; commit the file
 	@curl --fail --silent --show-error --max-time 60 --output $(CA_BUNDLE).new $(CA_BUNDLE_URL)
-	@$(PYTHON) -c 'import ssl, sys; ssl.create_default_context(cafile=sys.argv[1])' $(CA_BUNDLE).new || \
-		{ echo "ca-bundle: what came is no list of certificates: $(CA_BUNDLE).new" >&2; exit 1; }
+	@$(PYTHON) -c 'import ssl, sys; ssl.create_default_context(cafile=sys.argv[1])' $(CA_BUNDLE).new 2>/dev/null || \
+		{ rm $(CA_BUNDLE).new; echo "ca-bundle: what came is no list of certificates" >&2; exit 1; }
 	@mv $(CA_BUNDLE).new $(CA_BUNDLE)
 	@echo "ca-bundle: $$(grep -c 'BEGIN CERTIFICATE' $(CA_BUNDLE)) authorities are in $(CA_BUNDLE)"
 

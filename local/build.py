@@ -44,10 +44,12 @@ class BuildError(Exception):
     """The artifact cannot be built here; the message says what is missing, for a person."""
 
 
-def build(folder: Path, architecture: str, requirements: Path = ROOT / "requirements.txt") -> None:
+def build(folder: Path, architecture: str) -> None:
     """Fill the empty `folder` with what runs on Lambda's `architecture`. Raises BuildError."""
+    if architecture not in MACHINES:
+        raise BuildError(f"ARCHITECTURE must be one of {', '.join(MACHINES)}, not {architecture!r}")
     python = runtime_python()
-    install(requirements, folder, architecture)
+    install(ROOT / "requirements.txt", folder, architecture)
     for pattern in UNUSED:
         for path in folder.glob(pattern):
             if path.is_dir():
@@ -96,7 +98,7 @@ def runtime_python(environ: Mapping[str, str] = os.environ) -> str:
     raise BuildError(
         f"Python {RUNTIME} is not on this machine, and only it writes the bytecode that Lambda reads; without, a cold "
         f"start takes three times as long. Install it (`uv python install {RUNTIME}`, `pyenv install {RUNTIME}`, "
-        f"`brew install python@{RUNTIME}`, or your system's package), or name one: BUILD_PYTHON=/path/to/python{RUNTIME}"
+        f"`brew install python@{RUNTIME}`, or your system's package), or name it: BUILD_PYTHON=/path/to/python{RUNTIME}"
     )
 
 
@@ -140,8 +142,6 @@ def compile_all(folder: Path, python: str) -> None:
 def main() -> None:
     folder, architecture = Path(sys.argv[1]), sys.argv[2]
     try:
-        if architecture not in MACHINES:
-            raise BuildError(f"ARCHITECTURE must be one of {', '.join(MACHINES)}, not {architecture!r}")
         build(folder, architecture)
     except BuildError as error:
         sys.exit(f"build: {error}")

@@ -34,8 +34,8 @@ MIGRATE = BOOTSTRAP + "from handler.migrate import main; main()"
 
 def method_of(event: Any) -> str | None:
     """None for what is no HTTP request."""
-    http = event.get("requestContext", {}).get("http", {})
-    return event.get("httpMethod") or http.get("method")
+    found: str | None = event.get("httpMethod") or event.get("requestContext", {}).get("http", {}).get("method")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def artifact(build: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def client_library(once: Callable[..., Path]) -> Path:
-    """awslambdaric for the function's Python, beside the artifact, as Lambda has it in /var/runtime."""
+    """The client for the function's Python, beside the artifact, as Lambda has it in /var/runtime."""
     code = (
         "import sys; from pathlib import Path; from local.build import install; "
         f"install(Path('requirements-runtime.txt'), Path(sys.argv[1]), '{HOST_ARCHITECTURE}')"
