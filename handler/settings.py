@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from handler import database_url
 
 AUTH_MODES = ("none", "iam", "jwt")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+# `make ca-bundle` fetches it: without a setting, what is shipped is trusted.
+CA_BUNDLE = Path(__file__).with_name("global-bundle.pem")
 BOOLEANS = {"true": True, "false": False}
 Bounds = tuple[type[int] | type[float], float, float]
 # The numbers of DatabaseSettings: each is set by DATABASE_ and its name, between these bounds (seconds for times).
@@ -119,6 +122,8 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     if "DATABASE_CA_BUNDLE" in environ:
         parts["ca_bundle"] = environ["DATABASE_CA_BUNDLE"] or None
+    elif CA_BUNDLE.exists():
+        parts.setdefault("ca_bundle", str(CA_BUNDLE))
     if url and not secret_arn:
         parts.setdefault("host", "localhost")
         if "user" not in parts:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from handler import settings
 from handler.database.connection import address_of
 from handler.database.credentials import CredentialsError, Login
 from handler.settings import SettingsError, read_database_settings, read_settings
+from local.build import CA_BUNDLE
 
 
 def read(url: str) -> dict[str, object]:
@@ -205,3 +207,21 @@ def test_a_number_out_of_its_bounds_is_refused(name: str, value: str) -> None:
 def test_the_numbers_of_the_pool_can_be_set() -> None:
     settings = read_database_settings({"DATABASE_URL": "postgresql://ann@h/d", "DATABASE_POOL_SIZE": "2"})
     assert (settings.pool_size, settings.checkout_timeout) == (2, 3.0)
+
+
+def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, shipped = "postgresql://ann@db.example/d", tmp_path / "global-bundle.pem"
+    monkeypatch.setattr(settings, "CA_BUNDLE", shipped)
+    assert read(url)["ca_bundle"] is None
+    shipped.touch()
+    assert read(url)["ca_bundle"] == str(shipped)
+    assert read(f"{url}?sslrootcert=/ca.pem")["ca_bundle"] == "/ca.pem"
+    for value, expected in {"/ca.pem": "/ca.pem", "": None}.items():
+        found = read_database_settings({"DATABASE_URL": url, "DATABASE_CA_BUNDLE": value})
+        assert found.ca_bundle == expected
+
+
+def test_the_authorities_are_looked_for_where_they_are_shipped() -> None:
+    assert Path(settings.__file__ or "").parents[1] / CA_BUNDLE == settings.CA_BUNDLE
