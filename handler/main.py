@@ -7,6 +7,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from time import perf_counter
 from typing import Any
 
 from mangum import Mangum
@@ -15,7 +16,10 @@ from mangum.types import LambdaConfig, Response
 from handler.answers import refusal, write
 from handler.app import create_app, with_cors
 from handler.database.deadline import within
+from handler.database.spent import count
+from handler.errors import is_logged
 from handler.events import Answer, Kind, kind_of, read_body, read_scope
+from handler.observability import log_request
 from handler.settings import settings
 
 # Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
@@ -23,7 +27,9 @@ MAX_BODY = 256 * 1024
 TIME_TO_ANSWER = 0.5  # seconds of the invocation that the database does not get
 
 logging.getLogger().setLevel(settings().log_level)
-logging.getLogger("mangum").setLevel(logging.WARNING)  # it has a line for every request
+# It has a line for every request too, and one for every exception that leaves the application.
+logging.getLogger("mangum").setLevel(logging.WARNING)
+logging.getLogger("mangum.http").addFilter(lambda record: not (record.exc_info and is_logged(record.exc_info[1])))
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +63,7 @@ class Exchange:
             raise BodyTooLarge
         self.scope = read_scope(kind, event)
         self.method = self.scope["method"]
-        self.request_id = _request_id(context)
+        self.request_id = _thread.request_id
         # Every GET answers HEAD too: the body goes when the answer is written.
         self.scope |= {
             "method": "GET" if self.method == "HEAD" else self.method,
@@ -65,6 +71,7 @@ class Exchange:
             "aws.event": event,
             "aws.context": context,
         }
+        _thread.exchange = self
 
     def __call__(self, response: Response) -> dict[str, Any]:
         headers: dict[str, str] = {}
@@ -123,16 +130,31 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 
 def _answer(kind: Kind, event: Any, context: Any) -> dict[str, Any]:
+    started, spent, request_id = perf_counter(), count(), _request_id(context)
+    _thread.exchange = None  # the one below will say what was asked for, if it can be read
+    answer = _answer_or_refusal(kind, event, context, request_id)
+    exchange = _thread.exchange
+    method, route = (exchange.method, exchange.scope.get("route")) if exchange else (None, None)
+    status, seconds = answer["statusCode"], perf_counter() - started
+    log_request(context, request_id, method=method, route=route, status=status, seconds=seconds, spent=spent)
+    return answer
+
+
+def _answer_or_refusal(kind: Kind, event: Any, context: Any, request_id: str) -> dict[str, Any]:
     _use_own_loop()
+    _thread.request_id = request_id
     try:
         with within(_time_left(context) - TIME_TO_ANSWER):
             return _adapter(event, context)
     except BodyTooLarge:
         status, detail = 413, f"The body is larger than {MAX_BODY} bytes"
-    except Exception:  # the application's own errors are answered inside Mangum; this is the event's
-        logger.info("the event is no request that can be read", exc_info=True)
-        status, detail = 400, "The request cannot be read"
-    request_id = _request_id(context)
+    except Exception as error:  # the application's own errors are answered inside Mangum
+        if _thread.exchange:
+            logger.exception("the answer cannot be written")
+            status, detail = 500, None
+        else:
+            logger.info("the event is no request that can be read: %s", type(error).__name__)
+            status, detail = 400, "The request cannot be read"
     return write(kind, "GET", refusal(status, detail, request_id), request_id)
 
 
