@@ -19,7 +19,7 @@ from handler.database.deadline import within
 from handler.database.spent import count
 from handler.errors import is_logged
 from handler.events import Answer, Kind, kind_of, read_body, read_scope
-from handler.observability import log_request
+from handler.observability import tell
 from handler.settings import settings
 
 # Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
@@ -136,7 +136,7 @@ def _answer(kind: Kind, event: Any, context: Any) -> dict[str, Any]:
     exchange = _thread.exchange
     method, route = (exchange.method, exchange.scope.get("route")) if exchange else (None, None)
     status, seconds = answer["statusCode"], perf_counter() - started
-    log_request(context, request_id, method=method, route=route, status=status, seconds=seconds, spent=spent)
+    tell(context, request_id, method=method, route=route, status=status, seconds=seconds, spent=spent)
     return answer
 
 

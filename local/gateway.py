@@ -1,7 +1,6 @@
 """A local API Gateway: HTTP in, Lambda event, `handler.main.handler`, HTTP out. Started by `local/run.py`."""
 
 import asyncio
-import logging
 import os
 import socket
 import sys
@@ -65,13 +64,10 @@ class Gateway:
             print(f"handler raised {type(error).__name__}: {error}", file=sys.stderr)
             return FAILED
 
-    def make_readable(self, record: logging.LogRecord) -> bool:
+    def show(self, line: dict[str, Any]) -> None:
         """The handler's line for a request as a person reads it, with the path, which no log of a deployment has."""
-        if record.name == "handler.observability":
-            said = vars(record)
-            cost = f"{said['Duration']:.1f} ms, round trips: {said['RoundTrips']}"
-            record.msg, record.args = f"{said['method']} {self._path} {said['status']} in {cost}", ()
-        return True
+        cost = f"{line['Duration']:.1f} ms, round trips {line['RoundTrips']}"
+        print(f"{line['method']} {self._path} {line['status']} {cost}", flush=True)
 
 
 def _stop_with_parent() -> None:
@@ -87,14 +83,13 @@ def main() -> None:
 
     try:
         from handler.main import handler  # noqa: PLC0415
+        from handler.observability import listeners  # noqa: PLC0415
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(SETTINGS_REFUSED)
     listener = socket.socket(fileno=int(sys.argv[1]))
     gateway = Gateway(handler)
-    console = logging.StreamHandler()
-    console.addFilter(gateway.make_readable)
-    logging.getLogger().addHandler(console)
+    listeners.append(gateway.show)
     config = uvicorn.Config(
         gateway, lifespan="off", log_level="warning", access_log=False, server_header=False,
         date_header=False, timeout_graceful_shutdown=5,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Spent:
     """A round trip: something was sent, and then something came. Resolving, connecting and TLS only take time."""
 
-    connections: int = 0  # that were opened
+    connections: int = 0  # that were tried
     round_trips: int = 0
     seconds: float = 0.0  # connecting, sending, waiting
 
