@@ -36,6 +36,7 @@ DIRECTIVE = {
     "Metrics": [{"Name": name, "Unit": unit} for name, unit in METRICS.items()],
 }
 FUNCTION = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+VERSION = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION")  # during a rollout there are two
 OTHER = "other"  # there is no end of the methods and paths that clients make up
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -71,6 +72,7 @@ def tell(  # noqa: PLR0913 - what there is to say of a request
     line: Line = {
         "level": "ERROR" if status >= 500 else "INFO",
         "function": FUNCTION or "local",
+        "version": VERSION,
         "requestId": request_id,
         "traceId": trace and trace[1],
         "method": method if method in METHODS else OTHER,
