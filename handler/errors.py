@@ -6,9 +6,9 @@ from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, ResponseValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -178,9 +178,30 @@ async def database_error(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, answer.status, answer.detail, constraint=constraint)
 
 
+class Unexpected(Exception):
+    """An error as the log may tell it."""
+
+
 async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    logger.error("unexpected %s", type(error).__name__, exc_info=error)
+    logger.error("unexpected %s", type(error).__name__, exc_info=_without_values(error))
+    vars(error)["is_logged"] = True
     return _answer(request, 500)
+
+
+def is_logged(error: BaseException | None) -> bool:
+    """Whether `unexpected_error` has logged it. The framework raises on what is answered, to whoever runs it."""
+    return getattr(error, "is_logged", False)
+
+
+def _without_values(error: Exception) -> Exception:
+    """The same, with its traceback, where it would repeat what a client sent or what is stored."""
+    if isinstance(error, ResponseValidationError | ValidationError):
+        text = ", ".join(f"{_where(one)} {one['type']}" for one in error.errors())
+    elif isinstance(error, DBAPIError) and sqlstate(error)[0]:
+        text = f"{_reason(error)} [{error.statement}]"
+    else:
+        return error
+    return Unexpected(f"{type(error).__name__}: {text}").with_traceback(error.__traceback__)
 
 
 def describe_problems(openapi: dict[str, Any]) -> None:

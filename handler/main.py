@@ -7,6 +7,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,13 +18,18 @@ from handler.answers import refusal, write
 from handler.app import create_app, with_cors, with_limit
 from handler.auth import with_guard
 from handler.database.deadline import within
+from handler.database.spent import count
+from handler.errors import is_logged
 from handler.events import Answer, Kind, kind_of, read_body, read_scope
+from handler.observability import tell
 from handler.settings import settings
 
 TIME_TO_ANSWER = 0.5  # seconds of the invocation that the database does not get
 
 logging.getLogger().setLevel(settings().log_level)
-logging.getLogger("mangum").setLevel(logging.WARNING)  # it has a line for every request
+# It has a line for every request too, and one for every exception that leaves the application.
+logging.getLogger("mangum").setLevel(logging.WARNING)
+logging.getLogger("mangum.http").addFilter(lambda record: not (record.exc_info and is_logged(record.exc_info[1])))
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +57,7 @@ class Exchange:
         self.body = read_body(event)
         self.scope = read_scope(kind, event)
         self.method = self.scope["method"]
-        self.request_id = _request_id(context)
+        self.request_id = _thread.request_id
         # Every GET answers HEAD too: the body goes when the answer is written.
         self.scope |= {
             "method": "GET" if self.method == "HEAD" else self.method,
@@ -60,6 +66,7 @@ class Exchange:
             "aws.event": event,
             "aws.context": context,
         }
+        _thread.exchange = self
 
     def __call__(self, response: Response) -> dict[str, Any]:
         headers: dict[str, str] = {}
@@ -123,14 +130,30 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 
 def _answer(kind: Kind, event: Any, context: Any) -> dict[str, Any]:
+    started, spent, request_id = perf_counter(), count(), _request_id(context)
+    _thread.exchange = None  # the one below will say what was asked for, if it can be read
+    answer = _answer_or_refusal(kind, event, context, request_id)
+    exchange = _thread.exchange
+    method, route = (exchange.method, exchange.scope.get("route")) if exchange else (None, None)
+    status, seconds = answer["statusCode"], perf_counter() - started
+    tell(context, request_id, method=method, route=route, status=status, seconds=seconds, spent=spent)
+    return answer
+
+
+def _answer_or_refusal(kind: Kind, event: Any, context: Any, request_id: str) -> dict[str, Any]:
     _use_own_loop()
+    _thread.request_id = request_id
     try:
         with within(_time_left(context) - TIME_TO_ANSWER):
             return _adapter(event, context)
-    except Exception:  # the application's own errors are answered inside Mangum; this is the event's
-        logger.info("the event is no request that can be read", exc_info=True)
-    request_id = _request_id(context)
-    return write(kind, "GET", refusal(400, "The request cannot be read", request_id), request_id)
+    except Exception as error:  # the application's own errors are answered inside Mangum
+        if _thread.exchange:
+            logger.exception("the answer cannot be written")
+            status, detail = 500, None
+        else:
+            logger.info("the event is no request that can be read: %s", type(error).__name__)
+            status, detail = 400, "The request cannot be read"
+    return write(kind, "GET", refusal(status, detail, request_id), request_id)
 
 
 def _answer_no_request(event: Any) -> dict[str, Any]:

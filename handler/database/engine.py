@@ -1,5 +1,7 @@
 """The engine: one for each Lambda environment, made at import without connecting, alive across invocations."""
 
+import logging
+
 from sqlalchemy import QueuePool
 
 from handler.database import snapstart
@@ -22,6 +24,9 @@ class DeadlinePool(QueuePool):
     def _timeout(self, seconds: float) -> None:
         self._limit = seconds
 
+
+# SQLAlchemy names a pool's logger after its class; only its own classes are quiet about connections that come and go.
+logging.getLogger(f"{DeadlinePool.__module__}.{DeadlinePool.__name__}").setLevel(logging.WARNING)
 
 engine = make_engine(
     settings().database,

@@ -28,6 +28,7 @@ from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
 from pg8000.core import Context
 
 from handler.database.deadline import overtime, remaining, within
+from handler.database.spent import spend
 from handler.database.wire import open_socket
 
 PING_TIMEOUT = 1.0  # seconds that a connection gets to prove, after an idle time, that it is alive
@@ -146,7 +147,11 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self.numbered = False
         with within(timeout), ExitStack() as on_failure:
             try:
-                sock = on_failure.enter_context(open_socket(*address))
+                started = time.perf_counter()
+                try:
+                    sock = on_failure.enter_context(open_socket(*address))
+                finally:
+                    spend(time.perf_counter() - started, connections=1)
                 self._peer = sock.getpeername()
                 super().__init__(sock=sock, ssl_context=False, **login)
                 if not self._authenticated:
@@ -343,7 +348,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 self.abandon()
             raise _classified(refused)
         if unreadable:
-            raise _error("XX000", f"a value of the result cannot be read: {unreadable}") from unreadable
+            raise _error("XX000", f"a value of the result cannot be read: {type(unreadable).__name__}") from unreadable
         return talk.context
 
     def _exchange(self, talk: _Talk) -> tuple[bytes, Exception | None]:

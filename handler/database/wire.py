@@ -4,9 +4,11 @@ import math
 import select
 import socket
 import ssl
+from time import perf_counter
 from typing import Any
 
 from handler.database.deadline import remaining, within
+from handler.database.spent import spend
 
 # SSLRequest, and the server's answer to it: PostgreSQL manual, 54.2.11 "SSL Session Encryption".
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
@@ -25,6 +27,7 @@ class Stream:
         self._out = bytearray()
         self._in = bytearray()
         self._start = 0
+        self._asked = False  # something was sent, and nothing has come since
 
     def write(self, data: bytes) -> None:
         self._out += data
@@ -32,8 +35,13 @@ class Stream:
     def flush(self) -> None:
         """Send what was written. Raises OSError."""
         data, self._out = self._out, bytearray()
-        self._socket.settimeout(remaining())
-        self._socket.sendall(data)
+        self._asked = True
+        started = perf_counter()
+        try:
+            self._socket.settimeout(remaining())
+            self._socket.sendall(data)
+        finally:
+            spend(perf_counter() - started)
 
     def read(self, size: int) -> bytes:
         """`size` bytes. Raises OSError, also when the server closes before."""
@@ -62,10 +70,16 @@ class Stream:
         return bytes(self._in[start : start + 1]), bytes(memoryview(self._in)[start + 5 : self._start])
 
     def _receive(self) -> None:
-        self._socket.settimeout(remaining())
-        chunk = self._socket.recv(CHUNK)
+        started, answered = perf_counter(), False
+        try:
+            self._socket.settimeout(remaining())
+            chunk = self._socket.recv(CHUNK)
+            answered = self._asked and bool(chunk)
+        finally:
+            spend(perf_counter() - started, round_trips=answered)
         if not chunk:
             raise ConnectionResetError("the server closed the connection")
+        self._asked = False
         if self._start:
             del self._in[: self._start]
             self._start = 0

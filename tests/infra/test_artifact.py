@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from local.build import MACHINES, RUNTIME
 from tests.infra.conftest import HOST_ARCHITECTURE, ROOT
-from tests.infra.test_template import TemplateLoader
+from tests.infra.template.cloudformation import load
 
 LIMIT = 40_000_000  # bytes, unzipped
 # The header of unchecked hash-based bytecode of CPython 3.13: magic number, then flags (PEP 552).
@@ -54,7 +53,7 @@ def artifact(build: Callable[..., Path], architecture: str) -> Path:
 
 @pytest.fixture(scope="module")
 def template() -> Any:
-    return yaml.load((ROOT / "template.yaml").read_text(), TemplateLoader)  # noqa: S506 - a SafeLoader
+    return load("template.yaml")
 
 
 def files(folder: Path, pattern: str = "*") -> list[Path]:
