@@ -11,7 +11,7 @@ COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-an
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect bench-pages bench-scale bench-soak \
-	bench-cost build clean 	build-ApiFunction
+	bench-cost build clean build-ApiFunction
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
