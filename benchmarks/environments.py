@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pg8000.native
 
@@ -24,11 +25,28 @@ ROLE = "api"  # not a superuser: a part of max_connections is kept for those
 MAX_CONNECTIONS = 40
 
 processes = get_context("forkserver")
-processes.set_forkserver_preload(["fastapi", "mangum", "pg8000.native", "sqlalchemy.orm", "pydantic", "psutil"])
+processes.set_forkserver_preload(["fastapi", "mangum", "pg8000.native", "sqlalchemy.orm", "pydantic"])
+
+
+@contextmanager
+def process(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+    """`target(connection, *arguments)` in another process as long as the block, and our end of its connection."""
+    ours, its = processes.Pipe()
+    child = processes.Process(target=target, args=(its, *arguments), daemon=True)
+    child.start()
+    its.close()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        child.join()
 
 
 class Postgres(NamedTuple):
-    """A server that listens on a TCP port: `admin_url` is its superuser's, by unix socket; `url` is ROLE's."""
+    """A server that listens on a TCP port: `admin_url` is its superuser's, by unix socket; `url` is ROLE's.
+
+    `url` names the driver, as SQLAlchemy's own engines want it and ours may have it.
+    """
 
     admin_url: str
     url: str
@@ -40,7 +58,11 @@ def listening_server(data: Path, port: int) -> Iterator[Postgres]:
     """PostgreSQL on `data`, made if it is missing, and on 127.0.0.1:`port`, a `reserved_port`."""
     options = ("listen_addresses=127.0.0.1", f"port={port}", f"max_connections={MAX_CONNECTIONS}")
     with server(data, *(text for option in options for text in ("-c", option))) as admin_url:
-        yield Postgres(admin_url, f"postgresql://{ROLE}@127.0.0.1:{port}/postgres", port)
+        yield Postgres(admin_url, url_of(port), port)
+
+
+def url_of(port: int) -> str:
+    return f"postgresql+pg8000://{ROLE}@127.0.0.1:{port}/postgres"
 
 
 @contextmanager

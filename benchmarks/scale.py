@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from benchmarks.environments import MAX_CONNECTIONS, ROLE, Postgres, connect, migrate, new_server, processes
+from benchmarks.environments import MAX_CONNECTIONS, ROLE, Postgres, connect, migrate, new_server, process, url_of
 from benchmarks.report import Progress, describe_machine, table, write_section
 from local.events import Answer, Context, http_answer, http_event
 from local.pgbouncer import pgbouncer, reserved_port
 
 TITLE = "Scale"
 STEPS = (1, 2, 4, 8, 16, 32, 64)
-SEEDED = 1000  # items
+SEEDED = 200  # items
 BUDGET = MAX_CONNECTIONS - 3 - 1  # superuser_reserved_connections, and the one that looks at pg_stat_activity
 POOL = 20  # connections that PgBouncer has to the server
 MIX = ("GET",) * 7 + ("list of 50", "POST", "PATCH")
@@ -152,16 +152,7 @@ def one_request(module: str, event: dict[str, Any], right: "re.Pattern[bytes]") 
 def environments(module: str, url: str) -> Iterator[list[Connection]]:
     """As many as the largest step needs, and their connections; none has imported its handler yet."""
     with ExitStack() as stack:
-        found = []
-        for number in range(STEPS[-1]):
-            ours, its = processes.Pipe()
-            child = processes.Process(target=run_environment, args=(its, module, url, number), daemon=True)
-            child.start()
-            its.close()
-            stack.callback(child.join)
-            stack.callback(ours.close)
-            found.append(ours)
-        yield found
+        yield [stack.enter_context(process(run_environment, module, url, number)) for number in range(STEPS[-1])]
 
 
 @contextmanager
@@ -192,42 +183,44 @@ def watching(postgres: Postgres) -> Iterator[Callable[[], int]]:
 def processor_time(postmaster: psutil.Process) -> float:
     """Seconds of the server's processes that are there; none of the environments' goes during a step."""
     total = 0.0
-    for process in [postmaster, *postmaster.children()]:
+    for one in [postmaster, *postmaster.children()]:
         try:
-            times = process.cpu_times()
+            times = one.cpu_times()
         except psutil.NoSuchProcess:
             continue
         total += times.user + times.system
     return total
 
 
-def seed(postgres: Postgres, module: str) -> None:
-    with connect(postgres.admin_url) as admin:
-        if module == OURS:
-            migrate(postgres.admin_url)
-        else:
-            admin.run(f"GRANT CREATE ON SCHEMA public TO {ROLE}")
-            admin.run(f"SET ROLE {ROLE}")  # whose create_all then finds its table
-            admin.run("CREATE TABLE items (id serial PRIMARY KEY, name text NOT NULL, description text)")
-            admin.run("CREATE INDEX ix_items_name ON items (name); CREATE INDEX ix_items_id ON items (id)")
-            admin.run("RESET ROLE")
-        admin.run(f"INSERT INTO items (name) SELECT 'Item ' || n FROM generate_series(1, {SEEDED}) AS n")
-        admin.run("VACUUM ANALYZE items")
+def seed(connection: Connection, module: str, url: str) -> None:
+    """In a process of its own: the items, through the handler."""
+    os.environ |= {"DATABASE_URL": url, "AUTH_MODE": "none"}
+    handler = import_module(module).handler
+    for number in range(1, SEEDED + 1):
+        body = b'{"name": "Item %d"}' % number
+        event = http_event("POST", "/items/", "", [("content-type", "application/json")], body)
+        answer = http_answer(handler(event, Context()))
+        assert re.match(b'{"id":%d,' % number, answer.body), answer
+    connection.send("done")
 
 
 def run_series(module: str, pooled: bool, seconds: float, progress: Progress) -> list[Step]:
     """Every step, each with the environments of the one before and as many new ones."""
     with new_server() as postgres, ExitStack() as stack:
-        seed(postgres, module)
+        with connect(postgres.admin_url) as admin:
+            admin.run(f"GRANT CREATE ON SCHEMA public TO {ROLE}")  # the tutorial makes its table itself
+        if module == OURS:
+            migrate(postgres.admin_url)
+        with process(seed, module, postgres.url) as seeder:
+            seeder.recv()
         url = postgres.url
         if pooled:
             port = stack.enter_context(reserved_port())
-            url = stack.enter_context(pgbouncer(postgres.url, port, pool_size=POOL, max_client_conn=200))
+            stack.enter_context(pgbouncer(postgres.url, port, pool_size=POOL, max_client_conn=200))
+            url = url_of(port)
         with connect(postgres.admin_url) as admin:
             postmaster = psutil.Process(psutil.Process(admin.run("SELECT pg_backend_pid()")[0][0]).ppid())
         most = stack.enter_context(watching(postgres))
-        # The tutorial's default URL is SQLAlchemy's, which names the driver.
-        url = url.replace("postgresql://", "postgresql+pg8000://")
         all_of_them = stack.enter_context(environments(module, url))
         steps = []
         for number in STEPS:

@@ -41,7 +41,7 @@ from urllib.parse import quote
 
 import pg8000.native
 
-from benchmarks.environments import ROLE, Postgres, connect, listening_server, migrate, new_folder, processes
+from benchmarks.environments import ROLE, Postgres, connect, listening_server, migrate, new_folder, processes, url_of
 from benchmarks.report import Progress, describe_machine, table, write_section
 from local.events import Answer, Context, http_answer, http_event
 from local.pgbouncer import reserved_port
@@ -212,8 +212,7 @@ class Soak:
         self.swallowed: list[int] = []  # server processes whose clients a black hole keeps
         self._lock = threading.Lock()
         self.network = Child(run_network, ("127.0.0.1", postgres.port))
-        url = f"postgresql://{ROLE}@127.0.0.1:{self.network.greeting}/postgres"
-        start = partial(Child, run_environment, url, log)
+        start = partial(Child, run_environment, url_of(self.network.greeting), log)
         self.environments = [Environment(number, start) for number in range(ENVIRONMENTS)]
         self.free: queue.SimpleQueue[Environment] = queue.SimpleQueue()
         for environment in self.environments:
