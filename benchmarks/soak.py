@@ -13,8 +13,8 @@ down what they were answered. One fault at a time hits the network, the server o
 - What a transaction holds that a black hole has swallowed, nobody else gets before the server gives it up, which is
   after idle_in_transaction_session_timeout: until then the same change, tried again, is answered 503.
 
-The seed decides which faults come in which order and for how long, and what the clients ask. Ends with 1 when anything
-of this does not hold, and says what.
+The seed decides which faults come, in which order and for how long; what is asked depends on the moment, too. Ends with
+1 when anything of this does not hold, and says what.
 """
 
 import argparse
@@ -279,7 +279,7 @@ class Soak:
         if answer and answer.status != 503:
             if window and window.end and begun > window.end:
                 window.recovered.setdefault(environment.number, window.failures[environment.number])
-            return None if answer.status < 500 else "an answer that is none"
+            return None if answer.status < 500 else "neither an answer nor the documented 503"
         if answer and not (dict(answer.headers).get("retry-after", "").isdigit() and b'"status":503' in answer.body):
             return "a 503 that is not the documented one"
         if window is None:
@@ -313,6 +313,7 @@ def tell_network(name: str, *arguments: Any) -> Callable[[Soak, float], None]:
     return lambda soak, _: soak.network.ask((name, *arguments)) and None
 
 
+GONE = (pg8000.native.InterfaceError, pg8000.native.DatabaseError, OSError)
 BACKENDS = f"SELECT pid FROM pg_stat_activity WHERE usename = '{ROLE}' ORDER BY pid"
 END_ALL = f"SELECT pg_terminate_backend(pid, 5000) FROM ({BACKENDS}) AS all_of_them"
 
@@ -328,21 +329,16 @@ def crash_one(soak: Soak, part: float) -> None:
     pids = soak.admin(BACKENDS)
     if not pids:
         return
-    with connect(soak.postgres.admin_url) as witness:
+    with suppress(*GONE), connect(soak.postgres.admin_url) as witness:
         os.kill(pids[int(part * len(pids))][0], signal.SIGKILL)
-        with suppress(Exception):
-            while True:
-                witness.run("SELECT 1")
-        with suppress(Exception):
-            witness.close()
-        # connect() closes it, and it is closed.
-        witness.close = lambda: None
+        while True:  # until the server has noticed
+            witness.run("SELECT 1")
     wait_for_server(soak)
 
 
 def wait_for_server(soak: Soak) -> None:
     while True:
-        with suppress(pg8000.native.InterfaceError, pg8000.native.DatabaseError, OSError):
+        with suppress(*GONE):
             pg8000.native.Connection(ROLE, host="127.0.0.1", port=soak.postgres.port, database="postgres").close()
             return
         time.sleep(0.02)
@@ -388,8 +384,8 @@ def kill(soak: Soak, part: float) -> None:
     environment = soak.environments[int(part * ENVIRONMENTS)]
     pid = environment.child.process.pid
     assert pid
-    environment.killed = True
     os.kill(pid, signal.SIGKILL)
+    environment.killed = True
 
 
 def lock(soak: Soak, part: float) -> None:
