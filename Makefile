@@ -21,8 +21,9 @@ DOCKER_ANSWERS = docker version >/dev/null 2>&1
 NO_DOCKER = no Docker engine answers here (docker version): install Docker, or start it
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect bench-pages build \
-	ca-bundle sam-local sam-local-test deploy invoke clean build-ApiFunction build-MigrationFunction
+.PHONY: help setup run test check upstream fix migrate revision openapi lock clean
+.PHONY: bench bench-warm bench-connect bench-pages bench-scale bench-soak bench-cost
+.PHONY: build ca-bundle sam-local sam-local-test deploy invoke build-ApiFunction build-MigrationFunction
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
@@ -88,7 +89,7 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@$(COMPILE) --group runtime -o requirements-runtime.txt
 	@for file in requirements*.txt; do git diff --quiet -- $$file && touch -t 200001010000 $$file || true; done
 
-bench: bench-warm bench-connect bench-pages ## Run every benchmark
+bench: bench-warm bench-connect bench-pages bench-scale bench-soak bench-cost ## Run every benchmark
 
 bench-warm: setup ## Time warm requests beside the tutorial's, into benchmarks/RESULTS.md
 	@$(RUN) -m benchmarks.warm
@@ -98,6 +99,15 @@ bench-connect: setup ## Time the first connection, TLS with SCRAM, beside stock 
 
 bench-pages: setup ## Time first and last pages of 10,000 and of 5,000,000 items (5 min, 3 GB of disk)
 	@$(RUN) -m benchmarks.pages
+
+bench-scale: setup ## 1 to 64 environments on 40 connections, with and without PgBouncer (5 min)
+	@$(RUN) -m benchmarks.scale
+
+bench-soak: setup ## Ten minutes of random faults under load: every 2xx is stored once, every answer is right
+	@$(RUN) -m benchmarks.soak
+
+bench-cost: setup ## What the measured times cost on AWS, from 10 to 100,000 requests a second
+	@$(RUN) -m benchmarks.cost
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
