@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 SAM_VENV = .venv-sam
+BENCH_VENV = .venv-bench
+BENCH = $(BENCH_VENV)/bin/python
 SAM = SAM_CLI_TELEMETRY=0 $(SAM_VENV)/bin/sam
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
 COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 	--custom-compile-command "make lock" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-connect bench-pages build clean \
-	build-ApiFunction
+.PHONY: help setup run test check upstream fix migrate revision openapi lock bench bench-warm bench-cold bench-memory \
+	bench-connect bench-pages build clean build-ApiFunction
 
 help: ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
@@ -31,6 +33,12 @@ $(SAM_VENV)/ready: requirements-sam.txt
 	@echo "setup: installing the SAM CLI into $(SAM_VENV), half a minute once"
 	@$(PYTHON) -m venv --clear $(SAM_VENV)
 	@$(SAM_VENV)/bin/python $(PIP_INSTALL) -r requirements-sam.txt
+	@touch $@
+
+$(BENCH_VENV)/ready: requirements-bench.txt
+	@echo "setup: installing the benchmarks' peers into $(BENCH_VENV), half a minute once"
+	@$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@$(BENCH) $(PIP_INSTALL) -r requirements-bench.txt
 	@touch $@
 
 run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=)
@@ -72,19 +80,27 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@# The tools first: tests run on exactly the versions that are deployed, so both must agree.
 	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	@$(COMPILE) pyproject.toml --group bench -c requirements-dev.txt -o requirements-bench.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@for file in requirements*.txt; do git diff --quiet -- $$file && touch -t 200001010000 $$file || true; done
 
-bench: bench-warm bench-connect bench-pages ## Run every benchmark
+# On the runtime's minor version where it is: make bench PYTHON=python3.13
+bench: bench-warm bench-cold bench-memory bench-connect bench-pages ## Run every benchmark, into benchmarks/RESULTS.md (15 min)
 
-bench-warm: setup ## Time warm requests beside the tutorial's, into benchmarks/RESULTS.md
-	@$(RUN) -m benchmarks.warm
+bench-warm: $(BENCH_VENV)/ready ## Time warm requests beside five peers' (3 min)
+	@$(BENCH) -m benchmarks.warm
 
-bench-connect: setup ## Time the first connection, TLS with SCRAM, beside stock pg8000's
-	@$(RUN) -m benchmarks.connect
+bench-cold: $(BENCH_VENV)/ready $(SAM_VENV)/ready ## Time cold starts beside the tutorial's, and list what they import (2 min)
+	@$(BENCH) -m benchmarks.cold
 
-bench-pages: setup ## Time first and last pages of 10,000 and of 5,000,000 items (5 min, 3 GB of disk)
-	@$(RUN) -m benchmarks.pages
+bench-memory: $(BENCH_VENV)/ready $(SAM_VENV)/ready ## Memory after 10,000 requests, and the artifact's size (2 min)
+	@$(BENCH) -m benchmarks.memory
+
+bench-connect: $(BENCH_VENV)/ready ## Time the first connection, TLS with SCRAM, beside stock pg8000's
+	@$(BENCH) -m benchmarks.connect
+
+bench-pages: $(BENCH_VENV)/ready ## Time first and last pages of 10,000 and of 5,000,000 items (5 min, 3 GB of disk)
+	@$(BENCH) -m benchmarks.pages
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build

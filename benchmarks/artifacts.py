@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,9 +86,10 @@ class Process:
 
     def __init__(self, artifact: Artifact, environ: dict[str, str], *options: str) -> None:
         command = [sys.executable, "-I", "-S", "-B", *options, str(RUNTIME), str(artifact.folder), artifact.module]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by end()
         self.started = time.monotonic()
         self._process = subprocess.Popen(
-            command, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
         )
 
     def answer(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -101,13 +103,18 @@ class Process:
         except BrokenPipeError:
             pass
         if not line:
-            raise RuntimeError(f"the function ended: {self.end()[-2000:]}")
+            self._process.wait()
+            self._log.seek(0)
+            raise RuntimeError(f"the function ended: {self._log.read()[-2000:]}")
         said: dict[str, Any] = json.loads(line)
         return said
 
     def end(self) -> str:
-        """What it wrote to standard error."""
-        return self._process.communicate()[1]
+        """What it wrote to standard error, all of it once it has ended."""
+        self._process.communicate()
+        self._log.seek(0)
+        with self._log:
+            return self._log.read()
 
 
 @contextmanager

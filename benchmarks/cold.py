@@ -92,11 +92,11 @@ def run(samples: int) -> str:
     """The whole part. Returns the section's text."""
     steps = 3 + samples + 1
     with (
-        tempfile.TemporaryDirectory(prefix="items-") as name,
+        tempfile.TemporaryDirectory(prefix="items-") as temporary,
         tls_postgres() as (admin, url, ca),
         progress("cold", steps) as bar,
     ):
-        folder = Path(name)
+        folder = Path(temporary)
         machine = describe_machine(admin)
         artifacts = {OURS: build_ours(folder / "ours")}
         bar.update()

@@ -36,10 +36,10 @@ def main() -> None:
 def peak_memory() -> int:
     """Of this program: getrusage() also counts what started it (getrusage(2), ru_maxrss)."""
     try:
-        with open("/proc/self/status") as status:
+        with open("/proc/self/status") as status:  # noqa: PTH123 - what is not imported here, the function pays for
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     except FileNotFoundError:
-        import resource
+        import resource  # noqa: PLC0415
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
 

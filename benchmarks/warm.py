@@ -337,8 +337,8 @@ def run(rounds: int) -> str:
 Ours is `handler.main`; the others are in `benchmarks/peers/`: the tutorial on stock pg8000 and on psycopg 3, FastAPI
 with SQLAlchemy's asyncio on asyncpg, Powertools' resolver with pg8000 and no ORM, and as the floor a bare handler with
 prepared statements on psycopg's C. Each runs in a process of its own with a database of its own and gets the same API
-Gateway events, {BATCH} at a time by turns, in an order that changes. Before it is timed, their answers are compared: they
-are equal but for the moments, and for how a cursor is made.
+Gateway events, {BATCH} at a time by turns, in an order that changes. Before they are timed, their answers are compared:
+they are equal but for the moments, and for how a cursor is made.
 
 Round trips to the database of one warm request, counted by a proxy, the same {COUNTED} times of {COUNTED} unless two
 numbers are given. That a connection is alive is checked in ours, at no round trip unless it was silent for 1 s.
