@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,20 @@ PACKAGES = ("fastapi", "mangum", "sqlalchemy", "pg8000")
 def progress(what: str, total: int) -> "tqdm[Any]":
     """A bar on standard error where that is a terminal, else nothing; `update()` it `total` times."""
     return tqdm(desc=what, total=total, disable=None, leave=False)
+
+
+class Progress:
+    """The same for what lasts a known time, in seconds."""
+
+    def __init__(self, expected: float) -> None:
+        self._bar = progress("bench", round(expected))
+        self._start = time.monotonic()
+
+    def show(self) -> None:
+        self._bar.update(min(time.monotonic() - self._start, self._bar.total) - self._bar.n)
+
+    def done(self) -> None:
+        self._bar.close()
 
 
 def table(*rows: tuple[Any, ...]) -> str:
