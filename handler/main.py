@@ -1,9 +1,12 @@
 """The Lambda entry: `handler.main.handler`."""
 
 import gc
+import sys
 
 # Nothing that an import makes is garbage, and looking for it takes a tenth of a cold start. Until the end of this file.
 gc.disable()
+# FastAPI imports these 23 modules to refuse their models, which nobody has, and does without where they are not.
+sys.modules.setdefault("pydantic.v1", None)  # type: ignore[arg-type] # None: as if it were not installed
 
 import asyncio
 import logging
