@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 SAM_VENV = .venv-sam
+BENCH_VENV = .venv-bench
+BENCH = $(BENCH_VENV)/bin/python
 SAM = SAM_CLI_TELEMETRY=0 $(SAM_VENV)/bin/sam
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
 COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
@@ -22,7 +24,7 @@ NO_DOCKER = no Docker engine answers here (docker version): install Docker, or s
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check upstream fix migrate revision openapi lock clean
-.PHONY: bench bench-warm bench-connect bench-pages bench-scale bench-soak bench-cost
+.PHONY: bench bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale bench-soak bench-cost
 .PHONY: build ca-bundle sam-local sam-local-test deploy invoke build-ApiFunction build-MigrationFunction
 
 help: ## Show this list
@@ -43,6 +45,12 @@ $(SAM_VENV)/ready: requirements-sam.txt
 	@echo "setup: installing the SAM CLI into $(SAM_VENV), half a minute once"
 	@$(PYTHON) -m venv --clear $(SAM_VENV)
 	@$(SAM_VENV)/bin/python $(PIP_INSTALL) -r requirements-sam.txt
+	@touch $@
+
+$(BENCH_VENV)/ready: requirements-bench.txt
+	@echo "setup: installing the benchmarks' peers into $(BENCH_VENV), half a minute once"
+	@$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@$(BENCH) $(PIP_INSTALL) -r requirements-bench.txt
 	@touch $@
 
 run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=)
@@ -85,29 +93,37 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@# The tools first: tests run on exactly the versions that are deployed, so both must agree.
 	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	@$(COMPILE) pyproject.toml --group bench -c requirements-dev.txt -o requirements-bench.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@$(COMPILE) --group runtime -o requirements-runtime.txt
 	@for file in requirements*.txt; do git diff --quiet -- $$file && touch -t 200001010000 $$file || true; done
 
-bench: bench-warm bench-connect bench-pages bench-scale bench-soak bench-cost ## Run every benchmark
+# On the runtime's minor version where it is: make bench PYTHON=python3.13
+bench: bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale bench-soak bench-cost ## Run every benchmark, into benchmarks/RESULTS.md (35 min)
 
-bench-warm: setup ## Time warm requests beside the tutorial's, into benchmarks/RESULTS.md
-	@$(RUN) -m benchmarks.warm
+bench-warm: $(BENCH_VENV)/ready ## Time warm requests beside five peers' (3 min)
+	@$(BENCH) -m benchmarks.warm
 
-bench-connect: setup ## Time the first connection, TLS with SCRAM, beside stock pg8000's
-	@$(RUN) -m benchmarks.connect
+bench-cold: $(BENCH_VENV)/ready $(SAM_VENV)/ready ## Time cold starts beside the tutorial's, and list what they import (2 min)
+	@$(BENCH) -m benchmarks.cold
 
-bench-pages: setup ## Time first and last pages of 10,000 and of 5,000,000 items (5 min, 3 GB of disk)
-	@$(RUN) -m benchmarks.pages
+bench-memory: $(BENCH_VENV)/ready $(SAM_VENV)/ready ## Memory after 10,000 requests, and the artifact's size (2 min)
+	@$(BENCH) -m benchmarks.memory
 
-bench-scale: setup ## 1 to 64 environments on 40 connections, with and without PgBouncer (5 min)
-	@$(RUN) -m benchmarks.scale
+bench-connect: $(BENCH_VENV)/ready ## Time the first connection, TLS with SCRAM, beside stock pg8000's
+	@$(BENCH) -m benchmarks.connect
 
-bench-soak: setup ## Ten minutes of random faults under load: every 2xx is stored once, every answer is right
-	@$(RUN) -m benchmarks.soak
+bench-pages: $(BENCH_VENV)/ready ## Time first and last pages of 10,000 and of 5,000,000 items (5 min, 3 GB of disk)
+	@$(BENCH) -m benchmarks.pages
 
-bench-cost: setup ## What the measured times cost on AWS, from 10 to 100,000 requests a second
-	@$(RUN) -m benchmarks.cost
+bench-scale: $(BENCH_VENV)/ready ## 1 to 64 environments on 40 connections, with and without PgBouncer (5 min)
+	@$(BENCH) -m benchmarks.scale
+
+bench-soak: $(BENCH_VENV)/ready ## Ten minutes of random faults under load: every 2xx is stored once, every answer is right
+	@$(BENCH) -m benchmarks.soak
+
+bench-cost: $(BENCH_VENV)/ready ## What the measured times cost on AWS, from 10 to 100,000 requests a second
+	@$(BENCH) -m benchmarks.cost
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
