@@ -23,6 +23,7 @@ READS, WRITES = needs("items:read"), needs("items:write")
 ItemIdPath = Annotated[ItemId, Path(description="The item's id")]
 
 # Statements are built once, and read columns, not entities (docs/adr/0010).
+NAMES = ITEMS.c.keys()
 BY_ID = ITEMS.c.id == bindparam("item_id")
 CREATE = insert(ITEMS).returning(*ITEMS.c)
 READ = select(*ITEMS.c).where(BY_ID)
@@ -57,10 +58,8 @@ async def create_item(
 
 
 @router.get("", include_in_schema=False, openapi_extra=READS)
-@router.get("/", openapi_extra=READS)
-async def list_items(
-    page: Annotated[Page, Query()], session: ReadSessionDep, request: Request, response: Response
-) -> ItemPage:
+@router.get("/", response_model=ItemPage, openapi_extra=READS)
+async def list_items(page: Annotated[Page, Query()], session: ReadSessionDep, request: Request) -> Response:
     first = FIRST[page.order]
     start = dict(zip(first, start_keys(page, *first.values()), strict=True))
     # One row more than asked for tells whether there is a next page.
@@ -70,11 +69,12 @@ async def list_items(
     else:
         statement, parameters["pattern"] = SEARCHES[page.order], pattern(page.q)
     rows = session.execute(statement, parameters).all()
-    items, cursor = rows[: page.limit], None
+    items, cursor, headers = [_fields(row) for row in rows[: page.limit]], None, {}
     if len(rows) > page.limit:
-        cursor = next_cursor(page, *(getattr(items[-1], key) for key in first))
-        response.headers["Link"] = link_to_next(f"{request.scope['root_path']}/items/", page, cursor)
-    return ItemPage(items=[ItemOut.model_validate(item) for item in items], next_cursor=cursor)
+        cursor = next_cursor(page, *(items[-1][key] for key in first))
+        headers["Link"] = link_to_next(f"{request.scope['root_path']}/items/", page, cursor)
+    body = ItemPage.model_validate({"items": items, "next_cursor": cursor}).model_dump_json()
+    return Response(body, 200, headers, "application/json")
 
 
 @router.get(
@@ -140,5 +140,10 @@ def _found(result: Result[Any]) -> Any:
 
 def _answer(item: Any, status_code: int = 200) -> Response:
     """One item, serialised once; FastAPI would validate and serialise what it is given again."""
-    body = ItemOut.model_validate(item).model_dump_json()
+    body = ItemOut.model_validate(_fields(item)).model_dump_json()
     return Response(body, status_code, {"ETag": etag(item.version)}, "application/json")
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    """By name, for pydantic: to ask a Row for each of its attributes takes it four times as long."""
+    return dict(zip(NAMES, row, strict=True))

@@ -54,8 +54,6 @@ class ItemPatch(BaseModel):
 
 
 class ItemOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     id: Annotated[int, Field(examples=[1])]
     name: Annotated[str, Field(examples=["Lamp"])]
     description: Annotated[str | None, Field(examples=["A desk lamp"])]
