@@ -6,6 +6,7 @@ from typing import Any
 
 from pg8000 import dbapi
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from handler.database import credentials
 from handler.database.dialect import NAME
@@ -70,6 +71,12 @@ def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[st
     except OSError as error:
         reason = error.strerror or "it holds no certificates"
         raise credentials.CredentialsError(f"DATABASE_CA_BUNDLE (or sslrootcert) cannot be read: {reason}") from error
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """The server's code for what it refused, or ours for what could not be done; "" where there is none."""
+    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return str(said.get("C", "")) if isinstance(said, dict) else ""
 
 
 @cache
