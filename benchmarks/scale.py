@@ -133,7 +133,8 @@ def be_busy(module: str, todo: Iterator[tuple[dict[str, Any], "re.Pattern[bytes]
         if is_documented(answer):
             refused += 1
         else:
-            errors[str(answer.status or answer.body.decode())] += 1
+            status = f"a wrong {answer.status}" if answer.status == 200 else f"{answer.status}"
+            errors[status if answer.status else answer.body.decode()] += 1
         time.sleep(min(1, max(0, end - time.monotonic())))
     return Share(seconds, refused, errors, time.process_time() - processor)
 
