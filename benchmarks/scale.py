@@ -133,9 +133,15 @@ def be_busy(module: str, todo: Iterator[tuple[dict[str, Any], "re.Pattern[bytes]
         if is_documented(answer):
             refused += 1
         else:
-            errors[str(answer.status or answer.body.decode())] += 1
+            errors[name_of(answer)] += 1
         time.sleep(min(1, max(0, end - time.monotonic())))
     return Share(seconds, refused, errors, time.process_time() - processor)
+
+
+def name_of(error: Answer) -> str:
+    if not error.status:
+        return error.body.decode()
+    return f"a wrong {error.status}" if error.status < 300 else str(error.status)
 
 
 def one_request(module: str, event: dict[str, Any], right: "re.Pattern[bytes]") -> tuple[Answer, bool]:

@@ -49,7 +49,7 @@ from local.proxy import Proxy
 
 TITLE = "Soak"
 ENVIRONMENTS = 8  # and as many clients
-TIMEOUT = 3.0  # seconds of the function: shorter than the template's, for more faults in the time
+TIMEOUT = 5.0  # seconds of the function: shorter than the template's, for more faults in the time
 SWALLOWED = 15.0 + TIMEOUT  # seconds: idle_in_transaction_session_timeout (migration 0002), and a request's own
 RECOVERY = 45.0  # seconds that all environments get to be asked and to answer after a fault
 PATIENCE = 120.0  # seconds that a client tries something again
