@@ -28,7 +28,9 @@ def write_chart(path: Path, title: str, note: str, groups: Mapping[str, Mapping[
             kind = ' class="ours"' if number == 0 else ""
             shapes.append(_text(16, y + 14, name))
             shapes.append(f'<rect{kind} x="{LABELS}" y="{y + 3}" width="{width:.1f}" height="{LINE - 6}" rx="2"/>')
-            shapes.append(_text(LABELS + width + 6, y + 14, f"{value:.3g} {unit}"))
+            shapes.append(
+                _text(LABELS + width + 6, y + 14, f"{value:.2f} {unit}" if value < 10 else f"{value:,.0f} {unit}")
+            )
             y += LINE
         y += GAP
     size = f'width="{LABELS + BARS + NUMBERS}" height="{y}" viewBox="0 0 {LABELS + BARS + NUMBERS} {y}"'

@@ -127,7 +127,7 @@ def run(samples: int) -> str:
         limit = f"{LIMIT:.2f}" if number < 2 else ""
         rows.append((what, *(f"{value:.0f}" for value in medians), f"{medians[0] / medians[1]:.2f}", limit))
         if number == 0:
-            bars = {"": dict(zip(artifacts, medians, strict=True))}
+            bars = {what.capitalize(): dict(zip(artifacts, medians, strict=True))}
     note = "From the start of the process to the first answer, PostgreSQL on loopback with TLS"
     write_chart(CHART, "Cold start", note, bars, "ms")
     return f"""`make bench-cold` (`python -m benchmarks.cold --samples {samples}`) on {machine} with TLS.

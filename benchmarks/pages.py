@@ -26,7 +26,7 @@ from urllib.parse import urlencode
 import pg8000.native
 from sqlalchemy import event
 
-from benchmarks.report import describe_machine, table, write_section
+from benchmarks.report import describe_machine, progress, table, write_section
 from benchmarks.warm import process
 from handler.paging import Page, next_cursor
 from local.events import Context, http_answer, http_event
@@ -293,12 +293,13 @@ def run(budget: float) -> str:
         measured: dict[tuple[str, str, str], dict[int, Measured]] = {}
         in_order = [key for key in pages if key[0] == ONE]
         in_order += [key for key in product([*SEARCHES, SAMPLED], ORDERS, PLACES) if key in pages]
-        for number, key in enumerate(in_order, 1):
-            say(f"{number} of {len(pages)} pages: {', '.join(key)}")
+        say("")
+        bar = stack.enter_context(progress("pages", len(pages)))
+        for key in in_order:
             for size, page in pages[key].items():
                 handlers[size].send((page, budget))
                 measured.setdefault(key, {})[size] = handlers[size].recv()
-    say("")
+            bar.update()
     return describe(machine, budget, counts, measured)
 
 
