@@ -16,7 +16,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from mangum import Mangum
@@ -28,7 +28,7 @@ from handler.auth import with_guard
 from handler.database.deadline import within
 from handler.database.spent import count
 from handler.errors import is_logged
-from handler.events import Answer, Kind, kind_of, read_body, read_scope
+from handler.events import HTTP_API_2, Answer, Kind, kind_of, read_body, read_scope
 from handler.observability import tell
 from handler.settings import settings
 
@@ -51,30 +51,41 @@ class _Loop:
         self.loop.close()
 
 
+class Request(NamedTuple):
+    """An event as the HTTP request that it is."""
+
+    kind: Kind
+    method: str
+    scope: dict[str, Any]
+    body: bytes
+    request_id: str
+
+
+def _read(kind: Kind, event: Any, context: Any, request_id: str) -> Request:
+    """Raises what `read_body` and `read_scope` raise on what cannot be read."""
+    body, scope = read_body(event), read_scope(kind, event)
+    method = scope["method"]
+    # Every GET answers HEAD too: the body goes when the answer is written.
+    scope |= {
+        "method": "GET" if method == "HEAD" else method,
+        "request_id": request_id,
+        "body_size": len(body),
+        "aws.event": event,
+        "aws.context": context,
+    }
+    return Request(kind, method, scope, body, request_id)
+
+
 class Exchange:
-    """A request and the answer to it: what Mangum calls a handler, for every kind of event that we read."""
+    """What Mangum calls a handler, of a Request: the scope and body that it sends in, and the writing of the answer."""
 
     @classmethod
-    def infer(cls, event: Any, context: Any, config: LambdaConfig) -> bool:  # noqa: ARG003 - Mangum's
+    def infer(cls, request: Any, context: Any, config: LambdaConfig) -> bool:  # noqa: ARG003 - Mangum's
         return True
 
-    def __init__(self, event: Any, context: Any, config: LambdaConfig) -> None:  # noqa: ARG002 - Mangum's
-        kind = kind_of(event)
-        assert kind is not None
-        self.kind = kind
-        self.body = read_body(event)
-        self.scope = read_scope(kind, event)
-        self.method = self.scope["method"]
-        self.request_id = _thread.request_id
-        # Every GET answers HEAD too: the body goes when the answer is written.
-        self.scope |= {
-            "method": "GET" if self.method == "HEAD" else self.method,
-            "request_id": self.request_id,
-            "body_size": len(self.body),
-            "aws.event": event,
-            "aws.context": context,
-        }
-        _thread.exchange = self
+    def __init__(self, request: Any, context: Any, config: LambdaConfig) -> None:  # noqa: ARG002 - Mangum's
+        self.request: Request = request
+        self.scope, self.body = request.scope, request.body
 
     def __call__(self, response: Response) -> dict[str, Any]:
         headers: dict[str, str] = {}
@@ -86,7 +97,7 @@ class Exchange:
             else:
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text
         answer = Answer(response["status"], headers, cookies, response["body"])
-        return write(self.kind, self.method, answer, self.request_id)
+        return write(self.request.kind, self.request.method, answer, self.request.request_id)
 
 
 _thread = threading.local()
@@ -139,29 +150,30 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 def _answer(kind: Kind, event: Any, context: Any) -> dict[str, Any]:
     started, spent, request_id = perf_counter(), count(), _request_id(context)
-    _thread.exchange = None  # the one below will say what was asked for, if it can be read
-    answer = _answer_or_refusal(kind, event, context, request_id)
-    exchange = _thread.exchange
-    method, route = (exchange.method, exchange.scope.get("route")) if exchange else (None, None)
+    method = route = None
+    try:
+        request = _read(kind, event, context, request_id)
+    except Exception as error:  # noqa: BLE001 - a broken event can fail in any way, and is answered
+        logger.info("the event is no request that can be read: %s", type(error).__name__)
+        answer = write(kind, "GET", refusal(400, "The request cannot be read", request_id), request_id)
+    else:
+        answer = _answer_request(request, context)
+        method, route = request.method, request.scope.get("route")
     status, seconds = answer["statusCode"], perf_counter() - started
     tell(context, request_id, method=method, route=route, status=status, seconds=seconds, spent=spent)
     return answer
 
 
-def _answer_or_refusal(kind: Kind, event: Any, context: Any, request_id: str) -> dict[str, Any]:
+def _answer_request(request: Request, context: Any) -> dict[str, Any]:
     _use_own_loop()
-    _thread.request_id = request_id
+    event: Any = request  # Exchange's
     try:
         with within(_time_left(context) - TIME_TO_ANSWER):
             return _adapter(event, context)
-    except Exception as error:  # the application's own errors are answered inside Mangum
-        if _thread.exchange:
-            logger.exception("the answer cannot be written")
-            status, detail = 500, None
-        else:
-            logger.info("the event is no request that can be read: %s", type(error).__name__)
-            status, detail = 400, "The request cannot be read"
-    return write(kind, "GET", refusal(status, detail, request_id), request_id)
+    except Exception:  # the application's own errors are answered inside Mangum
+        logger.exception("the answer cannot be written")
+        kind, method, _, _, request_id = request
+        return write(kind, method, refusal(500, None, request_id), request_id)
 
 
 def _answer_no_request(event: Any) -> dict[str, Any]:
@@ -192,8 +204,7 @@ def _prime() -> None:
     """
     http = {"method": "GET", "path": "/health/ready"}
     event = {"version": "2.0", "rawPath": http["path"], "rawQueryString": "prime", "requestContext": {"http": http}}
-    context: Any = None
-    _adapter(event, context)
+    _answer_request(_read(HTTP_API_2, event, None, "prime"), None)
 
 
 _prime()

@@ -378,10 +378,12 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def _listen(self, context: Any) -> tuple[bytes, Exception | None]:
         """Read up to ReadyForQuery. Returns the letters of the replies, and what kept one from being understood."""
         message, handlers, heard, unreadable = self._sock.message, self.message_types, bytearray(), None
+        last = b""
         while True:
             code, data = message()
             if code in SILENT:
                 heard += code
+                last = code
                 continue
             try:
                 handlers[code](data, context)
@@ -390,8 +392,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                     raise  # the server waits for us, or we do not know what it said
                 if code not in ASYNCHRONOUS:
                     unreadable = unreadable or error
-            if code not in ASYNCHRONOUS and not (code in REPEATED and code == heard[-1:]):
+            if code not in ASYNCHRONOUS and not (code == last and code in REPEATED):
                 heard += code
+                last = code
             if code == READY:
                 if data not in STATUSES or not _only_asynchronous(self._sock.unread()):
                     raise ValueError("this is not the end of the replies")
