@@ -12,7 +12,7 @@ COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-an
 	--custom-compile-command "make lock" $(UPGRADE)
 
 # What the function is built for, and must be deployed on: arm64, or x86_64 with the template's parameter of that name.
-export ARCHITECTURE ?= arm64
+ARCHITECTURE ?= arm64
 CA_BUNDLE = handler/global-bundle.pem
 CA_BUNDLE_URL = https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
 # `sam local` runs the host's own architecture, in a build beside the one that is deployed.

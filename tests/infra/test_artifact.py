@@ -104,10 +104,11 @@ def test_holds_the_whole_handler(artifact: Path) -> None:
     assert source(artifact / "handler") == source(ROOT / "handler")
 
 
-def test_holds_no_tests_no_programs_and_nothing_for_compilers(artifact: Path) -> None:
+def test_holds_no_tests_no_programs_and_nothing_for_compilers_or_installers(artifact: Path) -> None:
     folders = {path.name for path in artifact.rglob("*") if path.is_dir()}
     assert not folders & {"bin", "test", "tests", "testing"}
     assert not {path.suffix for path in files(artifact)} & {".c", ".h", ".pxd", ".pyi", ".pyx"}
+    assert not {path.name for path in files(artifact)} & {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 
 
 def test_every_module_has_bytecode_that_is_taken_as_it_is(artifact: Path) -> None:

@@ -89,14 +89,23 @@ def test_one_container_keeps_one_connection(client: httpx.Client, database: Any)
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
 def test_every_event_is_answered_by_an_invocation(path: Path, database: Any) -> None:
     create()
-    command = [*LOCAL, "invoke", "ApiFunction", "--event", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
     event = json.loads(path.read_text())
+    answer = invoke(path)
     method = method_of(event)
     if method is None:
         assert answer["ok"] is False
         return
+    for _ in range(3):  # a cold start on a busy machine may have no time left for its database: nothing was done
+        if answer["statusCode"] != 503:
+            break
+        answer = invoke(path)
     items = database.run("SELECT count(*) FROM items")[0][0]
     assert (received(event, answer).status, items) == OUTCOMES[method]
+
+
+def invoke(path: Path) -> Any:
+    """The function's answer to the event in `path`, from a container of its own."""
+    command = [*LOCAL, "invoke", "ApiFunction", "--event", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
