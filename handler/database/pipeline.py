@@ -46,6 +46,7 @@ READY, COPY_IN = b"Z", b"G"
 REPEATED = (b"D", b"d")  # rows, and lines of a COPY
 SILENT = (b"1", b"2", b"n")  # Parse and Bind are done, there will be no rows: nothing to take from them
 ASYNCHRONOUS = (b"N", b"A", b"S")  # notice, notification, parameter status: may come at any moment
+FATAL = b"\x00VFATAL\x00"  # a severity: manual, 54.8 "Error and Notice Message Fields"
 STATUSES = (b"I", b"T", b"E")  # of ReadyForQuery: idle, in a transaction, in a failed one
 # The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
 _STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)"
@@ -396,7 +397,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 heard += code
                 last = code
             if code == READY:
-                if data not in STATUSES or not _only_asynchronous(self._sock.unread()):
+                if data not in STATUSES or not _may_follow(self._sock.unread()):
                     raise ValueError("this is not the end of the replies")
                 return bytes(heard), unreadable
 
@@ -444,9 +445,13 @@ def _may_be_several(statement: str) -> bool:
     return ";" in statement.rstrip("; \n")
 
 
-def _only_asynchronous(messages: bytes) -> bool:
+def _may_follow(messages: bytes) -> bool:
+    """Whether the server may say this after the end of the replies: what is asynchronous, and its last words."""
     while messages[:1] in ASYNCHRONOUS and len(messages) >= 5:
         messages = messages[1 + int.from_bytes(messages[1:5]) :]
+    if messages[:1] == b"E":
+        # Ended between two statements, it says why, in answer to none (manual, 54.2 "Termination").
+        return FATAL in messages[: 1 + int.from_bytes(messages[1:5])]
     return not messages or messages[:1] in ASYNCHRONOUS
 
 
