@@ -81,6 +81,8 @@ BINDING_MECHANISM = b"SCRAM-SHA-256-PLUS"
 
 PING = b"Q\x00\x00\x00\x05\x00"  # an empty query
 
+COLUMN = ("table_oid", "column_attrnum", "type_oid", "type_size", "type_modifier", "format")
+_column = Struct("!ihihih").unpack_from
 _int16 = Struct("!H").pack
 _int32 = Struct("!i").pack
 
@@ -184,6 +186,13 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         super().handle_AUTHENTICATION_REQUEST(data, context)
         self._proven = self._proven or code == SASL_FINAL
         self._authenticated = self._authenticated or code == AUTHENTICATED
+
+    def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, which takes as long as several rows; a statement is described by the same bytes each time."""
+        context.columns = _columns(data, self._client_encoding)
+        context.input_funcs = [self.pg_types[column["type_oid"]] for column in context.columns]
+        if context.rows is None:
+            context.rows = []
 
     @property
     def closed(self) -> bool:
@@ -477,6 +486,19 @@ def _message(code: bytes, data: bytes) -> bytes:
 @lru_cache
 def _begun(begin: str) -> bytes:
     return _parse(begin.encode()) + _bind(()) + EXECUTE
+
+
+@lru_cache(maxsize=512)
+def _columns(description: bytes, encoding: str) -> list[dict[str, Any]]:
+    """The columns of a RowDescription (manual, 54.7) as pg8000 keeps them. Shared: nobody changes them."""
+    columns: list[dict[str, Any]] = []
+    start = 2
+    for _ in range(int.from_bytes(description[:2])):
+        end = description.index(b"\x00", start)
+        fields = zip(COLUMN, _column(description, end + 1), strict=True)
+        columns.append(dict(fields, name=description[start:end].decode(encoding)))
+        start = end + 19
+    return columns
 
 
 @lru_cache(maxsize=512)
