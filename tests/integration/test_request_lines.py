@@ -75,20 +75,20 @@ def test_the_route_is_named_by_its_template(
 
 
 @pytest.mark.parametrize(
-    ("event", "status"),
+    ("event", "method", "status"),
     [
-        (http_event("GET", "/items/", "", [], b"") | {"version": "3.0"}, 400),
-        (http_event("POST", "/items/", "", [], b"") | {"body": "?", "isBase64Encoded": True}, 400),
-        (http_event("POST", "/items/", "", [], b"x" * 300_000), 413),
+        (http_event("GET", "/items/", "", [], b"") | {"version": "3.0"}, "other", 400),
+        (http_event("POST", "/items/", "", [], b"") | {"body": "?", "isBase64Encoded": True}, "other", 400),
+        (http_event("POST", "/items/", "", [], b"x" * 300_000), "POST", 413),
     ],
     ids=["of an unknown version", "with a broken body", "with too large a body"],
 )
 def test_a_request_that_reaches_no_route_is_a_line_too(
-    event: Any, status: int, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    event: Any, method: str, status: int, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = invoke(event)
     (line,) = lines
-    assert (line["method"], line["route"], line["status"], line["level"]) == ("other", "other", status, "INFO")
+    assert (line["method"], line["route"], line["status"], line["level"]) == (method, "other", status, "INFO")
     assert line["requestId"] == answer.headers["x-request-id"]
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 

@@ -37,7 +37,7 @@ said = {{"files": files, "collects": gc.isenabled(), "frozen": gc.get_freeze_cou
 if "request" in sys.argv:
     from local.events import Context, http_event
     before = set(sys.modules)
-    said["status"] = handler.main.handler(http_event("GET", "/items/1", "", [], b""), Context())["statusCode"]
+    said["status"] = handler.main.handler(http_event("GET", "/items/9000000000", "", [], b""), Context())["statusCode"]
     said["later"] = sorted(set(sys.modules) - before)
 print(json.dumps(said))
 """
