@@ -96,7 +96,7 @@ async def list_items(page: Annotated[Page, Query()], session: ReadSessionDep, re
     "/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=WRITES | IF_MATCH
 )
 async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep, request: Request) -> Response:
-    return _answer(_changed(request, session, item_id, CHANGE.values(body.model_dump())))
+    return _answer(_changed(request, session, item_id, CHANGE, body.model_dump()))
 
 
 @router.patch(
@@ -105,7 +105,7 @@ async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep, r
 async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep, request: Request) -> Response:
     """A JSON merge patch (RFC 7396)."""
     fields = body.model_dump(exclude_unset=True)
-    return _answer(_changed(request, session, item_id, CHANGE.values(fields) if fields else READ))
+    return _answer(_changed(request, session, item_id, CHANGE if fields else READ, fields))
 
 
 @router.delete(
@@ -115,19 +115,22 @@ async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep,
     openapi_extra=WRITES | IF_MATCH,
 )
 async def delete_item(item_id: ItemIdPath, session: SessionDep, request: Request) -> None:
-    _changed(request, session, item_id, DELETE)
+    _changed(request, session, item_id, DELETE, {})
 
 
-def _changed(request: Request, session: SessionDep, item_id: int, statement: Any) -> Any:
-    """Check and change in one statement, so that nothing comes between: of several at once, one wins."""
+def _changed(request: Request, session: SessionDep, item_id: int, statement: Any, fields: dict[str, Any]) -> Any:
+    """Check and change in one statement, so that nothing comes between: of several at once, one wins.
+
+    CHANGE sets the columns that `fields` names, as SQLAlchemy does with what is no parameter of the statement.
+    """
     refuse_query(request)
     expected = expected_versions(request)
-    parameters: dict[str, Any] = {"item_id": item_id}
+    parameters = fields | {"item_id": item_id}
     if expected is None:
         return _found(session.execute(statement, parameters))
     row = session.execute(statement.where(EXPECTED), parameters | {"versions": expected}).one_or_none()
     if row is None:
-        _found(session.execute(READ, parameters))
+        _found(session.execute(READ, {"item_id": item_id}))
         raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, "The item has another version by now")
     return row
 
