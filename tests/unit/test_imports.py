@@ -55,7 +55,8 @@ def import_handler(database_url: str, *arguments: str) -> dict[str, Any]:
 
 def test_no_package_is_imported_that_is_not_weighed_and_no_heavy_module() -> None:
     files = import_handler("postgresql://ann@db.example/shop")["files"]
-    assert {name.partition(".")[0] for name, file in files.items() if "site-packages" in file} == PACKAGES
+    packages = {name.partition(".")[0] for name, file in files.items() if "site-packages" in file}
+    assert packages - {"snapshot_restore_py"} == PACKAGES, "that one comes with Lambda's runtime, on Linux here too"
     assert HEAVY.isdisjoint(files)
 
 
