@@ -2,10 +2,10 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from local.build import RUNTIME, build, runtime_python
+
 ROOT = Path(__file__).parents[1]
-RUNTIME = Path(__file__).parent / "runtime.py"
-PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-PIP_INSTALL = (
-    *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-    *("--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-compile"),
-)
+LAMBDA = Path(__file__).parent / "runtime.py"
+PYTHON = runtime_python()
 # What the tutorial imports. The versions of all else are ours too.
 TUTORIAL_REQUIREMENTS = ("fastapi", "mangum", "sqlalchemy", "pg8000")
 TEMPLATE = f"""
@@ -30,7 +28,7 @@ Resources:
     Properties:
       CodeUri: source
       Handler: app.handler
-      Runtime: {PYTHON}
+      Runtime: python{RUNTIME}
 """
 
 
@@ -42,11 +40,8 @@ class Artifact(NamedTuple):
 
 
 def build_ours(folder: Path) -> Artifact:
-    """As build-ApiFunction of the Makefile builds it, for this machine instead of Lambda's."""
-    _run(*PIP_INSTALL, "--target", str(folder), "-r", str(ROOT / "requirements.txt"))
-    shutil.rmtree(folder / "bin", ignore_errors=True)
-    shutil.copytree(ROOT / "handler", folder / "handler", ignore=shutil.ignore_patterns("__pycache__"))
-    compile_all(folder)
+    """As it is deployed, but for this machine's processor."""
+    build(folder, "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64")
     return Artifact(folder, "handler.main")
 
 
@@ -61,18 +56,12 @@ def build_tutorial(folder: Path) -> Artifact:
     (source / "requirements.txt").write_text("\n".join(lines))
     (folder / "template.yaml").write_text(TEMPLATE)
     # SAM looks for the runtime's Python in PATH, and uses its pip.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
     sam = shutil.which("sam", path=f"{ROOT / '.venv-sam' / 'bin'}{os.pathsep}{path}")
     assert sam, "the SAM CLI is not here: make bench-cold installs it"
     template, build = str(folder / "template.yaml"), str(folder / "build")
     _run(sam, "build", "--template", template, "--build-dir", build, PATH=path, SAM_CLI_TELEMETRY="0")
     return Artifact(folder / "build" / "Tutorial", "app")
-
-
-def compile_all(folder: Path) -> None:
-    """Bytecode that is never compared with its source."""
-    options = ("-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task")
-    _run(sys.executable, "-m", "compileall", *options, str(folder))
 
 
 def _run(*command: str, **environ: str) -> None:
@@ -85,7 +74,7 @@ class Process:
     """An environment of Lambda's that has just started; `started` is the moment, of time.monotonic()."""
 
     def __init__(self, artifact: Artifact, environ: dict[str, str], *options: str) -> None:
-        command = [sys.executable, "-I", "-S", "-B", *options, str(RUNTIME), str(artifact.folder), artifact.module]
+        command = [PYTHON, "-I", "-S", "-B", *options, str(LAMBDA), str(artifact.folder), artifact.module]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by end()
         self.started = time.monotonic()
         self._process = subprocess.Popen(

@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.artifacts import ROOT, Artifact, Process, build_ours, build_tutorial, compile_all, started
+from benchmarks.artifacts import PYTHON, ROOT, Artifact, Process, build_ours, build_tutorial, started
 from benchmarks.chart import write_chart
 from benchmarks.connect import tls_postgres
 from benchmarks.report import describe_machine, progress, table, write_section
+from local.build import compile_all
 from local.events import http_event
 from tests.database import url_of
 
@@ -102,7 +103,7 @@ def run(samples: int) -> str:
         bar.update()
         artifacts[TUTORIAL] = build_tutorial(folder / "tutorial")
         compiled = shutil.copytree(artifacts[TUTORIAL].folder, folder / "compiled")
-        compile_all(compiled)
+        compile_all(compiled, PYTHON)
         artifacts[COMPILED] = artifacts[TUTORIAL]._replace(folder=compiled)
         bar.update()
         environs = {name: environ_of(name, url, ca) for name in artifacts}
