@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from handler.settings import AUTH_MODES
+
 ROOT = Path(__file__).parents[2]
 # What the first request needs, or what that imports. Whoever adds a package here has measured it: make bench-cold.
 PACKAGES = {
@@ -37,15 +39,18 @@ said = {{"files": files, "collects": gc.isenabled(), "frozen": gc.get_freeze_cou
 if "request" in sys.argv:
     from local.events import Context, http_event
     before = set(sys.modules)
-    said["status"] = handler.main.handler(http_event("GET", "/items/9000000000", "", [], b""), Context())["statusCode"]
+    event = http_event("GET", "/items/9000000000", "", [], b"")
+    claims = {{"sub": "ann", "scope": "items:read"}}
+    event["requestContext"]["authorizer"] = {{"jwt": {{"claims": claims}}, "iam": {{"userArn": "arn:ann"}}}}
+    said["status"] = handler.main.handler(event, Context())["statusCode"]
     said["later"] = sorted(set(sys.modules) - before)
 print(json.dumps(said))
 """
 
 
-def import_handler(database_url: str, *arguments: str) -> dict[str, Any]:
+def import_handler(database_url: str, *arguments: str, mode: str = "none") -> dict[str, Any]:
     """What a new process says of it, with nothing in its environment that would import more, like coverage."""
-    environ = {"DATABASE_URL": database_url, "AUTH_MODE": "none"}
+    environ = {"DATABASE_URL": database_url, "AUTH_MODE": mode}
     command = [sys.executable, "-I", "-c", PROGRAM, *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -72,8 +77,9 @@ def test_init_is_not_stopped_by_what_only_a_connection_needs() -> None:
     import_handler("postgresql://ann@db.example/shop?sslrootcert=/nowhere")
 
 
-def test_the_first_request_imports_nothing() -> None:
-    said = import_handler(os.environ["DATABASE_URL"], "request")
+@pytest.mark.parametrize("mode", AUTH_MODES)
+def test_the_first_request_imports_nothing(mode: str) -> None:
+    said = import_handler(os.environ["DATABASE_URL"], "request", mode=mode)
     assert (said["status"], said["later"]) == (404, [])
 
 
