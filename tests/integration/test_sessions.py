@@ -164,15 +164,29 @@ def test_a_read_session_reads_one_snapshot_where_an_isolation_level_is_asked_for
     assert seen == [0, 0]
 
 
-def test_a_session_writes_on_the_connection_that_a_read_session_had(app: FastAPI, database: Any) -> None:
+@pytest.mark.parametrize("disposed", [False, True], ids=["", "after a snapshot"])
+def test_a_session_writes_on_the_connection_that_a_read_session_had(
+    disposed: bool, app: FastAPI, database: Any
+) -> None:
+    if disposed:
+        engine.dispose()
+
     @app.get("/test/reads")
     async def _route(session: ReadSessionDep) -> None:
         session.connection()
         raise HTTPException(418)
 
+    @app.get("/test/undone")
+    async def _undone(session: SessionDep) -> None:
+        session.add(Item(name="undone"))
+        session.flush()
+        raise HTTPException(418)
+
     create("before")
     assert call("GET", "/test/reads").status == 418
     create("after")
+    assert call("GET", "/test/reads").status == 418
+    assert call("GET", "/test/undone").status == 418
     assert names(database) == ["before", "after"]
 
 
