@@ -57,7 +57,7 @@ run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=,
 	@$(RUN) -m local.run
 
 test: setup $(SAM_VENV)/ready ## Run the tests on real PostgreSQL (ARGS="-k name")
-	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= $(ARGS)
+	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= --cov-fail-under=0 $(ARGS)
 	@$(if $(ARGS),,$(RUN) -m coverage report)
 
 check: setup $(SAM_VENV)/ready ## Format, lint, types, import direction, templates

@@ -14,6 +14,8 @@ expired is the gateway's to say, and it says so for each request. Whoever may in
 A load balancer leaves no mark of either kind: its x-amzn-oidc-* are headers, whose signature nobody here checks.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
@@ -104,11 +106,15 @@ def with_guard(app: FastAPI) -> ASGI:
 
 
 def caller(request: Request) -> str:
-    """Who calls, as one text that is theirs alone: the token's subject (or its client), the signer's ARN, or ""."""
+    """A digest that is the caller's alone: of the token's subject and client, or of the signer's ARN.
+
+    Raises HTTPException 400 when the token names neither.
+    """
     mark = request.scope.get("caller")
-    if isinstance(mark, Mapping):
-        return str(mark.get("sub") or mark.get("client_id") or "")
-    return mark or ""
+    who = [mark.get("sub"), mark.get("client_id")] if isinstance(mark, Mapping) else [mark, None]
+    if isinstance(mark, Mapping) and not any(who):
+        raise HTTPException(400, "The token has neither sub nor client_id, so it cannot be told whose request this is")
+    return hashlib.sha256(json.dumps(who).encode()).hexdigest()
 
 
 def describe_authorization(openapi: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -19,6 +20,7 @@ PROBLEM_JSON = "application/problem+json"
 # RFC 9110's names, where http.HTTPStatus before Python 3.13 has older ones.
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+MAX_ERRORS = 20  # in an answer
 RETRY_AFTER = {"Retry-After": "1"}
 
 logger = logging.getLogger(__name__)
@@ -155,7 +157,9 @@ async def invalid_request(request: Request, error: Exception) -> JSONResponse:
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         return _answer(request, 400, "The body is not JSON")
-    errors = [{"where": _where(one), "detail": one["msg"]} for one in found]
+    # Unknown fields are not named, so a thousand of them say the same.
+    different = dict.fromkeys((_where(one), one["msg"]) for one in found)
+    errors = [{"where": where, "detail": detail} for where, detail in islice(different, MAX_ERRORS)]
     return _answer(request, 422, "The request is not valid", errors=errors)
 
 

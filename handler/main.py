@@ -133,10 +133,11 @@ _adapter = adapt(app)
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Answer an HTTP request of any kind in `events.py`, as its sender takes it. Never raises for one.
 
-    What cannot be read as the request that it looks like is answered 400. What is no HTTP request touches nothing: a
-    scheduled event (which keeps the environment warm), `{}`, `null` or a test event of the console is answered
-    `{"ok": false, "reason": "not an HTTP request"}`. A batch of SQS has, besides, all of its messages in
-    `batchItemFailures`, so that they stay in the queue where the event source mapping has ReportBatchItemFailures.
+    What cannot be read as the request that it looks like is answered 400, before CORS and authorization. What is no
+    HTTP request touches nothing: a scheduled event (which keeps the environment warm), `{}`, `null` or a test event of
+    the console is answered `{"ok": false, "reason": "not an HTTP request"}`. A batch of SQS has, besides, all of its
+    messages in `batchItemFailures`, so that they stay in the queue where the event source mapping has
+    ReportBatchItemFailures.
     """
     kind = kind_of(event)
     if kind is None:
@@ -155,13 +156,22 @@ def _answer(kind: Kind, event: Any, context: Any) -> dict[str, Any]:
         request = _read(kind, event, context, request_id)
     except Exception as error:  # noqa: BLE001 - a broken event can fail in any way, and is answered
         logger.info("the event is no request that can be read: %s", type(error).__name__)
-        answer = write(kind, "GET", refusal(400, "The request cannot be read", request_id), request_id)
+        method = _method(kind, event)
+        answer = write(kind, method or "GET", refusal(400, "The request cannot be read", request_id), request_id)
     else:
         answer = _answer_request(request, context)
         method, route = request.method, request.scope.get("route")
     status, seconds = answer["statusCode"], perf_counter() - started
     tell(context, request_id, method=method, route=route, status=status, seconds=seconds, spent=spent)
     return answer
+
+
+def _method(kind: Kind, event: Any) -> str | None:
+    try:
+        method: Any = kind.method(event)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return method if isinstance(method, str) else None
 
 
 def _answer_request(request: Request, context: Any) -> dict[str, Any]:

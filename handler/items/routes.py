@@ -59,8 +59,9 @@ async def create_item(
     body: ItemIn, session: SessionDep, request: Request, idempotency_key: IdempotencyKeyHeader = None
 ) -> Response:
     refuse_query(request)
-    scope = f"POST /items/ {caller(request)}"  # nobody is answered with what another caller's key stored
+    scope = ""
     if idempotency_key:
+        scope = f"POST /items/ {caller(request)}"  # nobody is answered with what another caller's key stored
         earlier = earlier_answer(session, scope, idempotency_key, body.model_dump_json().encode())
         if earlier:
             return earlier

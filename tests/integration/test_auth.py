@@ -550,3 +550,19 @@ def test_an_idempotency_key_is_its_caller_s_own(mode: str, authorize: Authorize)
     other = json.loads(json.dumps(first).replace('"ann"', '"bob"').replace(ARN, f"{ARN}-of-bob"))
     items = [json.loads(send(event).body)["id"] for event in (first, other, first, other)]
     assert items == [1, 2, 1, 2]
+
+
+@pytest.mark.usefixtures("database")
+def test_an_idempotency_key_needs_a_caller_who_can_be_told_from_others(authorize: Authorize) -> None:
+    authorize("jwt")
+    asked = Request("POST", "/items/", headers=[JSON, ("idempotency-key", "one")], body=LAMP)
+
+    def post(**claims: str) -> Received:
+        event = authorized("jwt", "HTTP API 2.0", asked)
+        event["requestContext"]["authorizer"]["jwt"]["claims"] = {"scope": "items:write", **claims}
+        return send(event)
+
+    assert post(azp="app-1").status == 400
+    callers = [{"sub": "ann"}, {"client_id": "ann"}, {"sub": "ann", "client_id": "app"}, {"sub": "a" * 4000}]
+    assert [json.loads(post(**claims).body)["id"] for claims in callers] == [1, 2, 3, 4]
+    assert [json.loads(post(**claims).body)["id"] for claims in callers] == [1, 2, 3, 4]

@@ -368,6 +368,20 @@ def test_every_page_may_where_the_setting_says_so(cors: Callable[..., FastAPI]) 
     assert (refused.status, refused.headers["access-control-allow-origin"]) == (413, "*")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("query", ["", "&", "&&"])
+def test_a_query_without_a_parameter_is_none(kind: str, query: str) -> None:
+    create()
+    assert send(KINDS[kind](Request("GET", "/items/1", query=query))).status == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_that_cannot_be_read_is_refused_without_a_body(kind: str) -> None:
+    event = KINDS[kind](Request("HEAD", "/items/")) | {"body": "!", "isBase64Encoded": True}
+    answer = main.handler(event, None)
+    assert (answer["statusCode"], answer["body"]) == (400, "")
+
+
 # Requests that are broken, and events that are no request.
 
 BROKEN: dict[str, dict[str, Any]] = {

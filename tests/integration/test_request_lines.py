@@ -78,7 +78,7 @@ def test_the_route_is_named_by_its_template(
     ("event", "method", "status"),
     [
         (http_event("GET", "/items/", "", [], b"") | {"version": "3.0"}, "other", 400),
-        (http_event("POST", "/items/", "", [], b"") | {"body": "?", "isBase64Encoded": True}, "other", 400),
+        (http_event("POST", "/items/", "", [], b"") | {"body": "?", "isBase64Encoded": True}, "POST", 400),
         (http_event("POST", "/items/", "", [], b"x" * 300_000), "POST", 413),
     ],
     ids=["of an unknown version", "with a broken body", "with too large a body"],
