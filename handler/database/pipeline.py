@@ -83,6 +83,7 @@ PING = b"Q\x00\x00\x00\x05\x00"  # an empty query
 
 COLUMN = ("table_oid", "column_attrnum", "type_oid", "type_size", "type_modifier", "format")
 _column = Struct("!ihihih").unpack_from
+_length = Struct("!i").unpack_from
 _int16 = Struct("!H").pack
 _int32 = Struct("!i").pack
 
@@ -193,6 +194,20 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         context.input_funcs = [self.pg_types[column["type_oid"]] for column in context.columns]
         if context.rows is None:
             context.rows = []
+
+    def handle_DATA_ROW(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, but for what it asks again for each value: a list of 50 items has 300 (docs/adr/0020)."""
+        row: list[Any] = []
+        start, encoding = 2, self._client_encoding
+        for convert in context.input_funcs:
+            (length,) = _length(data, start)
+            start += 4
+            if length == -1:
+                row.append(None)
+            else:
+                row.append(convert(data[start : start + length].decode(encoding)))
+                start += length
+        context.rows.append(row)
 
     @property
     def closed(self) -> bool:
@@ -445,7 +460,8 @@ os.register_at_fork(after_in_child=_abandon_all)
 def _timestamptz_in(text: str) -> Any:
     """A moment, in UTC. pg8000 reads it with strptime, which takes ten times as long."""
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return timestamptz_in(text)  # infinity, years before 1 or after 9999, another DateStyle
 
