@@ -55,7 +55,9 @@ LISTED = Request("GET", "/items/")
 
 def request_of(route: tuple[str, str]) -> Request:
     method, path = route
-    body = json.dumps(BODIES[path.split("/")[1]]).encode() if method in ("POST", "PUT", "PATCH") else b""
+    body = b"{}" if method == "PATCH" else b""
+    if method in ("POST", "PUT"):
+        body = json.dumps(BODIES[path.split("/")[1]]).encode()
     return Request(method, re.sub(r"{\w+}", "1", path), headers=[JSON] if body else [], body=body)
 
 
