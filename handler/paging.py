@@ -12,9 +12,8 @@ from urllib.parse import urlencode
 
 from fastapi import HTTPException, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
-from handler.text import TEXT_NOT_BLANK, not_blank, storable
+from handler.text import OR_ABSENT, TEXT_NOT_BLANK, not_blank, storable
 
 CHECKSUM = 6  # bytes
 
@@ -38,10 +37,10 @@ class Page(BaseModel):
 
     limit: Annotated[int, Field(ge=1, le=100, description="Items on the page")] = 50
     order: Annotated[Literal["newest", "name"], Field(description="`newest` first, or by `name`")] = "newest"
-    q: Search | SkipJsonSchema[None] = None
-    cursor: Annotated[
-        str | SkipJsonSchema[None], Field(max_length=2000, description="`next_cursor` of the page before")
-    ] = None
+    q: Annotated[Search | None, OR_ABSENT] = None
+    cursor: Annotated[str | None, OR_ABSENT, Field(max_length=2000, description="`next_cursor` of the page before")] = (
+        None
+    )
 
 
 def next_cursor(page: Page, *keys: Any) -> str:

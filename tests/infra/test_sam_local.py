@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import create
+from tests.client import create, store_one_of_each
 from tests.database import free_port
 from tests.event_kinds import received
 from tests.infra.conftest import ROOT
-from tests.infra.test_runtime import EVENTS, OUTCOMES, method_of
+from tests.infra.test_runtime import EVENTS, expected, method_of
 
 if "SAM_LOCAL_TEST" not in os.environ:
     pytest.skip("needs a Docker engine, and minutes: make sam-local-test", allow_module_level=True)
@@ -88,7 +88,7 @@ def test_one_container_keeps_one_connection(client: httpx.Client, database: Any)
 
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
 def test_every_event_is_answered_by_an_invocation(path: Path, database: Any) -> None:
-    create()
+    store_one_of_each()
     event = json.loads(path.read_text())
     answer = invoke(path)
     method = method_of(event)
@@ -100,7 +100,7 @@ def test_every_event_is_answered_by_an_invocation(path: Path, database: Any) -> 
             break
         answer = invoke(path)
     items = database.run("SELECT count(*) FROM items")[0][0]
-    assert (received(event, answer).status, items) == OUTCOMES[method]
+    assert (received(event, answer).status, items) == expected(event)
 
 
 def invoke(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """What is deployed agrees with itself: the template, the handler, and the events that stand in for AWS."""
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.events import FUNCTION_TIMEOUT, Context, http_event
-from tests.client import create, invoke
+from tests.client import invoke, store_one_of_each
 from tests.infra.template.cloudformation import load
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def test_the_local_context_is_that_of_the_function(function: Any) -> None:
 
 def test_every_route_has_an_event() -> None:
     paths = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
-    routes = {(method.upper(), path.replace("{item_id}", "1")) for path, methods in paths.items() for method in methods}
+    routes = {(method.upper(), re.sub(r"{\w+}", "1", path)) for path, methods in paths.items() for method in methods}
     events = [json.loads(path.read_text())["requestContext"]["http"] for path in EVENTS]
     assert {(http["method"], http["path"]) for http in events} == routes
 
@@ -76,6 +77,6 @@ def test_the_local_gateway_sends_what_api_gateway_sends(event: Any) -> None:
 
 @pytest.mark.usefixtures("database")
 def test_every_event_succeeds(event: Any) -> None:
-    create()
+    store_one_of_each()
     response = invoke(event)
     assert response.status in (200, 201, 204), response.body

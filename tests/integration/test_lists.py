@@ -148,6 +148,20 @@ def test_a_query_outside_the_stated_limits_is_refused(query: str) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("q=ab", "String should have at least 3 characters"),
+        ("q=%20%20%20", "Must not be blank"),
+        ("cursor=" + "x" * 2001, "String should have at most 2000 characters"),
+        ("limit=0", "Input should be greater than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_with_a_parameter_is_said_once_by_its_name(query: str, detail: str) -> None:
+    where = f"query.{query.partition('=')[0]}"
+    assert call("GET", "/items/", query=query).json["errors"] == [{"where": where, "detail": detail}]
+
+
 @pytest.mark.parametrize("path", ["/items/1", "/health/live", "/health/ready"])
 def test_a_query_that_nobody_declared_is_422_and_not_echoed(path: str) -> None:
     create()

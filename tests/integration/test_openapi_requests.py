@@ -14,7 +14,15 @@ from local.openapi import PATH
 from tests.event_kinds import MARKS
 
 TOKEN = "Bearer of-a-caller-whom-the-gateway-knows"
-CLAIMS = {"sub": "ann", "scope": "items:read items:write"}
+OPENAPI = json.loads(PATH.read_text())
+SCOPES = {
+    scope
+    for operations in OPENAPI["paths"].values()
+    for operation in operations.values()
+    for way in operation["security"]
+    for scope in way.get("jwt", [])
+}
+CLAIMS = {"sub": "ann", "scope": " ".join(sorted(SCOPES))}
 
 
 def behind_an_authorizer(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -40,7 +48,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 # OpenAPI cannot say which strings are cursors (400) and which versions there are (412).
 ACCEPTED = ["2xx", "304", "400", "404", "412"]
 config = schemathesis.Config.from_dict({"checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED}}})
-schema = schemathesis.openapi.from_dict(json.loads(PATH.read_text()), config=config)
+schema = schemathesis.openapi.from_dict(OPENAPI, config=config)
 schema.app = app
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
 

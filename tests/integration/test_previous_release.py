@@ -78,7 +78,7 @@ def test_the_previous_release_works_on_the_schema_of_this_one(server_url: str, t
         ("ALTER TABLE items ADD price integer", True),
         ("ALTER TABLE items ADD price integer NOT NULL", False),
         ("ALTER TABLE items DROP description", False),
-        ("ALTER TABLE items RENAME TO things", False),
+        ("ALTER TABLE items RENAME TO renamed_items", False),
     ],
 )
 def test_that_it_does_would_be_noticed(
