@@ -1,10 +1,11 @@
 """Who gets through the gateway, and to what."""
 
+import json
 import re
 from typing import Any
 
 from handler.settings import AUTH_MODES
-from tests.infra.template.cloudformation import broken_rules
+from tests.infra.template.cloudformation import ROOT, broken_rules
 from tests.infra.template.conftest import DEPLOYMENTS
 
 READ, WRITE = "items:read", "items:write"
@@ -17,6 +18,7 @@ SCOPES = {
     "DELETE /{proxy+}": [WRITE],
     "$default": [READ, WRITE],
 }
+SCOPELESS = {"GET /health/ready", "HEAD /health/ready"}
 PUBLIC = {"GET /docs", "GET /openapi.json", "GET /health/live", "HEAD /health/live"}
 PREFLIGHT = {"OPTIONS /{proxy+}"}
 
@@ -34,7 +36,8 @@ def test_every_route_has_the_authorizer_but_the_public_ones(
     is_public = parameters.get("AuthPublic") == "true"
     open_to_all = (PUBLIC if is_public else set()) | (PREFLIGHT if "CorsOrigins" in parameters else set())
     found = routes(resources)
-    assert found.keys() == SCOPES.keys() | open_to_all
+    scopeless = SCOPELESS if kind == "JWT" else set()
+    assert found.keys() == SCOPES.keys() | scopeless | open_to_all
     for key, route in found.items():
         assert route["AuthorizationType"] == ("NONE" if key in open_to_all else kind), key
 
@@ -44,6 +47,27 @@ def test_a_token_needs_the_scope_of_the_method(deployments: dict[str, Any]) -> N
     for key, scopes in SCOPES.items():
         assert found[key]["AuthorizationScopes"] == scopes
         assert found[key]["AuthorizerId"] == {"Ref": "JwtAuthorizer"}
+
+
+def test_readiness_needs_a_token_and_no_scope(deployments: dict[str, Any]) -> None:
+    found = routes(deployments["jwt"])
+    for key in SCOPELESS:
+        assert found[key]["AuthorizerId"] == {"Ref": "JwtAuthorizer"}
+        assert "AuthorizationScopes" not in found[key]
+
+
+def test_the_gateway_lets_in_each_token_that_the_function_lets_in(deployments: dict[str, Any]) -> None:
+    found = routes(deployments["jwt"])
+    anywhere = found["$default"]["AuthorizationScopes"]
+    for path, operations in json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"].items():
+        for named, operation in operations.items():
+            needed = {scope for one in operation["security"] for scope in one.get("jwt", [])}
+            assert needed <= set(anywhere), (named, path)
+            # What answers GET answers HEAD.
+            for method in ("GET", "HEAD") if named == "get" else (named.upper(),):
+                route = found.get(f"{method} {path}", found[f"{method} /{{proxy+}}"])
+                asked = set(route.get("AuthorizationScopes", []))
+                assert needed <= asked if needed else not asked, (method, path)
 
 
 def test_scopes_are_asked_of_tokens_only(parameters: dict[str, str], resources: dict[str, Any]) -> None:
