@@ -5,27 +5,33 @@ the answer of `SELECT 1`: what a cold start pays for its first statement. Stock 
 server has it, and nothing verified. Ours verifies, and reads the system's authorities and the test's for it.
 """
 
-import json
-import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import pg8000.native
+
+from benchmarks.report import describe_machine, progress, table, write_section
 from local.postgres import server
 from tests.certificates import authority, issue
 from tests.database import connect, free_port, required_program
 
+TITLE = "First connection"
 SAMPLES = 30
 TIMED = """
 import sys, time
 from sqlalchemy import create_engine, text
 {imports}
-started = time.perf_counter()
+cpu, started = time.process_time(), time.perf_counter()
 engine = {engine}
 with engine.connect() as connection:
     connection.execute(text("SELECT 1")).scalar_one()
-print(time.perf_counter() - started)
+print(time.perf_counter() - started, time.process_time() - cpu)
 engine.dispose()
 """
 OURS = {
@@ -39,33 +45,60 @@ STOCK = {
 }
 
 
-def sample(kind: dict[str, str], url: str, ca: str) -> float:
-    code = TIMED.format(imports=kind["imports"], engine=kind["engine"].format(url=url, ca=ca))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout) * 1000
+@contextmanager
+def tls_postgres() -> Iterator[tuple[pg8000.native.Connection, str, str]]:
+    """The system's PostgreSQL on loopback, by TLS and SCRAM only.
 
-
-def main() -> None:
+    Yields a connection to administrate it, the URL of its database `postgres` for a user who may create databases, and
+    the file of the authority that vouches for it.
+    """
     with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as name:
         folder, port = Path(name), free_port()
         folder.chmod(0o755)
         options = ("-c", "listen_addresses=127.0.0.1", "-c", f"port={port}")
-        programs = required_program("postgres").parent
+        programs = required_program("postgres").parent  # the embedded one has no TLS
         with server(folder / "data", *options, programs=programs) as admin_url, connect(admin_url) as admin:
             (folder / "data" / "pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
             issue(authority(folder / "ca.pem"), folder / "data", "127.0.0.1")
-            admin.run("CREATE ROLE ann LOGIN PASSWORD 'secret'")
+            admin.run("CREATE ROLE ann LOGIN CREATEDB PASSWORD 'secret'")
             admin.run("ALTER SYSTEM SET ssl = on")
             admin.run("SELECT pg_reload_conf()")
-            url, ca = f"postgresql://ann:secret@127.0.0.1:{port}/postgres", str(folder / "ca.pem")
-            times: dict[str, list[float]] = {"ours": [], "stock pg8000": []}
-            for number in range(SAMPLES):
-                print(f"\r{number + 1}/{SAMPLES}", end="", file=sys.stderr, flush=True)
-                times["ours"].append(sample(OURS, url, ca))
-                times["stock pg8000"].append(sample(STOCK, url, ca))
-    print(file=sys.stderr)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print(json.dumps(medians | {"ratio": medians["ours"] / medians["stock pg8000"]}, indent=2))
+            yield admin, f"postgresql://ann:secret@127.0.0.1:{port}/postgres", str(folder / "ca.pem")
+
+
+def sample(kind: dict[str, str], url: str, ca: str) -> list[float]:
+    """Milliseconds by the clock, and of the processor."""
+    code = TIMED.format(imports=kind["imports"], engine=kind["engine"].format(url=url, ca=ca))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [float(seconds) * 1000 for seconds in done.stdout.split()]
+
+
+def run() -> str:
+    """The whole part. Returns the section's text."""
+    times: dict[str, list[list[float]]] = {"ours": [], "stock pg8000": []}
+    with tls_postgres() as (admin, url, ca), progress("connect", SAMPLES) as bar:
+        machine = describe_machine(admin)
+        for _ in range(SAMPLES):
+            for name, kind in zip(times, (OURS, STOCK), strict=True):
+                times[name].append(sample(kind, url, ca))
+            bar.update()
+    rows: list[tuple[Any, ...]] = [(f"Median of {SAMPLES}, ms", *times, "ratio")]
+    for number, what in enumerate(("by the clock", "of the processor")):
+        ours, stock = (median(found[number] for found in samples) for samples in times.values())
+        rows.append((what, f"{ours:.1f}", f"{stock:.1f}", f"{ours / stock:.2f}"))
+    return f"""`make bench-connect` on {machine} with TLS.
+
+The first connection of a new process, SCRAM over TLS on loopback, from `create_engine` to the answer of `SELECT 1`,
+imports not included. Stock pg8000 is as it comes: it verifies nothing. Ours verifies, and reads the system's
+authorities for it.
+
+{table(*rows)}"""
+
+
+def main() -> None:
+    text = run()
+    write_section(TITLE, text)
+    print(f"## {TITLE}\n\n{text}")
 
 
 if __name__ == "__main__":

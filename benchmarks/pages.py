@@ -1,4 +1,4 @@
-"""Pages of the list and of searches, on 10,000 and on 5,000,000 items. `make bench-pages` writes RESULTS.md.
+"""Every read on 10,000 and on 5,000,000 items: one item, pages of the list and of searches. `make bench-pages`.
 
 Each database has a process of its own with the real handler, which is sent API Gateway events and times itself; the two
 take turns at every page. The plan of a page is that of the statement that the handler sent, with its parameters.
@@ -26,7 +26,7 @@ from urllib.parse import urlencode
 import pg8000.native
 from sqlalchemy import event
 
-from benchmarks.report import describe_machine, table, write_section
+from benchmarks.report import describe_machine, progress, table, write_section
 from benchmarks.warm import process
 from handler.paging import Page, next_cursor
 from local.events import Context, http_answer, http_event
@@ -36,6 +36,7 @@ from tests.database import connect, url_of
 TITLE = "Pages"
 SIZES = (10_000, 5_000_000)
 LIMIT = 50
+DONE = (200, 304)
 ORDERS = {"newest": "id DESC", "name": "name, id"}
 PLACES = ("first", "middle", "last")
 # For the loading: nothing of it has to survive. shared_buffers is a quarter of a machine of 4 GB, as RDS sets it.
@@ -82,12 +83,28 @@ class Measured(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A page: where it is in which list, and its query."""
+    """A page: where it is in which list, and its query; or one item, by the method and a header."""
 
     order: str
     search: str
     place: str
     query: str
+    path: str = "/items/"
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+ONE = "one item"
+
+
+def reads_of_one(count: int) -> list[Place]:
+    """An item in the middle: whole, its headers, and what is answered to somebody who has it."""
+    path = f"/items/{count // 2}"
+    return [
+        Place("by id", ONE, "GET", "", path),
+        Place("by id", ONE, "HEAD", "", path, "HEAD"),
+        Place("by id", ONE, "GET, 304", "", path, headers=(("if-none-match", '"1"'),)),
+    ]
 
 
 def lines(count: int) -> Iterator[str]:
@@ -151,6 +168,8 @@ def places(url: str) -> tuple[dict[str, int], list[Place]]:
                     f" WHERE name ILIKE '%{text}%' OR description ILIKE '%{text}%'"
                 )
             counts[search] = count = database.run(f"SELECT count(*) FROM {matches}")[0][0]
+            if not text:
+                found += reads_of_one(count)
             for order, by in ORDERS.items():
                 page = Page.model_validate({"order": order, "q": text, "limit": LIMIT})
                 parameters = page.model_dump(exclude_none=True)
@@ -168,7 +187,7 @@ def places(url: str) -> tuple[dict[str, int], list[Place]]:
 
 
 def run_handler(connection: Connection, url: str) -> None:
-    """In its own process: answer (query, seconds) with what it took, until the other end closes."""
+    """In its own process: answer (place, seconds) with what it took, until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ |= {"DATABASE_URL": url, "AUTH_MODE": "none", "LOG_LEVEL": "ERROR"}
     handler = import_module("handler.main").handler
@@ -178,8 +197,8 @@ def run_handler(connection: Connection, url: str) -> None:
     explain = engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
     try:
         while True:
-            query, budget = connection.recv()
-            request = http_event("GET", "/items/", query, [], b"")
+            place, budget = connection.recv()
+            request = http_event(place.method, place.path, place.query, place.headers, b"")
             seconds: list[float] = []
             end = 0.0
             while len(seconds) < 2 or (time.perf_counter() < end and len(seconds) < 100):
@@ -188,14 +207,14 @@ def run_handler(connection: Connection, url: str) -> None:
                 answer = http_answer(handler(request, context))
                 seconds.append(time.perf_counter() - start)
                 end = end or time.perf_counter() + budget
-                if answer.status != 200:
+                if answer.status not in DONE:
                     break
             statement, parameters = sent[-1]
-            options = "ANALYZE, BUFFERS, FORMAT JSON" if answer.status == 200 else "FORMAT JSON"
+            options = "ANALYZE, BUFFERS, FORMAT JSON" if answer.status in DONE else "FORMAT JSON"
             with explain.connect() as database:
                 plan = database.exec_driver_sql(f"EXPLAIN ({options}) {statement}", parameters).scalar_one()[0]
             sent.clear()
-            items = len(json.loads(answer.body).get("items", ()))
+            items = len(json.loads(answer.body or "{}").get("items", ()))
             connection.send(Measured(seconds[1:] or seconds, answer.status, items, plan))
     except EOFError:
         pass
@@ -244,7 +263,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[str]:
 
 def describe_plan(found: Measured) -> list[str]:
     plan = found.plan["Plan"]
-    if found.status != 200:
+    if found.status not in DONE:
         return [*nodes(plan), f"{found.status} after {found.seconds[0]:.1f} s"]
     hit, read = plan["Shared Hit Blocks"], plan["Shared Read Blocks"]
     spilled = plan.get("Temp Written Blocks", 0)
@@ -256,7 +275,7 @@ def describe_plan(found: Measured) -> list[str]:
 def milliseconds(found: Measured | None) -> str:
     if found is None:
         return ""
-    return f"{median(found.seconds) * 1000:,.2f}" if found.status == 200 else f"{found.status}"
+    return f"{median(found.seconds) * 1000:,.2f}" if found.status in DONE else f"{found.status}"
 
 
 def run(budget: float) -> str:
@@ -272,13 +291,15 @@ def run(budget: float) -> str:
                 pages.setdefault((page.search, page.order, page.place), {})[size] = page
         handlers = {size: stack.enter_context(process(run_handler, url)) for size, url in urls.items()}
         measured: dict[tuple[str, str, str], dict[int, Measured]] = {}
-        in_order = [key for key in product([*SEARCHES, SAMPLED], ORDERS, PLACES) if key in pages]
-        for number, key in enumerate(in_order, 1):
-            say(f"{number} of {len(pages)} pages: {', '.join(key)}")
+        in_order = [key for key in pages if key[0] == ONE]
+        in_order += [key for key in product([*SEARCHES, SAMPLED], ORDERS, PLACES) if key in pages]
+        say("")
+        bar = stack.enter_context(progress("pages", len(pages)))
+        for key in in_order:
             for size, page in pages[key].items():
-                handlers[size].send((page.query, budget))
+                handlers[size].send((page, budget))
                 measured.setdefault(key, {})[size] = handlers[size].recv()
-    say("")
+            bar.update()
     return describe(machine, budget, counts, measured)
 
 
@@ -292,7 +313,7 @@ def describe(
     rows: list[tuple[Any, ...]] = [("q, order, page", *(f"{size:,}, ms" for size in SIZES), "ratio")]
     plans: dict[str, list[str]] = {}
     for (search, order, place), by_size in measured.items():
-        both = [median(by_size[size].seconds) for size in SIZES if size in by_size and by_size[size].status == 200]
+        both = [median(by_size[size].seconds) for size in SIZES if size in by_size and by_size[size].status in DONE]
         ratio = f"{both[1] / both[0]:.1f}" if len(both) == len(SIZES) else ""
         times = [milliseconds(by_size.get(size)) for size in SIZES]
         rows.append((f"{search}, {order}, {place}", *times, ratio))
@@ -309,9 +330,10 @@ def describe(
     return f"""`make bench-pages` (`python -m benchmarks.pages --seconds {budget:g}`) on {machine} with
 {", ".join(OPTIONS)}.
 
-A page of {LIMIT} from the event to the answer, through `handler.main` in a process of its own for each database, over a
-unix socket: the median of the requests after the first. Everything is in memory; a cold disk is not measured. Where the
-time is missing, the search finds too little for such a page; 503 is the answer after the 9 s of statement_timeout.
+One item, or a page of {LIMIT}, from the event to the answer, through `handler.main` in a process of its own for each
+database, over a unix socket: the median of the requests after the first. Everything is in memory; a cold disk is not
+measured. Where the time is missing, the search finds too little for such a page; 503 is the answer after the 9 s of
+statement_timeout.
 
 {table(*rows)}
 

@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,29 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import pg8000.native
+from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("fastapi", "mangum", "sqlalchemy", "pg8000")
 
 
+def progress(what: str, total: int) -> "tqdm[Any]":
+    """A bar on standard error where that is a terminal, else nothing; `update()` it `total` times."""
+    return tqdm(desc=what, total=total, disable=None, leave=False)
+
+
 class Progress:
-    """A line on the terminal that says how far we are; silent where standard error is no terminal."""
+    """The same for what lasts a known time, in seconds."""
 
     def __init__(self, expected: float) -> None:
-        self._expected = expected
+        self._bar = progress("bench", round(expected))
         self._start = time.monotonic()
 
     def show(self) -> None:
-        self._write(min(0.99, (time.monotonic() - self._start) / self._expected))
+        self._bar.update(min(time.monotonic() - self._start, self._bar.total) - self._bar.n)
 
     def done(self) -> None:
-        self._write(1.0)
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
-
-    def _write(self, part: float) -> None:
-        if sys.stderr.isatty():
-            print(f"\rbench: [{'#' * int(part * 40):40}] {part:4.0%}", end="", file=sys.stderr, flush=True)
+        self._bar.close()
 
 
 def table(*rows: tuple[Any, ...]) -> str:

@@ -1,6 +1,7 @@
 """What every answer has, whoever made it: done once, outside of the framework, on what is about to leave."""
 
 import json
+import logging
 from typing import Any
 
 from handler.errors import PROBLEM_JSON, problem
@@ -17,6 +18,8 @@ NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 WORST_CASE, HEADERS = 6, 65_536
 TOO_LARGE = "The answer is larger than Lambda can return"
 
+logger = logging.getLogger(__name__)
+
 
 def refusal(status: int, detail: str | None, request_id: str) -> Answer:
     body = json.dumps(problem(status, detail, request_id)).encode()
@@ -31,6 +34,7 @@ def write(kind: Kind, method: str, answer: Answer, request_id: str) -> dict[str,
     if len(answer.body) * WORST_CASE + HEADERS > kind.limit:
         size = len(json.dumps(written, ensure_ascii=False).encode())
         if size > kind.limit:
+            logger.error("%s: %d bytes", TOO_LARGE, size)
             refused = refusal(500, TOO_LARGE, request_id)
             cors = {name: text for name, text in answer.headers.items() if name.startswith("access-control-")}
             answer = _finished(refused._replace(headers=refused.headers | cors), method, request_id)

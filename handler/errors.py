@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, ResponseValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -19,6 +20,7 @@ PROBLEM_JSON = "application/problem+json"
 # RFC 9110's names, where http.HTTPStatus before Python 3.13 has older ones.
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+MAX_ERRORS = 20  # in an answer
 RETRY_AFTER = {"Retry-After": "1"}
 
 logger = logging.getLogger(__name__)
@@ -155,7 +157,9 @@ async def invalid_request(request: Request, error: Exception) -> JSONResponse:
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         return _answer(request, 400, "The body is not JSON")
-    errors = [{"where": _where(one), "detail": one["msg"]} for one in found]
+    # Unknown fields are not named, so a thousand of them say the same.
+    different = dict.fromkeys((_where(one), one["msg"]) for one in found)
+    errors = [{"where": where, "detail": detail} for where, detail in islice(different, MAX_ERRORS)]
     return _answer(request, 422, "The request is not valid", errors=errors)
 
 
@@ -178,9 +182,30 @@ async def database_error(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, answer.status, answer.detail, constraint=constraint)
 
 
+class Unexpected(Exception):
+    """An error as the log may tell it."""
+
+
 async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    logger.error("unexpected %s", type(error).__name__, exc_info=error)
+    logger.error("unexpected %s", type(error).__name__, exc_info=_without_values(error))
+    vars(error)["is_logged"] = True
     return _answer(request, 500)
+
+
+def is_logged(error: BaseException | None) -> bool:
+    """Whether `unexpected_error` has logged it. The framework raises on what is answered, to whoever runs it."""
+    return getattr(error, "is_logged", False)
+
+
+def _without_values(error: Exception) -> Exception:
+    """The same, with its traceback, where it would repeat what a client sent or what is stored."""
+    if isinstance(error, ResponseValidationError | ValidationError):
+        text = ", ".join(f"{_where(one)} {one['type']}" for one in error.errors())
+    elif isinstance(error, DBAPIError) and sqlstate(error)[0]:
+        text = f"{_reason(error)} [{error.statement}]"
+    else:
+        return error
+    return Unexpected(f"{type(error).__name__}: {text}").with_traceback(error.__traceback__)
 
 
 def describe_problems(openapi: dict[str, Any]) -> None:

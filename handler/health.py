@@ -4,25 +4,26 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from sqlalchemy import literal, select
 
+from handler.auth import PUBLIC, GuardedRoute, needs
 from handler.database.session import ReadSessionDep
 from handler.errors import problems
 from handler.query import refuse_query
 
-router = APIRouter(prefix="/health", tags=["health"], responses=problems(422))
+router = APIRouter(prefix="/health", tags=["health"], responses=problems(401, 422), route_class=GuardedRoute)
 
 
 class Health(BaseModel):
     status: str = "ok"
 
 
-@router.get("/live")
+@router.get("/live", openapi_extra=PUBLIC)
 async def live(request: Request) -> Health:
     """The process answers. Touches no database."""
     refuse_query(request)
     return Health()
 
 
-@router.get("/ready", responses=problems(503))
+@router.get("/ready", responses=problems(503), openapi_extra=needs())
 async def ready(request: Request, session: ReadSessionDep) -> Health:
     """The database answers too."""
     refuse_query(request)

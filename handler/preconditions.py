@@ -8,8 +8,9 @@ from fastapi import HTTPException, Request, status
 
 from handler.settings import settings
 
-# Our tags are versions. What is another's, or no entity tag at all, matches nothing: a change is not made.
-_EACH = re.compile(r'(W/)?"([^"]*)"')
+# Our tags are versions. What is another's, or no list of entity tags at all, matches nothing: a change is not made.
+_EACH = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_LIST = re.compile(rf"[ \t,]*(?:{_EACH.pattern}[ \t]*(?:,[ \t,]*|$))+")
 
 
 def etag(version: int) -> str:
@@ -26,7 +27,7 @@ def expected_versions(request: Request) -> list[int] | None:
         raise HTTPException(status.HTTP_428_PRECONDITION_REQUIRED, "Say with If-Match which version is to be changed")
     if if_match is None or if_match.strip() == "*":
         return None
-    return [int(tag) for weak, tag in _EACH.findall(if_match) if not weak and _is_version(tag)]
+    return [int(tag) for weak, tag in _tags(if_match) if not weak and _is_version(tag)]
 
 
 def known_versions(request: Request) -> Collection[int]:
@@ -36,7 +37,12 @@ def known_versions(request: Request) -> Collection[int]:
         return ()
     if if_none_match.strip() == "*":
         return range(2**31)
-    return [int(tag) for _, tag in _EACH.findall(if_none_match) if _is_version(tag)]
+    return [int(tag) for _, tag in _tags(if_none_match) if _is_version(tag)]
+
+
+def _tags(header: str) -> list[tuple[str, str]]:
+    """The entity tags in a list of them, as (weak or not, opaque tag)."""
+    return _EACH.findall(header) if _LIST.fullmatch(header) else []
 
 
 def _is_version(tag: str) -> bool:

@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from handler import database_url
 
-AUTH_MODES = ("none",)
+AUTH_MODES = ("none", "iam", "jwt")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+# `make ca-bundle` fetches it: without a setting, what is shipped is trusted.
+CA_BUNDLE = Path(__file__).with_name("global-bundle.pem")
 BOOLEANS = {"true": True, "false": False}
 Bounds = tuple[type[int] | type[float], float, float]
 # The numbers of DatabaseSettings: each is set by DATABASE_ and its name, between these bounds (seconds for times).
@@ -69,6 +72,7 @@ class Settings:
     database: DatabaseSettings
     auth_mode: str
     log_level: str
+    auth_public: bool = False  # documentation and liveness are for everybody
     base_path: str = ""  # the mapping key of a custom domain, as "/key"
     cors_origins: tuple[str, ...] = ()
     require_if_match: bool = False
@@ -87,6 +91,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     found = Settings(
         database=_database(environ, problems),
         auth_mode=_one_of("AUTH_MODE", environ.get("AUTH_MODE"), AUTH_MODES, problems),
+        auth_public=_boolean("AUTH_PUBLIC", environ, problems),
         log_level=_one_of("LOG_LEVEL", environ.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS, problems),
         base_path=_base_path(environ.get("BASE_PATH", ""), problems),
         cors_origins=_origins(environ.get("CORS_ORIGINS", ""), problems),
@@ -117,6 +122,8 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     if "DATABASE_CA_BUNDLE" in environ:
         parts["ca_bundle"] = environ["DATABASE_CA_BUNDLE"] or None
+    elif CA_BUNDLE.exists():
+        parts.setdefault("ca_bundle", str(CA_BUNDLE))
     if url and not secret_arn:
         parts.setdefault("host", "localhost")
         if "user" not in parts:

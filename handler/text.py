@@ -1,5 +1,8 @@
 """Checks of text that more than one resource needs."""
 
+from typing import Any
+
+from pydantic import GetPydanticSchema
 from pydantic.types import JsonValue
 from pydantic_core import PydanticCustomError
 
@@ -19,3 +22,14 @@ def not_blank(value: str) -> str:
     if not value.strip():
         raise PydanticCustomError("blank", "Must not be blank")
     return value
+
+
+def _without_null(schema: Any, describe: Any) -> Any:
+    described = describe(schema)
+    (only,) = (one for one in described.pop("anyOf") if one != {"type": "null"})
+    return only | described
+
+
+# On `X | None` where None stands for absent: OpenAPI says X. With SkipJsonSchema[None] for the None, pydantic would try
+# both, and its errors would name what it tried.
+OR_ABSENT = GetPydanticSchema(get_pydantic_json_schema=_without_null)

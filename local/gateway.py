@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 
@@ -31,6 +32,7 @@ class Gateway:
     def __init__(self, handler: Callable[[Any, Any], dict[str, Any]]) -> None:
         self._handler = handler
         self._environment = ThreadPoolExecutor(max_workers=1)
+        self._path = ""  # of the request that is served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
@@ -54,12 +56,18 @@ class Gateway:
     def _invoke(self, scope: Scope, body: bytes) -> Answer:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         query = scope["query_string"].decode("latin-1")
+        self._path = quote(scope["path"])
         event = http_event(scope["method"], scope["path"], query, headers, body)
         try:
             return http_answer(self._handler(event, Context()))
         except Exception as error:  # noqa: BLE001 - whatever a function raises, API Gateway answers 500
             print(f"handler raised {type(error).__name__}: {error}", file=sys.stderr)
             return FAILED
+
+    def show(self, line: dict[str, Any]) -> None:
+        """The handler's line for a request as a person reads it, with the path, which no log of a deployment has."""
+        cost = f"{line['Duration']:.1f} ms, round trips {line['RoundTrips']}"
+        print(f"{line['method']} {self._path} {line['status']} {cost}", flush=True)
 
 
 def _stop_with_parent() -> None:
@@ -75,12 +83,15 @@ def main() -> None:
 
     try:
         from handler.main import handler  # noqa: PLC0415
+        from handler.observability import listeners  # noqa: PLC0415
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(SETTINGS_REFUSED)
     listener = socket.socket(fileno=int(sys.argv[1]))
+    gateway = Gateway(handler)
+    listeners.append(gateway.show)
     config = uvicorn.Config(
-        Gateway(handler), lifespan="off", log_level="warning", access_log=False, server_header=False,
+        gateway, lifespan="off", log_level="warning", access_log=False, server_header=False,
         date_header=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
     print(sys.argv[2], flush=True)

@@ -102,10 +102,15 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
+def stop_on_signals() -> None:
+    """KeyboardInterrupt on Ctrl-C, SIGTERM and SIGHUP alike."""
     # SIGINT too: a shell starts its background jobs with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+
+
+def main() -> None:
+    stop_on_signals()
     try:
         run()
     except (RunError, PostgresError) as error:

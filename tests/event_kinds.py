@@ -65,7 +65,7 @@ def rest_api(request: Request) -> dict[str, Any]:
         "requestContext": {
             "domainName": HOST,
             "httpMethod": request.method,
-            "identity": {"sourceIp": "127.0.0.1"},
+            "identity": {"sourceIp": "127.0.0.1", "accessKey": None, "caller": None, "user": None, "userArn": None},
             "path": request.path,
             "stage": "prod",
         },
@@ -74,7 +74,9 @@ def rest_api(request: Request) -> dict[str, Any]:
 
 
 def http_api_1(request: Request) -> dict[str, Any]:
-    return rest_api(request) | {"version": "1.0", "resource": "$default", "path": unquote(request.path)}
+    event = rest_api(request) | {"version": "1.0", "resource": "$default", "path": unquote(request.path)}
+    event["requestContext"]["authorizer"] = {"claims": None, "scopes": None}
+    return event
 
 
 def alb_multi_value(request: Request) -> dict[str, Any]:
@@ -117,6 +119,41 @@ KINDS: dict[str, Callable[[Request], dict[str, Any]]] = {
     "ALB": alb,
     "ALB, multi-value": alb_multi_value,
 }
+
+
+ARN = "arn:aws:sts::123456789012:assumed-role/shop/session"
+_IAM = {"accessKey": "ASIA", "accountId": "123456789012", "callerId": "AROA:session", "userArn": ARN, "userId": "AROA"}
+_IDENTITY = {"accessKey": "ASIA", "accountId": "123456789012", "caller": "AROA:session", "user": "AROA", "userArn": ARN}
+
+
+def _jwt_2(event: dict[str, Any], claims: Any) -> None:
+    event["requestContext"]["authorizer"] = {"jwt": {"claims": claims, "scopes": None}}
+
+
+def _jwt_1(event: dict[str, Any], claims: Any) -> None:
+    event["requestContext"]["authorizer"] = {"claims": claims, "scopes": None}
+
+
+def _iam_2(event: dict[str, Any], _: Any) -> None:
+    event["requestContext"]["authorizer"] = {"iam": dict(_IAM)}
+
+
+def _iam_1(event: dict[str, Any], _: Any) -> None:
+    event["requestContext"]["identity"] |= _IDENTITY
+
+
+# What an authorizer adds to an event, in the modes and kinds that have one.
+MARKS: dict[str, dict[str, Callable[[dict[str, Any], Any], None]]] = {
+    "jwt": {"HTTP API 2.0": _jwt_2, "HTTP API 1.0": _jwt_1, "REST API": _jwt_1},
+    "iam": {"HTTP API 2.0": _iam_2, "HTTP API 1.0": _iam_1, "REST API": _iam_1, "function URL": _iam_2},
+}
+
+
+def authorized(mode: str, kind: str, request: Request, scope: str = "items:read items:write") -> dict[str, Any]:
+    """The event for `request` once an authorizer has let it in, with a token that has these scopes."""
+    event = KINDS[kind](request)
+    MARKS[mode][kind](event, {"iss": "https://issuer.example", "sub": "ann", "exp": "1900000000", "scope": scope})
+    return event
 
 
 def received(event: Any, answer: dict[str, Any]) -> Received:

@@ -7,21 +7,17 @@ botocore takes 0.4 s to import and to make a client, on the cold start of every 
 import hashlib
 import hmac
 import http.client
-import io
 import json
 import os
-import socket
-import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
-from handler.database.deadline import remaining, within
-from handler.database.wire import open_socket
+from handler.database import https
+from handler.database.deadline import within
 
 CALL_TIMEOUT = 2.0  # seconds
-MAX_ANSWER = 256 * 1024  # bytes; a secret has at most 64 KiB
 TOKEN_LIFETIME = 900  # seconds, the longest that RDS takes
 RENEW_BEFORE = timedelta(minutes=5)  # keys are replaced so long before they expire
 
@@ -153,46 +149,10 @@ def _sha256(data: bytes) -> str:
 
 
 def _request(method: str, address: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
-    """Status and decoded JSON of one HTTP request. Raises AwsError.
-
-    The whole of it is under the deadline: http.client would wait anew for every packet.
-    """
-    url = urlsplit(address)
-    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
-    sent = {"host": url.netloc, "connection": "close", "content-length": str(len(body)), **headers}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
-    target = f"{url.path or '/'}{'?' + url.query if url.query else ''}"
+    """Status and decoded JSON of one HTTP request. Raises AwsError."""
     try:
-        with within(CALL_TIMEOUT), open_socket(host, port, None) as plain:
-            plain.settimeout(remaining())
-            # Another context than the database's: this one trusts only the system's authorities.
-            secure = url.scheme == "https"
-            sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if secure else plain
-            with sock:
-                sock.sendall(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body)
-                response = http.client.HTTPResponse(_Received(_all_of(sock)), method=method)  # type: ignore[arg-type]
-                response.begin()
-                return response.status, json.loads(response.read())
+        with within(CALL_TIMEOUT):
+            status, answer = https.request(method, address, headers, body)
+        return status, json.loads(answer)
     except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
-        raise AwsError(f"{url.hostname} cannot be reached: {type(error).__name__}") from error
-
-
-def _all_of(sock: socket.socket) -> bytes:
-    received = bytearray()
-    while len(received) <= MAX_ANSWER:
-        sock.settimeout(remaining())
-        chunk = sock.recv(MAX_ANSWER)
-        if not chunk:
-            return bytes(received)
-        received += chunk
-    raise ValueError("the answer is too large")
-
-
-class _Received:
-    """What http.client takes for a socket, once all of it is here."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, _mode: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
+        raise AwsError(f"{urlsplit(address).hostname} cannot be reached: {type(error).__name__}") from error

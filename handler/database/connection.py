@@ -1,11 +1,13 @@
 """How a connection is made of the settings, and an engine of connections."""
 
 import ssl
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
 from pg8000 import dbapi
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from handler.database import credentials
 from handler.database.dialect import NAME
@@ -62,14 +64,35 @@ def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[st
     if login.host.startswith("/"):
         # The file's name: PostgreSQL manual, 19.3.1 "unix_socket_directories".
         return (f"{login.host}/.s.PGSQL.{login.port}", 0, None)
-    is_this_machine = login.host in ("localhost", "127.0.0.1", "::1")
-    if database.sslmode == "disable" or (is_this_machine and database.sslmode is None and not database.iam_auth):
+    if not _wants_tls(database, login.host):
         return (login.host, login.port, None)
     try:
         return (login.host, login.port, _tls(database.ca_bundle, database.sslmode != "verify-ca"))
     except OSError as error:
         reason = error.strerror or "it holds no certificates"
         raise credentials.CredentialsError(f"DATABASE_CA_BUNDLE (or sslrootcert) cannot be read: {reason}") from error
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """The server's code for what it refused, or ours for what could not be done; "" where there is none."""
+    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return str(said.get("C", "")) if isinstance(said, dict) else ""
+
+
+def prepare(database: DatabaseSettings) -> None:
+    """Make at init what the first connection needs and no server has to be asked for. Raises nothing.
+
+    Init has a whole processor on Lambda, whatever the function's memory; an invocation has its share.
+    """
+    host = database.host or ""  # where it is in a secret, it is no machine that needs no TLS
+    if not host.startswith("/") and _wants_tls(database, host):
+        with suppress(OSError):  # the first connection says which setting is wrong
+            _tls(database.ca_bundle, database.sslmode != "verify-ca")
+
+
+def _wants_tls(database: DatabaseSettings, host: str) -> bool:
+    is_this_machine = host in ("localhost", "127.0.0.1", "::1")
+    return database.sslmode != "disable" and (not is_this_machine or database.sslmode is not None or database.iam_auth)
 
 
 @cache

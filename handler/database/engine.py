@@ -1,9 +1,11 @@
 """The engine: one for each Lambda environment, made at import without connecting, alive across invocations."""
 
+import logging
+
 from sqlalchemy import QueuePool
 
 from handler.database import snapstart
-from handler.database.connection import make_engine
+from handler.database.connection import make_engine, prepare
 from handler.database.deadline import remaining
 from handler.settings import settings
 
@@ -23,6 +25,9 @@ class DeadlinePool(QueuePool):
         self._limit = seconds
 
 
+# SQLAlchemy names a pool's logger after its class; only its own classes are quiet about connections that come and go.
+logging.getLogger(f"{DeadlinePool.__module__}.{DeadlinePool.__name__}").setLevel(logging.WARNING)
+
 engine = make_engine(
     settings().database,
     poolclass=DeadlinePool,
@@ -34,4 +39,5 @@ engine = make_engine(
     pool_pre_ping=True,  # costs a round trip only after an idle time: Connection.is_alive
 )
 
+prepare(settings().database)
 snapstart.register(engine)

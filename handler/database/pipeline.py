@@ -28,6 +28,7 @@ from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
 from pg8000.core import Context
 
 from handler.database.deadline import overtime, remaining, within
+from handler.database.spent import spend
 from handler.database.wire import open_socket
 
 PING_TIMEOUT = 1.0  # seconds that a connection gets to prove, after an idle time, that it is alive
@@ -45,6 +46,7 @@ READY, COPY_IN = b"Z", b"G"
 REPEATED = (b"D", b"d")  # rows, and lines of a COPY
 SILENT = (b"1", b"2", b"n")  # Parse and Bind are done, there will be no rows: nothing to take from them
 ASYNCHRONOUS = (b"N", b"A", b"S")  # notice, notification, parameter status: may come at any moment
+FATAL = b"\x00VFATAL\x00"  # a severity: manual, 54.8 "Error and Notice Message Fields"
 STATUSES = (b"I", b"T", b"E")  # of ReadyForQuery: idle, in a transaction, in a failed one
 # The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
 _STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)"
@@ -79,6 +81,9 @@ BINDING_MECHANISM = b"SCRAM-SHA-256-PLUS"
 
 PING = b"Q\x00\x00\x00\x05\x00"  # an empty query
 
+COLUMN = ("table_oid", "column_attrnum", "type_oid", "type_size", "type_modifier", "format")
+_column = Struct("!ihihih").unpack_from
+_length = Struct("!i").unpack_from
 _int16 = Struct("!H").pack
 _int32 = Struct("!i").pack
 
@@ -146,7 +151,11 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self.numbered = False
         with within(timeout), ExitStack() as on_failure:
             try:
-                sock = on_failure.enter_context(open_socket(*address))
+                started = time.perf_counter()
+                try:
+                    sock = on_failure.enter_context(open_socket(*address))
+                finally:
+                    spend(time.perf_counter() - started, connections=1)
                 self._peer = sock.getpeername()
                 super().__init__(sock=sock, ssl_context=False, **login)
                 if not self._authenticated:
@@ -178,6 +187,27 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         super().handle_AUTHENTICATION_REQUEST(data, context)
         self._proven = self._proven or code == SASL_FINAL
         self._authenticated = self._authenticated or code == AUTHENTICATED
+
+    def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, which takes as long as several rows; a statement is described by the same bytes each time."""
+        context.columns = _columns(data, self._client_encoding)
+        context.input_funcs = [self.pg_types[column["type_oid"]] for column in context.columns]
+        if context.rows is None:
+            context.rows = []
+
+    def handle_DATA_ROW(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, but for what it asks again for each value: a list of 50 items has 300 (docs/adr/0020)."""
+        row: list[Any] = []
+        start, encoding = 2, self._client_encoding
+        for convert in context.input_funcs:
+            (length,) = _length(data, start)
+            start += 4
+            if length == -1:
+                row.append(None)
+            else:
+                row.append(convert(data[start : start + length].decode(encoding)))
+                start += length
+        context.rows.append(row)
 
     @property
     def closed(self) -> bool:
@@ -343,7 +373,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 self.abandon()
             raise _classified(refused)
         if unreadable:
-            raise _error("XX000", f"a value of the result cannot be read: {unreadable}") from unreadable
+            raise _error("XX000", f"a value of the result cannot be read: {type(unreadable).__name__}") from unreadable
         return talk.context
 
     def _exchange(self, talk: _Talk) -> tuple[bytes, Exception | None]:
@@ -373,10 +403,12 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def _listen(self, context: Any) -> tuple[bytes, Exception | None]:
         """Read up to ReadyForQuery. Returns the letters of the replies, and what kept one from being understood."""
         message, handlers, heard, unreadable = self._sock.message, self.message_types, bytearray(), None
+        last = b""
         while True:
             code, data = message()
             if code in SILENT:
                 heard += code
+                last = code
                 continue
             try:
                 handlers[code](data, context)
@@ -385,10 +417,11 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                     raise  # the server waits for us, or we do not know what it said
                 if code not in ASYNCHRONOUS:
                     unreadable = unreadable or error
-            if code not in ASYNCHRONOUS and not (code in REPEATED and code == heard[-1:]):
+            if code not in ASYNCHRONOUS and not (code == last and code in REPEATED):
                 heard += code
+                last = code
             if code == READY:
-                if data not in STATUSES or not _only_asynchronous(self._sock.unread()):
+                if data not in STATUSES or not _may_follow(self._sock.unread()):
                     raise ValueError("this is not the end of the replies")
                 return bytes(heard), unreadable
 
@@ -427,7 +460,8 @@ os.register_at_fork(after_in_child=_abandon_all)
 def _timestamptz_in(text: str) -> Any:
     """A moment, in UTC. pg8000 reads it with strptime, which takes ten times as long."""
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return timestamptz_in(text)  # infinity, years before 1 or after 9999, another DateStyle
 
@@ -436,9 +470,13 @@ def _may_be_several(statement: str) -> bool:
     return ";" in statement.rstrip("; \n")
 
 
-def _only_asynchronous(messages: bytes) -> bool:
+def _may_follow(messages: bytes) -> bool:
+    """Whether the server may say this after the end of the replies: what is asynchronous, and its last words."""
     while messages[:1] in ASYNCHRONOUS and len(messages) >= 5:
         messages = messages[1 + int.from_bytes(messages[1:5]) :]
+    if messages[:1] == b"E":
+        # Ended between two statements, it says why, in answer to none (manual, 54.2 "Termination").
+        return FATAL in messages[: 1 + int.from_bytes(messages[1:5])]
     return not messages or messages[:1] in ASYNCHRONOUS
 
 
@@ -464,6 +502,19 @@ def _message(code: bytes, data: bytes) -> bytes:
 @lru_cache
 def _begun(begin: str) -> bytes:
     return _parse(begin.encode()) + _bind(()) + EXECUTE
+
+
+@lru_cache(maxsize=512)
+def _columns(description: bytes, encoding: str) -> list[dict[str, Any]]:
+    """The columns of a RowDescription (manual, 54.7) as pg8000 keeps them. Shared: nobody changes them."""
+    columns: list[dict[str, Any]] = []
+    start = 2
+    for _ in range(int.from_bytes(description[:2])):
+        end = description.index(b"\x00", start)
+        fields = zip(COLUMN, _column(description, end + 1), strict=True)
+        columns.append(dict(fields, name=description[start:end].decode(encoding)))
+        start = end + 19
+    return columns
 
 
 @lru_cache(maxsize=512)

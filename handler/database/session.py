@@ -5,11 +5,12 @@ commit that fails turns into an error answer, and every 2xx is stored (docs/adr/
 """
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
+from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import event
-from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 
 from handler.database.engine import engine
 
@@ -24,9 +25,23 @@ class ReadOnlySession(Exception):
 
 # Answers are made of rows after the commit; expired, each would be read again, in a second transaction.
 _write_sessions = sessionmaker(engine, expire_on_commit=False)
-# Reads run without a transaction: one round trip, and a pooler has its connection back at once.
-_read_engine = engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
-_read_sessions = sessionmaker(_read_engine, class_=ReadSession, expire_on_commit=False, autoflush=False)
+_read_sessions = sessionmaker(engine, class_=ReadSession, expire_on_commit=False, autoflush=False)
+
+
+# Reads run without a transaction: one round trip, and a pooler has its connection back at once. These two are what
+# engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True) does, which hangs on an event of
+# the engine: one that has any asks for listeners at every step of every statement, a tenth of a GET (docs/adr/0020).
+@event.listens_for(_read_sessions, "after_begin")
+def _only_read(_session: Session, _transaction: SessionTransaction, connection: SqlConnection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    # A route that asks for an isolation level, on session.connection(), wants one transaction and has it.
+    driver.autocommit, driver.read_only = driver.isolation_level is None, True
+
+
+@event.listens_for(engine, "checkin")
+def _write_again(driver: Any, _record: object) -> None:
+    if driver is not None:  # it was closed
+        driver.autocommit = driver.read_only = False
 
 
 @event.listens_for(_read_sessions, "do_orm_execute")

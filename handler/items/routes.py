@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, status
 from sqlalchemy import Result, bindparam, delete, func, insert, select, update
 
+from handler.auth import GuardedRoute, caller, needs
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.errors import problems
 from handler.idempotency import IdempotencyKeyHeader, earlier_answer, remember_answer
@@ -14,11 +15,15 @@ from handler.paging import Page, link_to_next, next_cursor, start_keys
 from handler.preconditions import IF_MATCH, IF_NONE_MATCH, etag, expected_versions, known_versions
 from handler.query import refuse_query
 
-router = APIRouter(prefix="/items", tags=["items"], responses=problems(400, 422, 500, 503))
+router = APIRouter(
+    prefix="/items", tags=["items"], responses=problems(400, 401, 403, 422, 500, 503), route_class=GuardedRoute
+)
+READS, WRITES = needs("items:read"), needs("items:write")
 
 ItemIdPath = Annotated[ItemId, Path(description="The item's id")]
 
 # Statements are built once, and read columns, not entities (docs/adr/0010).
+NAMES = ITEMS.c.keys()
 BY_ID = ITEMS.c.id == bindparam("item_id")
 CREATE = insert(ITEMS).returning(*ITEMS.c)
 READ = select(*ITEMS.c).where(BY_ID)
@@ -27,14 +32,54 @@ DELETE = delete(ITEMS).where(BY_ID).returning(*ITEMS.c)
 EXPECTED = ITEMS.c.version.in_(bindparam("versions", expanding=True))
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, include_in_schema=False)
-@router.post("/", status_code=status.HTTP_201_CREATED, response_model=ItemOut, responses=problems(409, 413))
+# In the order of how often they are asked for: the framework tries each in turn, twice (docs/adr/0020).
+@router.get(
+    "/{item_id}",
+    response_model=ItemOut,
+    responses={304: {"description": "Not Modified"}, **problems(404)},
+    openapi_extra=READS | IF_NONE_MATCH,
+)
+async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Request) -> Response:
+    refuse_query(request)
+    item = _found(session.execute(READ, {"item_id": item_id}))
+    if item.version in known_versions(request):
+        return Response(status_code=304, headers={"ETag": etag(item.version)})
+    return _answer(item)
+
+
+@router.get("/", response_model=ItemPage, openapi_extra=READS)
+async def list_items(page: Annotated[Page, Query()], session: ReadSessionDep, request: Request) -> Response:
+    first = FIRST[page.order]
+    start = dict(zip(first, start_keys(page, *first.values()), strict=True))
+    # One row more than asked for tells whether there is a next page.
+    parameters = start | {"limit": page.limit + 1}
+    if page.q is None:
+        statement = LISTS[page.order]
+    else:
+        statement, parameters["pattern"] = SEARCHES[page.order], pattern(page.q)
+    rows = session.execute(statement, parameters).all()
+    items, cursor, headers = [_fields(row) for row in rows[: page.limit]], None, {}
+    if len(rows) > page.limit:
+        cursor = next_cursor(page, *(items[-1][key] for key in first))
+        headers["Link"] = link_to_next(f"{request.scope['root_path']}/items/", page, cursor)
+    body = ItemPage.model_validate({"items": items, "next_cursor": cursor}).model_dump_json()
+    return Response(body, 200, headers, "application/json")
+
+
+@router.post(
+    "/",
+    status_code=status.HTTP_201_CREATED,
+    response_model=ItemOut,
+    responses=problems(409, 413),
+    openapi_extra=WRITES,
+)
 async def create_item(
     body: ItemIn, session: SessionDep, request: Request, idempotency_key: IdempotencyKeyHeader = None
 ) -> Response:
     refuse_query(request)
-    scope = "POST /items/"
+    scope = ""
     if idempotency_key:
+        scope = f"POST /items/ {caller(request)}"  # nobody is answered with what another caller's key stored
         earlier = earlier_answer(session, scope, idempotency_key, body.model_dump_json().encode())
         if earlier:
             return earlier
@@ -46,73 +91,58 @@ async def create_item(
     return answer
 
 
-@router.get("", include_in_schema=False)
-@router.get("/")
-async def list_items(
-    page: Annotated[Page, Query()], session: ReadSessionDep, request: Request, response: Response
-) -> ItemPage:
-    first = FIRST[page.order]
-    start = dict(zip(first, start_keys(page, *first.values()), strict=True))
-    # One row more than asked for tells whether there is a next page.
-    parameters = start | {"limit": page.limit + 1}
-    if page.q is None:
-        statement = LISTS[page.order]
-    else:
-        statement, parameters["pattern"] = SEARCHES[page.order], pattern(page.q)
-    rows = session.execute(statement, parameters).all()
-    items, cursor = rows[: page.limit], None
-    if len(rows) > page.limit:
-        cursor = next_cursor(page, *(getattr(items[-1], key) for key in first))
-        response.headers["Link"] = link_to_next(f"{request.scope['root_path']}/items/", page, cursor)
-    return ItemPage(items=[ItemOut.model_validate(item) for item in items], next_cursor=cursor)
-
-
-@router.get(
-    "/{item_id}",
-    response_model=ItemOut,
-    responses={304: {"description": "Not Modified"}, **problems(404)},
-    openapi_extra=IF_NONE_MATCH,
+@router.put(
+    "/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=WRITES | IF_MATCH
 )
-async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Request) -> Response:
-    refuse_query(request)
-    item = _found(session.execute(READ, {"item_id": item_id}))
-    if item.version in known_versions(request):
-        return Response(status_code=304, headers={"ETag": etag(item.version)})
-    return _answer(item)
-
-
-@router.put("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
 async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep, request: Request) -> Response:
-    return _answer(_changed(request, session, item_id, CHANGE.values(body.model_dump())))
+    return _answer(_changed(request, session, item_id, CHANGE, body.model_dump()))
 
 
-@router.patch("/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=IF_MATCH)
+@router.patch(
+    "/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=WRITES | IF_MATCH
+)
 async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep, request: Request) -> Response:
     """A JSON merge patch (RFC 7396)."""
     fields = body.model_dump(exclude_unset=True)
-    return _answer(_changed(request, session, item_id, CHANGE.values(fields) if fields else READ))
+    return _answer(_changed(request, session, item_id, CHANGE if fields else READ, fields))
 
 
 @router.delete(
     "/{item_id}",
     status_code=status.HTTP_204_NO_CONTENT,
     responses=problems(404, 412, 428),
-    openapi_extra=IF_MATCH,
+    openapi_extra=WRITES | IF_MATCH,
 )
 async def delete_item(item_id: ItemIdPath, session: SessionDep, request: Request) -> None:
-    _changed(request, session, item_id, DELETE)
+    _changed(request, session, item_id, DELETE, {})
 
 
-def _changed(request: Request, session: SessionDep, item_id: int, statement: Any) -> Any:
-    """Check and change in one statement, so that nothing comes between: of several at once, one wins."""
+# Without the slash too: a redirect would cost the client a second invocation.
+router.add_api_route("", list_items, response_model=ItemPage, openapi_extra=READS, include_in_schema=False)
+router.add_api_route(
+    "",
+    create_item,
+    methods=["POST"],
+    status_code=201,
+    response_model=ItemOut,
+    openapi_extra=WRITES,
+    include_in_schema=False,
+)
+
+
+def _changed(request: Request, session: SessionDep, item_id: int, statement: Any, fields: dict[str, Any]) -> Any:
+    """Check and change in one statement, so that nothing comes between: of several at once, one wins.
+
+    CHANGE sets the columns that `fields` names, as SQLAlchemy does with what is no parameter of the statement.
+    """
     refuse_query(request)
     expected = expected_versions(request)
-    parameters: dict[str, Any] = {"item_id": item_id}
+    parameters = fields | {"item_id": item_id}
     if expected is None:
         return _found(session.execute(statement, parameters))
     row = session.execute(statement.where(EXPECTED), parameters | {"versions": expected}).one_or_none()
     if row is None:
-        _found(session.execute(READ, parameters))
+        _found(session.execute(READ, {"item_id": item_id}))
         raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, "The item has another version by now")
     return row
 
@@ -126,5 +156,10 @@ def _found(result: Result[Any]) -> Any:
 
 def _answer(item: Any, status_code: int = 200) -> Response:
     """One item, serialised once; FastAPI would validate and serialise what it is given again."""
-    body = ItemOut.model_validate(item).model_dump_json()
+    body = ItemOut.model_validate(_fields(item)).model_dump_json()
     return Response(body, status_code, {"ETag": etag(item.version)}, "application/json")
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    """By name, for pydantic: to ask a Row for each of its attributes takes it four times as long."""
+    return dict(zip(NAMES, row, strict=True))

@@ -4,11 +4,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from handler.items.models import DESCRIPTION_LENGTH, NAME_LENGTH
-from handler.text import TEXT, TEXT_NOT_BLANK, not_blank, storable
+from handler.text import OR_ABSENT, TEXT, TEXT_NOT_BLANK, not_blank, storable
 
 MAX_ID = 2**63 - 1
 
@@ -49,13 +48,11 @@ class ItemPatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[Name | SkipJsonSchema[None], BeforeValidator(_not_null)] = None
+    name: Annotated[Name | None, OR_ABSENT, BeforeValidator(_not_null)] = None
     description: Description | None = None
 
 
 class ItemOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     id: Annotated[int, Field(examples=[1])]
     name: Annotated[str, Field(examples=["Lamp"])]
     description: Annotated[str | None, Field(examples=["A desk lamp"])]

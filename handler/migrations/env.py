@@ -1,34 +1,67 @@
 """How Alembic runs: called by `handler/migrate.py` and by the `alembic` command (`make revision`)."""
 
+import math
 import os
 
 from alembic import context
-from sqlalchemy import Engine, NullPool, text
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, NullPool, text
+from sqlalchemy.exc import DBAPIError
 
 from handler import idempotency  # noqa: F401 - fills Base.metadata, like the next
 from handler.database.base import Base
-from handler.database.connection import make_engine
+from handler.database.connection import make_engine, sqlstate
+from handler.database.deadline import remaining
 from handler.items import models  # noqa: F401 - add your resource's models here
+from handler.migrations import history
 from handler.settings import read_database_settings
 
 # Any number, the same for every process that migrates this database.
 ADVISORY_LOCK = 2026_11_22
-# How long to wait for another process that migrates, and then for each table that requests hold.
-QUEUE_TIMEOUT = "60s"
-LOCK_TIMEOUT = "5s"
+# Seconds to wait for another process that migrates, where no deadline says it; and then for a table in use, at most.
+QUEUE_TIMEOUT = 60.0
+LOCK_TIMEOUT = 5.0
+# Seconds before our own deadline at which the server gives up by itself: it can say what it waited for.
+HEAD_START = 1.0
 
 
 def run(engine: Engine) -> None:
     with engine.begin() as connection:
-        # The database's own limit (versions/0002_limits.py) is for requests.
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        left = remaining() or math.inf
+        # The database's own limits (versions/0002_limits.py) are for requests. One holds here too, and before it is
+        # set: a server whose client has vanished lets go of our locks.
+        _limit(connection, "statement_timeout", left - HEAD_START)
+        _limit(connection, "idle_in_transaction_session_timeout", 15)
+        _queue(connection, QUEUE_TIMEOUT if left == math.inf else left - 2 * HEAD_START)
         # A migration that waits for a lock makes every later query of that table wait behind it: give up instead.
-        connection.execute(text(f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        _limit(connection, "lock_timeout", min(LOCK_TIMEOUT, left - 2 * HEAD_START))
         context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
         with context.begin_transaction():
-            context.run_migrations()
+            try:
+                context.run_migrations()
+            except CommandError:
+                history.check(connection, context.script, context.get_context().get_current_heads())
+                raise
+            heads = context.get_context().get_current_heads()
+            history.remember(connection, context.script, heads)
+            context.config.attributes["heads"] = heads
+
+
+def _queue(connection: Connection, seconds: float) -> None:
+    """Wait until nobody else migrates this database."""
+    _limit(connection, "lock_timeout", seconds)
+    try:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+    except DBAPIError as error:
+        if sqlstate(error) == "55P03":
+            raise CommandError("another process has been migrating this database all the time") from error
+        raise
+
+
+def _limit(connection: Connection, name: str, seconds: float) -> None:
+    """Until the transaction ends."""
+    milliseconds = 0 if seconds == math.inf else max(int(seconds * 1000), 1)  # 0 is no limit
+    connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
 
 
 run(context.config.attributes.get("engine") or make_engine(read_database_settings(os.environ), poolclass=NullPool))

@@ -1,4 +1,4 @@
-"""What is deployed agrees with itself: the template, the build, the handler, and the events that stand in for AWS."""
+"""What is deployed agrees with itself: the template, the handler, and the events that stand in for AWS."""
 
 import json
 import re
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from handler.settings import AUTH_MODES
 from local.events import FUNCTION_TIMEOUT, Context, http_event
-from tests.client import create, invoke
+from tests.client import invoke, store_one_of_each
+from tests.infra.template.cloudformation import load
 
 ROOT = Path(__file__).parents[2]
+FUNCTIONS = ("ApiFunction", "MigrationFunction")
 # Those that the template's API sends: payload 2.0, from its own domain and the $default stage. Each other file of the
 # folder is another kind of event: tests/integration/test_event_kinds.py.
 EVENTS = [
@@ -23,43 +23,14 @@ EVENTS = [
 ]
 
 
-class TemplateLoader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms as the long ones that they stand for: `!Ref Api` is `{"Ref": "Api"}`."""
-
-
-def _long_form(loader: TemplateLoader, name: str, node: yaml.Node) -> dict[str, Any]:
-    value: Any
-    match node:
-        case yaml.ScalarNode():
-            value = loader.construct_scalar(node)
-        case yaml.SequenceNode():
-            value = loader.construct_sequence(node, deep=True)
-        case yaml.MappingNode():
-            value = loader.construct_mapping(node, deep=True)
-        case _:
-            raise TypeError(node)
-    if name == "GetAtt" and isinstance(value, str):
-        value = value.split(".", 1)
-    return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
-
-
-TemplateLoader.add_multi_constructor("!", _long_form)
-
-
 @pytest.fixture(scope="module")
 def template() -> Any:
-    return yaml.load((ROOT / "template.yaml").read_text(), TemplateLoader)  # noqa: S506 - a SafeLoader
+    return load("template.yaml")
 
 
 @pytest.fixture(scope="module")
 def function(template: Any) -> Any:
-    return template["Resources"]["ApiFunction"]["Properties"]
-
-
-@pytest.fixture(scope="module")
-def recipe() -> str:
-    """How the Makefile builds the function."""
-    return (ROOT / "Makefile").read_text().partition("\nbuild-ApiFunction:")[2]
+    return template["Globals"]["Function"] | template["Resources"]["ApiFunction"]["Properties"]
 
 
 @pytest.fixture(params=EVENTS, ids=lambda path: path.stem)
@@ -67,31 +38,12 @@ def event(request: pytest.FixtureRequest) -> Any:
     return json.loads(request.param.read_text())
 
 
-def test_handler_is_a_function_that_is_shipped(function: Any) -> None:
-    name, _, attribute = function["Handler"].rpartition(".")
+@pytest.mark.parametrize("logical_id", FUNCTIONS)
+def test_handler_is_a_function_that_is_shipped(template: Any, logical_id: str) -> None:
+    name, _, attribute = template["Resources"][logical_id]["Properties"]["Handler"].rpartition(".")
     module = import_module(name)
     assert callable(getattr(module, attribute))
     assert Path(module.__file__ or "").is_relative_to(ROOT / "handler")
-
-
-def test_is_built_by_the_makefile(template: Any, function: Any, recipe: str) -> None:
-    assert template["Resources"]["ApiFunction"]["Metadata"] == {"BuildMethod": "makefile"}
-    assert function["CodeUri"] == "."
-    assert recipe
-
-
-def test_runs_on_the_runtime_that_the_build_is_for(function: Any, recipe: str) -> None:
-    runtime = function["Runtime"]
-    assert runtime == "python3.13"
-    assert set(re.findall(r"--python-version (\S+)", recipe)) == {runtime.removeprefix("python")}
-    assert set(re.findall(r"python3\.\d+", recipe)) == {runtime}
-
-
-def test_runs_on_the_architecture_that_the_build_is_for(function: Any, recipe: str) -> None:
-    assert function["Architectures"] == ["arm64"]
-    platforms = re.findall(r"--platform (\S+)", recipe)
-    assert platforms
-    assert all(platform.endswith("_aarch64") for platform in platforms)
 
 
 def test_pins_are_the_same_on_every_machine() -> None:
@@ -106,35 +58,9 @@ def test_the_local_context_is_that_of_the_function(function: Any) -> None:
     assert function["MemorySize"] == Context().memory_limit_in_mb
 
 
-def test_the_database_url_is_a_secret_without_default(template: Any, function: Any) -> None:
-    parameter = template["Parameters"][function["Environment"]["Variables"]["DATABASE_URL"]["Ref"]]
-    assert parameter["NoEcho"] is True
-    assert "Default" not in parameter
-
-
-def test_who_may_call_is_said_at_every_deployment(template: Any, function: Any) -> None:
-    parameter = template["Parameters"][function["Environment"]["Variables"]["AUTH_MODE"]["Ref"]]
-    assert "Default" not in parameter
-    assert set(parameter["AllowedValues"]) == set(AUTH_MODES)
-
-
-def test_every_route_reaches_the_function(function: Any) -> None:
-    # Without Path and Method an event is the $default route; /{proxy+} would not match /.
-    (source,) = function["Events"].values()
-    assert source["Type"] == "HttpApi"
-    assert source["Properties"] == {"ApiId": {"Ref": "Api"}, "PayloadFormatVersion": "2.0"}
-
-
-def test_logs_are_json_and_end(template: Any, function: Any) -> None:
-    assert function["LoggingConfig"]["LogFormat"] == "JSON"
-    group = template["Resources"][function["LoggingConfig"]["LogGroup"]["Ref"]]
-    assert group["Type"] == "AWS::Logs::LogGroup"
-    assert group["Properties"]["RetentionInDays"] > 0
-
-
 def test_every_route_has_an_event() -> None:
     paths = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
-    routes = {(method.upper(), path.replace("{item_id}", "1")) for path, methods in paths.items() for method in methods}
+    routes = {(method.upper(), re.sub(r"{\w+}", "1", path)) for path, methods in paths.items() for method in methods}
     events = [json.loads(path.read_text())["requestContext"]["http"] for path in EVENTS]
     assert {(http["method"], http["path"]) for http in events} == routes
 
@@ -151,6 +77,6 @@ def test_the_local_gateway_sends_what_api_gateway_sends(event: Any) -> None:
 
 @pytest.mark.usefixtures("database")
 def test_every_event_succeeds(event: Any) -> None:
-    create()
+    store_one_of_each()
     response = invoke(event)
     assert response.status in (200, 201, 204), response.body

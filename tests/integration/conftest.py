@@ -24,6 +24,23 @@ def app() -> Iterator[FastAPI]:
 
 
 @pytest.fixture
+def authorize(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
+    """Makes the handler one of another AUTH_MODE, and returns its application."""
+    from handler import main
+    from handler.app import create_app
+    from handler.settings import settings
+
+    def change(mode: str, **values: object) -> FastAPI:
+        for name, value in {"auth_mode": mode, **values}.items():
+            monkeypatch.setitem(vars(settings()), name, value)
+        app = create_app()
+        monkeypatch.setattr(main, "_adapter", main.adapt(app))
+        return app
+
+    return change
+
+
+@pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A network between the handler and its database that can be measured and broken."""
     from handler.database import connection

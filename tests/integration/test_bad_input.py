@@ -68,6 +68,13 @@ def test_a_bad_body_is_refused(name: str, database: Any) -> None:
     assert_refused(call("POST", "/items/", BODIES[name]), database, *expected)
 
 
+def test_many_mistakes_of_one_kind_are_one() -> None:
+    body = {"name": "Lamp"} | {f"{number:x}": 1 for number in range(20_000)}
+    response = call("POST", "/items/", body)
+    assert response.status == 422
+    assert len(response.json["errors"]) == 1
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_a_body_that_is_not_declared_json_is_refused(content_type: str, database: Any) -> None:
     response = call("POST", "/items/", b'{"name": "x"}', content_type=content_type)

@@ -117,6 +117,11 @@ def test_the_server_limits_sessions_by_itself(app: FastAPI, name: str, value: st
 def test_a_migration_is_not_limited_like_a_request(server_url: str) -> None:
     with temporary_database(server_url, f"unlimited_{os.getpid()}") as url:
         with connect(url) as database:
-            database.run(f"ALTER DATABASE unlimited_{os.getpid()} SET statement_timeout = '1ms'")
-            database.run("CREATE TABLE slow AS SELECT generate_series(1, 1000)")
+            database.run(f"ALTER DATABASE unlimited_{os.getpid()} SET statement_timeout = '200ms'")
+            database.run(
+                "CREATE FUNCTION nap() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.25); END'"
+            )
+            database.run(
+                "CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION nap()"
+            )
         assert upgrade(read_database_settings({"DATABASE_URL": url}))

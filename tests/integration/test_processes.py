@@ -60,4 +60,4 @@ def test_no_connection_goes_into_a_snapshot_and_the_first_request_after_it_works
 
 
 def test_a_runtime_without_snapshots_does_no_harm() -> None:
-    run("import handler.main, sys; assert 'snapshot_restore_py' not in sys.modules")
+    run("import sys; sys.modules['snapshot_restore_py'] = None; import handler.main")

@@ -1,6 +1,7 @@
 """`make run` as its user meets it: a copy of the project, the command, HTTP, Ctrl-C."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -94,6 +95,7 @@ def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
         created = run.client.post("/items/", json={"name": "Lamp"})
         assert created.status_code == 201
         assert run.client.get("/items").json()["items"] == [created.json()]
+        assert run.client.get("/nowhere%1B[31m?q=SECRET").status_code == 404
         assert run.client.get("/docs").headers["content-type"] == "text/html; charset=utf-8"
         source = project / "handler" / "health.py"
         source.write_text(source.read_text().replace('status: str = "ok"', 'status: str = "changed"'))
@@ -106,6 +108,9 @@ def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
     output = "".join(run.output)
     for text in (str(run.client.base_url), "/docs", "curl -s", "run: stopped"):
         assert text in output
+    assert re.search(r"^POST /items/ 201 \d+\.\d ms, round trips \d+$", output, re.MULTILINE)
+    assert re.search(r"^GET /nowhere%1B%5B31m 404 ", output, re.MULTILINE)
+    assert "SECRET" not in output
     with running(project) as run:
         assert run.client.get(created.headers["location"]).json() == created.json()
 

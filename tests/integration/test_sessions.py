@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from handler.database.engine import engine
@@ -148,6 +148,46 @@ def test_a_read_session_s_objects_are_not_stored_when_they_are_changed(app: Fast
 
     assert call("GET", "/test/change").status == 200
     assert names(database) == ["before"]
+
+
+def test_a_read_session_reads_one_snapshot_where_an_isolation_level_is_asked_for(app: FastAPI, database: Any) -> None:
+    seen = []
+
+    @app.get("/test/snapshot")
+    async def _route(session: ReadSessionDep) -> None:
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        seen.append(session.scalar(select(func.count()).select_from(Item)))
+        database.run("INSERT INTO items (name) VALUES ('between')")
+        seen.append(session.scalar(select(func.count()).select_from(Item)))
+
+    assert call("GET", "/test/snapshot").status == 200
+    assert seen == [0, 0]
+
+
+@pytest.mark.parametrize("disposed", [False, True], ids=["", "after a snapshot"])
+def test_a_session_writes_on_the_connection_that_a_read_session_had(
+    disposed: bool, app: FastAPI, database: Any
+) -> None:
+    if disposed:
+        engine.dispose()
+
+    @app.get("/test/reads")
+    async def _route(session: ReadSessionDep) -> None:
+        session.connection()
+        raise HTTPException(418)
+
+    @app.get("/test/undone")
+    async def _undone(session: SessionDep) -> None:
+        session.add(Item(name="undone"))
+        session.flush()
+        raise HTTPException(418)
+
+    create("before")
+    assert call("GET", "/test/reads").status == 418
+    create("after")
+    assert call("GET", "/test/reads").status == 418
+    assert call("GET", "/test/undone").status == 418
+    assert names(database) == ["before", "after"]
 
 
 def test_the_engine_is_one_and_is_made_without_connecting() -> None:

@@ -441,6 +441,21 @@ def test_a_reply_that_nobody_asked_for_does_not_answer_the_next_statement(exchan
 
 
 @MUTABLE
+def test_the_server_s_last_words_behind_a_reply_take_nothing_from_it_and_answer_no_other(exchange: Exchange) -> None:
+    """A server process that is ended between two statements."""
+    replies = (*exchange.replies, error("57P01", "FATAL"))
+    before = [(NEXT_REPLIES["begin"],)] if exchange.begun else []
+    with scripted(*before, (b"".join(replies),)) as (connection, _):
+        connection.autocommit = exchange.autocommit
+        if exchange.begun:
+            connection.run("select %s", ("x",))
+        assert is_answer(exchange, outcome(lambda: exchange.ask(connection)))
+        following = outcome(lambda: connection.run("select %s", ("y",)))
+        assert isinstance(following, dbapi.Error)
+        assert connection.closed
+
+
+@MUTABLE
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_garbage_in_a_reply_is_no_wrong_answer(exchange: Exchange, data: st.DataObject) -> None:

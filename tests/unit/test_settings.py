@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from handler import settings
 from handler.database.connection import address_of
 from handler.database.credentials import CredentialsError, Login
 from handler.settings import SettingsError, read_database_settings, read_settings
+from local.build import CA_BUNDLE
 
 
 def read(url: str) -> dict[str, object]:
@@ -95,16 +97,28 @@ def test_every_problem_is_reported_at_once() -> None:
     assert {problem.split()[0] for problem in error.value.problems} == {"DATABASE_URL", "AUTH_MODE", "LOG_LEVEL"}
 
 
-@pytest.mark.parametrize("mode", [None, "", "jwt", "None"])
+@pytest.mark.parametrize("mode", [None, "", "basic", "None"])
 def test_no_authorization_is_only_ever_chosen_explicitly(mode: str | None) -> None:
     environment = {"DATABASE_URL": "postgresql://ann@h/d"} | ({} if mode is None else {"AUTH_MODE": mode})
-    with pytest.raises(SettingsError, match="AUTH_MODE must be set to one of: none"):
+    with pytest.raises(SettingsError, match="AUTH_MODE must be set to one of: none, iam, jwt"):
         read_settings(environment)
     done = subprocess.run(
         [sys.executable, "-c", "import handler.main"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
     assert "AUTH_MODE must be set to one of: none" in done.stderr
+
+
+@pytest.mark.parametrize(("value", "public"), [(None, False), ("false", False), ("true", True), ("True", True)])
+def test_documentation_is_public_only_where_somebody_says_so(value: str | None, public: bool) -> None:
+    environment = {"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt"}
+    environment |= {} if value is None else {"AUTH_PUBLIC": value}
+    assert read_settings(environment).auth_public is public
+
+
+def test_a_word_that_is_no_boolean_makes_nothing_public() -> None:
+    with pytest.raises(SettingsError, match="AUTH_PUBLIC must be true or false"):
+        read_settings({"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt", "AUTH_PUBLIC": "docs"})
 
 
 def test_the_password_is_in_no_representation() -> None:
@@ -193,3 +207,21 @@ def test_a_number_out_of_its_bounds_is_refused(name: str, value: str) -> None:
 def test_the_numbers_of_the_pool_can_be_set() -> None:
     settings = read_database_settings({"DATABASE_URL": "postgresql://ann@h/d", "DATABASE_POOL_SIZE": "2"})
     assert (settings.pool_size, settings.checkout_timeout) == (2, 3.0)
+
+
+def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, shipped = "postgresql://ann@db.example/d", tmp_path / "global-bundle.pem"
+    monkeypatch.setattr(settings, "CA_BUNDLE", shipped)
+    assert read(url)["ca_bundle"] is None
+    shipped.touch()
+    assert read(url)["ca_bundle"] == str(shipped)
+    assert read(f"{url}?sslrootcert=/ca.pem")["ca_bundle"] == "/ca.pem"
+    for value, expected in {"/ca.pem": "/ca.pem", "": None}.items():
+        found = read_database_settings({"DATABASE_URL": url, "DATABASE_CA_BUNDLE": value})
+        assert found.ca_bundle == expected
+
+
+def test_the_authorities_are_looked_for_where_they_are_shipped() -> None:
+    assert Path(settings.__file__ or "").parents[1] / CA_BUNDLE == settings.CA_BUNDLE

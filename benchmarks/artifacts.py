@@ -1,0 +1,116 @@
+"""What would be deployed, ours and the tutorial's, for this machine's Python; and processes that run it."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from local.build import RUNTIME, build, runtime_python
+
+ROOT = Path(__file__).parents[1]
+LAMBDA = Path(__file__).parent / "runtime.py"
+PYTHON = runtime_python()
+# What the tutorial imports. The versions of all else are ours too.
+TUTORIAL_REQUIREMENTS = ("fastapi", "mangum", "sqlalchemy", "pg8000")
+TEMPLATE = f"""
+Transform: AWS::Serverless-2016-10-31
+Resources:
+  Tutorial:
+    Type: AWS::Serverless::Function
+    Properties:
+      CodeUri: source
+      Handler: app.handler
+      Runtime: python{RUNTIME}
+"""
+
+
+class Artifact(NamedTuple):
+    """A folder with the code, and the module in it that has the handler."""
+
+    folder: Path
+    module: str
+
+
+def build_ours(folder: Path) -> Artifact:
+    """As it is deployed, but for this machine's processor."""
+    build(folder, "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64")
+    return Artifact(folder, "handler.main")
+
+
+def build_tutorial(folder: Path) -> Artifact:
+    """As `sam build` builds it: what its requirements.txt names, and no bytecode."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    shutil.copy(ROOT / "benchmarks" / "peers" / "tutorial.py", source / "app.py")
+    pins = re.findall(r"^\S+==[^\s;\\]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    (folder / "constraints.txt").write_text("\n".join(pins))
+    lines = [f"-c {folder / 'constraints.txt'}", *TUTORIAL_REQUIREMENTS]
+    (source / "requirements.txt").write_text("\n".join(lines))
+    (folder / "template.yaml").write_text(TEMPLATE)
+    # SAM looks for the runtime's Python in PATH, and uses its pip.
+    path = f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
+    sam = shutil.which("sam", path=f"{ROOT / '.venv-sam' / 'bin'}{os.pathsep}{path}")
+    assert sam, "the SAM CLI is not here: make bench-cold installs it"
+    template, build = str(folder / "template.yaml"), str(folder / "build")
+    _run(sam, "build", "--template", template, "--build-dir", build, PATH=path, SAM_CLI_TELEMETRY="0")
+    return Artifact(folder / "build" / "Tutorial", "app")
+
+
+def _run(*command: str, **environ: str) -> None:
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])} failed: {done.stderr[-2000:]}")
+
+
+class Process:
+    """An environment of Lambda's that has just started; `started` is the moment, of time.monotonic()."""
+
+    def __init__(self, artifact: Artifact, environ: dict[str, str], *options: str) -> None:
+        command = [PYTHON, "-I", "-S", "-B", *options, str(LAMBDA), str(artifact.folder), artifact.module]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by end()
+        self.started = time.monotonic()
+        self._process = subprocess.Popen(
+            command, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
+
+    def answer(self, event: dict[str, Any]) -> dict[str, Any]:
+        """What runtime.py says of the answer. Raises RuntimeError when the process has ended."""
+        assert self._process.stdin
+        assert self._process.stdout
+        line = ""
+        try:
+            print(json.dumps(event), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            pass
+        if not line:
+            self._process.wait()
+            self._log.seek(0)
+            raise RuntimeError(f"the function ended: {self._log.read()[-2000:]}")
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def end(self) -> str:
+        """What it wrote to standard error, all of it once it has ended."""
+        self._process.communicate()
+        self._log.seek(0)
+        with self._log:
+            return self._log.read()
+
+
+@contextmanager
+def started(artifact: Artifact, environ: dict[str, str], *options: str) -> Iterator[Process]:
+    """A new process with nothing but `environ` in its environment; `options` are Python's."""
+    process = Process(artifact, environ, *options)
+    try:
+        yield process
+    finally:
+        process.end()

@@ -1,0 +1,108 @@
+"""`sam local` on the built function and a database that its container reaches: `python -m local.sam start-api`.
+
+`python -m local.sam invoke ApiFunction -e events/read-item.json` is one invocation. The database is the embedded one,
+or DATABASE_URL's, migrated first. Needs a Docker engine, and the build that `make sam-local` makes before it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_network
+from pathlib import Path
+from urllib.parse import quote
+
+from handler.settings import SettingsError, read_database_settings
+from local.postgres import PostgresError, database_url
+from local.proxy import Proxy
+from local.run import STOP_TIMEOUT, migrate, stop_on_signals
+
+ROOT = Path(__file__).parents[1]
+SAM = ROOT / ".venv-sam" / "bin" / "sam"
+TEMPLATE = ROOT / ".local" / "sam" / "build" / "template.yaml"
+HOST = "host.docker.internal"  # this machine, as a container names it
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+# Of the variables that the template gives the function, these say what holds here.
+ENVIRONMENT = {"AUTH_MODE": "none", "DATABASE_IAM_AUTH": "false", "DATABASE_SECRET_ARN": ""}
+# Like Lambda: the process stays between requests. SAM cannot read an authorizer that hangs on a condition.
+START_API = ["--warm-containers", "EAGER", "--disable-authorizer"]
+
+
+@contextmanager
+def reachable(url: str) -> Iterator[str]:
+    """The URL of the same database from inside a container, as long as the block. Raises SettingsError.
+
+    A database of this machine is reached through a relay: the embedded one listens on no network, and others mostly
+    on 127.0.0.1, which in a container is the container.
+    """
+    database = read_database_settings({"DATABASE_URL": url})
+    host, port = database.host or "localhost", database.port or 5432
+    if not host.startswith("/") and host not in THIS_MACHINE:
+        yield url
+        return
+    login = quote(database.user or "", safe="")
+    if database.password:
+        login += ":" + quote(database.password, safe="")
+    with _relay(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else ("127.0.0.1", port)) as relay:
+        yield f"postgresql://{login}@{HOST}:{relay.port}/{quote(database.database or '', safe='')}?sslmode=disable"
+
+
+def _relay(upstream: str | tuple[str, int]) -> Proxy:
+    """On the address that `host-gateway` stands for; Docker Desktop's containers reach 127.0.0.1."""
+    if sys.platform == "linux":
+        command = ["docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"]
+        (network,) = json.loads(subprocess.check_output(command))[:1]
+        # An engine that was told no gateway takes the first address, and may not say so.
+        gateway = network.get("Gateway") or str(ip_network(network["Subnet"])[1])
+        with suppress(OSError):  # no address of this machine: Docker Desktop's engine is in a virtual one
+            return Proxy(upstream, gateway)
+    return Proxy(upstream)
+
+
+@contextmanager
+def sam_local(arguments: list[str], url: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """`sam local` with `arguments` on the database at `url`, as long as the block."""
+    if sys.platform == "linux":  # elsewhere the name is known
+        arguments = [*arguments, "--add-host", f"{HOST}:host-gateway"]
+    architecture = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x86_64"
+    command = [str(SAM), "local", *arguments, "--template", str(TEMPLATE)]
+    command += ["--parameter-overrides", f"Architecture={architecture}"]
+    environment = os.environ | ENVIRONMENT | {"DATABASE_URL": url, "SAM_CLI_TELEMETRY": "0"}
+    # A session of its own: Ctrl-C is for us. SAM removes its containers on SIGTERM.
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def run(arguments: list[str]) -> int:
+    if arguments[0] == "start-api":
+        arguments += [*START_API, "--port", os.environ.get("PORT") or "3000"]
+    with ExitStack() as stack:
+        url = stack.enter_context(database_url())
+        if not migrate(url):
+            return 1
+        inside = stack.enter_context(reachable(url))
+        return stack.enter_context(sam_local(arguments, inside)).wait()
+
+
+def main() -> None:
+    stop_on_signals()
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except (PostgresError, SettingsError) as error:
+        sys.exit(f"sam-local: {error}")
+    except KeyboardInterrupt:
+        print("sam-local: stopped", flush=True)
+
+
+if __name__ == "__main__":
+    main()

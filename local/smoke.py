@@ -1,0 +1,103 @@
+"""`python3 -m local.smoke URL`: whether a deployed service answers. Needs Python and nothing else.
+
+SMOKE_TOKEN is an access token with the scopes items:read and items:write. Without one, a service that asks for tokens
+is only tested for asking. An item is created, read, deleted and gone; nothing stays.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.parse import urljoin, urlsplit
+from urllib.request import Request, urlopen
+
+TIMEOUT = 30  # seconds, the longest that API Gateway waits
+PATIENCE = 60  # seconds until a new API's name resolves, and a database that sleeps is awake
+CLOSED = (401, 403)
+
+
+class SmokeError(Exception):
+    """The service does not do what it should; the message is for whoever deploys."""
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Any
+    body: bytes
+
+
+def ask(url: str, method: str, path: str, body: Any = None, *, token: str | None = None) -> Answer:
+    """One request, and a line that says how it went. Raises SmokeError when there is no answer."""
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(urljoin(f"{url}/", path.lstrip("/")), data, headers, method=method)  # noqa: S310 - main looked
+    try:
+        with urlopen(request, timeout=TIMEOUT) as found:  # noqa: S310
+            answer = Answer(found.status, found.headers, found.read())
+    except HTTPError as error:
+        with error:
+            answer = Answer(error.code, error.headers, error.read())
+    except (URLError, OSError) as error:
+        raise SmokeError(f"{method} {path}: {error}") from error
+    print(f"smoke: {method} {path} {answer.status}", flush=True)
+    return answer
+
+
+def expect(status: int, answer: Answer, what: str) -> Answer:
+    if answer.status != status:
+        said = answer.body[:500].decode(errors="replace")
+        raise SmokeError(f"{what}: {status} was expected, {answer.status} came: {said}")
+    return answer
+
+
+def begin(url: str, patience: float = PATIENCE) -> None:
+    """Wait until the process answers, or asks who we are. Raises SmokeError."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            answer = ask(url, "GET", "/health/live")
+        except SmokeError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            if answer.status in (200, *CLOSED):
+                return
+            if time.monotonic() > deadline:
+                expect(200, answer, "liveness")
+        time.sleep(1)
+
+
+def smoke(url: str, token: str | None, patience: float = PATIENCE) -> None:
+    """Raises SmokeError."""
+    begin(url, patience)
+    if not token and ask(url, "GET", "/items/?limit=1").status in CLOSED:
+        print("smoke: it is closed to strangers. Set SMOKE_TOKEN to test what is behind")
+        return
+    deadline = time.monotonic() + patience
+    while ask(url, "GET", "/health/ready", token=token).status == 503 and time.monotonic() < deadline:
+        time.sleep(1)
+    created = expect(201, ask(url, "POST", "/items/", {"name": "smoke test"}, token=token), "to create")
+    path = urlsplit(created.headers["location"]).path.removeprefix(urlsplit(url).path.rstrip("/"))
+    try:
+        read = expect(200, ask(url, "GET", path, token=token), "to read what was created")
+        if json.loads(read.body) != json.loads(created.body):
+            raise SmokeError("what was read is not what was created")
+    finally:
+        deleted = ask(url, "DELETE", path, token=token)
+    expect(204, deleted, "to delete")
+    expect(404, ask(url, "GET", path, token=token), "to read what was deleted")
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or not sys.argv[1].startswith(("https://", "http://")):
+        sys.exit("smoke: say which service: python3 -m local.smoke https://…")
+    try:
+        smoke(sys.argv[1].rstrip("/"), os.environ.get("SMOKE_TOKEN") or None)
+    except SmokeError as error:
+        sys.exit(f"smoke: {error}")
+
+
+if __name__ == "__main__":
+    main()

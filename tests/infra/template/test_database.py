@@ -1,0 +1,171 @@
+"""The database that is created, and how the functions find it or a given one."""
+
+from typing import Any
+
+import pytest
+
+from handler.settings import read_database_settings
+from tests.infra.template.cloudformation import Template, evaluate
+
+GIVEN = {
+    "Environment": "default", "DatabaseName": "items", "DatabaseUser": "items", "MinCapacity": "0", "MaxCapacity": "4",
+    "Proxy": "false", "ConnectionBudget": "40", "AlarmTopicArn": "",
+}  # fmt: skip
+
+
+@pytest.fixture
+def created(database_template: Template) -> Any:
+    return evaluate(database_template, GIVEN)
+
+
+@pytest.fixture
+def in_production(database_template: Template) -> Any:
+    return evaluate(database_template, GIVEN | {"Environment": "production", "Proxy": "true", "MinCapacity": "1"})
+
+
+def test_each_function_knows_where_its_database_is(deployments: dict[str, Any]) -> None:
+    urls = {
+        name: [
+            resources[function]["Properties"]["Environment"]["Variables"]["DATABASE_URL"]
+            for function in ("ApiFunction", "MigrationFunction")
+        ]
+        for name, resources in deployments.items()
+    }
+    assert urls == {
+        "smallest": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://items@${Database.Outputs.DirectHost}:5432/items"],
+        "jwt": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://items@${Database.Outputs.DirectHost}:5432/items"],
+        "iam, given": ["postgresql://shop_api@proxy.example:6432/shop", "postgresql://shop_owner@database.example:6432/shop"],
+        "secret, no network": ["postgresql://database.example:5432/items"] * 2,
+    }  # fmt: skip
+
+
+def test_the_settings_are_those_that_the_code_reads(resources: dict[str, Any]) -> None:
+    for function in ("ApiFunction", "MigrationFunction"):
+        told = resources[function]["Properties"]["Environment"]["Variables"]
+        environ = {name: str(value) for name, value in told.items()} | {"AWS_REGION": "eu-west-1"}
+        environ["DATABASE_URL"] = environ["DATABASE_URL"].replace("${", "").replace("}", "")
+        found = read_database_settings(environ)
+        assert found.iam_auth != bool(found.secret_arn)
+        assert found.sslmode is None  # the strictest
+
+
+def test_the_functions_are_where_the_database_lets_them_in(deployments: dict[str, Any]) -> None:
+    for function in ("ApiFunction", "MigrationFunction"):
+        networks = {name: resources[function]["Properties"].get("VpcConfig") for name, resources in deployments.items()}
+        assert networks["iam, given"] == {"SubnetIds": ["subnet-01", "subnet-02"], "SecurityGroupIds": ["sg-01"]}
+        assert networks["secret, no network"] is None
+        assert (
+            networks["smallest"]
+            == networks["jwt"]
+            == {
+                "SubnetIds": {"Fn::Split": [",", {"Fn::GetAtt": ["Database", "Outputs.SubnetIds"]}]},
+                "SecurityGroupIds": {
+                    "Fn::Split": [",", {"Fn::GetAtt": ["Database", "Outputs.FunctionSecurityGroupId"]}]
+                },
+            }
+        )
+
+
+def test_one_is_created_where_none_is_given(parameters: dict[str, str], resources: dict[str, Any]) -> None:
+    assert ("Database" in resources) == ("DatabaseHost" not in parameters)
+
+
+def test_every_output_that_is_asked_for_is_there(template: Template, database_template: Template) -> None:
+    asked = {part.split("}")[0].split("'")[0] for part in str(template).split("Outputs.")[1:]}
+    assert asked == database_template["Outputs"].keys()
+
+
+def test_the_database_outlives_the_stack(template: Template, database_template: Template) -> None:
+    database = template["Resources"]["Database"]
+    assert database["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert database["UpdateReplacePolicy"] == "Retain"
+    cluster = database_template["Resources"]["Cluster"]
+    assert cluster["DeletionPolicy"] == cluster["UpdateReplacePolicy"] == "Snapshot"
+
+
+def test_it_sleeps_when_nobody_is_connected(created: Any) -> None:
+    resources = created["Resources"]
+    scaling = resources["Cluster"]["Properties"]["ServerlessV2ScalingConfiguration"]
+    assert scaling == {"MinCapacity": "0", "MaxCapacity": "4"}
+    # A connection that a dropped environment leaves behind would keep it awake; milliseconds, above DATABASE_RECYCLE.
+    idle = int(resources["DatabaseParameters"]["Properties"]["Parameters"]["idle_session_timeout"])
+    assert idle > 1000 * read_database_settings({"DATABASE_URL": "postgresql://u@h"}).recycle
+
+
+def test_a_proxy_keeps_its_idle_connections(in_production: Any) -> None:
+    parameters = in_production["Resources"]["DatabaseParameters"]["Properties"]["Parameters"]
+    assert parameters["idle_session_timeout"] == "0"
+
+
+def test_it_is_encrypted_and_backed_up(created: Any) -> None:
+    cluster = created["Resources"]["Cluster"]["Properties"]
+    assert cluster["StorageEncrypted"] is True
+    assert cluster["BackupRetentionPeriod"] >= 1
+    assert created["Resources"]["DatabaseParameters"]["Properties"]["Parameters"]["rds.force_ssl"] == "1"
+
+
+def test_nobody_has_a_password(created: Any, in_production: Any) -> None:
+    for stack in (created, in_production):
+        cluster = stack["Resources"]["Cluster"]["Properties"]
+        assert cluster["MasterUserAuthenticationType"] == "iam-db-auth"
+        assert cluster["EnableIAMDatabaseAuthentication"] is True
+        assert not [name for name in cluster if "Password" in name]
+    proxy = in_production["Resources"]["DatabaseProxy"]["Properties"]
+    assert proxy["DefaultAuthScheme"] == "IAM_AUTH"
+    assert proxy["RequireTLS"] is True
+    assert "Auth" not in proxy
+
+
+def test_production_is_protected_and_has_a_standby(created: Any, in_production: Any) -> None:
+    assert in_production["Resources"]["Cluster"]["Properties"]["DeletionProtection"] is True
+    assert in_production["Resources"]["Cluster"]["Properties"]["BackupRetentionPeriod"] == 35
+    assert "Standby" in in_production["Resources"]
+    assert created["Resources"]["Cluster"]["Properties"]["DeletionProtection"] is False
+    assert "Standby" not in created["Resources"]
+
+
+def test_nothing_in_the_network_reaches_the_internet(database_template: Template) -> None:
+    kinds = {resource["Type"] for resource in database_template["Resources"].values()}
+    assert not kinds & {
+        "AWS::EC2::InternetGateway", "AWS::EC2::NatGateway", "AWS::EC2::Route", "AWS::EC2::EgressOnlyInternetGateway",
+    }  # fmt: skip
+    for instance in ("Writer", "Standby"):
+        assert database_template["Resources"][instance]["Properties"]["PubliclyAccessible"] is False
+
+
+def test_a_migration_can_answer_from_the_network(created: Any) -> None:
+    resources = created["Resources"]
+    endpoint = resources["S3Endpoint"]["Properties"]
+    assert endpoint["VpcEndpointType"] == "Gateway"
+    assert endpoint["ServiceName"] == "com.amazonaws.eu-west-1.s3"
+    assert endpoint["RouteTableIds"] == [{"Ref": "Routes"}]
+    for subnet in ("SubnetA", "SubnetB"):
+        association = resources[f"{subnet}Routes"]["Properties"]
+        assert association == {"SubnetId": {"Ref": subnet}, "RouteTableId": {"Ref": "Routes"}}
+    (egress,) = resources["FunctionSecurityGroup"]["Properties"]["SecurityGroupEgress"]
+    assert (egress["FromPort"], egress["ToPort"]) == (443, 443)
+
+
+def test_only_the_functions_reach_the_database(created: Any, in_production: Any) -> None:
+    for stack in (created, in_production):
+        groups = {
+            name: one for name, one in stack["Resources"].items() if one["Type"].startswith("AWS::EC2::SecurityGroup")
+        }
+        (ingress,) = groups["DatabaseSecurityGroup"]["Properties"]["SecurityGroupIngress"]
+        assert ingress["SourceSecurityGroupId"] == {"Ref": "FunctionSecurityGroup"}
+        assert "SecurityGroupIngress" not in groups["FunctionSecurityGroup"]["Properties"]
+        others = [one["Properties"] for one in groups.values() if one["Type"] == "AWS::EC2::SecurityGroupIngress"]
+        # The proxy, in the same group.
+        assert [one["SourceSecurityGroupId"] for one in others] == [{"Ref": "DatabaseSecurityGroup"}] * len(others)
+        assert len(others) == ("DatabaseProxy" in stack["Resources"])
+
+
+def test_migrations_pass_the_proxy_by(created: Any, in_production: Any) -> None:
+    direct = {"Fn::GetAtt": ["Cluster", "Endpoint.Address"]}
+    assert in_production["Outputs"]["Host"]["Value"] == {"Fn::GetAtt": ["DatabaseProxy", "Endpoint"]}
+    assert in_production["Outputs"]["DirectHost"]["Value"] == direct
+    assert created["Outputs"]["Host"]["Value"] == created["Outputs"]["DirectHost"]["Value"] == direct
+    assert created["Outputs"]["ResourceId"]["Value"] == created["Outputs"]["DirectResourceId"]["Value"]
+    assert in_production["Outputs"]["ResourceId"]["Value"] == {
+        "Fn::Select": [6, {"Fn::Split": [":", {"Fn::GetAtt": ["DatabaseProxy", "DBProxyArn"]}]}]
+    }

@@ -1,0 +1,140 @@
+"""The built artifact under Lambda's own runtime client, behind its emulator, with nothing else in the process.
+
+The emulator is the one that the SAM CLI's wheel ships; a Linux program, no Docker. SnapStart and the sandbox are AWS's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.client import resource_of, store_one_of_each
+from tests.database import connect, free_port, temporary_database
+from tests.event_kinds import received
+from tests.infra.conftest import HOST_ARCHITECTURE, ROOT, unavailable
+
+EVENTS = sorted((ROOT / "events").glob("*.json"))
+# What the method of an event's request is answered with, and how many of its resource there are then, of one before.
+OUTCOMES = {"POST": (201, 2), "DELETE": (204, 0), "GET": (200, 1), "PATCH": (200, 1), "PUT": (200, 1)}
+INVOCATIONS = "/2015-03-31/functions/function/invocations"
+TIMEOUT = 60  # seconds; on a machine that is busy with other tests
+# What Lambda's bootstrap does. Without site (-S), and without what the environment says (-I), nothing else is found.
+BOOTSTRAP = "import sys; sys.path[:0] = sys.argv[1:3]; del sys.argv[1:3]; "
+RUNTIME_CLIENT = BOOTSTRAP + "from awslambdaric.__main__ import main; main(sys.argv)"
+MIGRATE = BOOTSTRAP + "from handler.migrate import main; main()"
+
+
+def method_of(event: Any) -> str | None:
+    """None for what is no HTTP request."""
+    found: str | None = event.get("httpMethod") or event.get("requestContext", {}).get("http", {}).get("method")
+    return found
+
+
+def expected(event: Any) -> tuple[int, int]:
+    """The status of the answer to a request, and how many items there are then, of one before."""
+    method = method_of(event)
+    assert method
+    status, rows = OUTCOMES[method]
+    return status, rows if resource_of(event) == "items" else 1
+
+
+@pytest.fixture(scope="module")
+def artifact(build: Callable[..., Path]) -> Path:
+    return build(HOST_ARCHITECTURE)
+
+
+@pytest.fixture(scope="module")
+def client_library(once: Callable[..., Path]) -> Path:
+    """The client for the function's Python, beside the artifact, as Lambda has it in /var/runtime."""
+    code = (
+        "import sys; from pathlib import Path; from local.build import install; "
+        f"install(Path('requirements-runtime.txt'), Path(sys.argv[1]), '{HOST_ARCHITECTURE}')"
+    )
+    return once("awslambdaric", sys.executable, "-c", code, "")
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Path:
+    found = [*ROOT.glob(f".venv-sam/lib/*/site-packages/samcli/local/rapid/aws-lambda-rie-{HOST_ARCHITECTURE}")]
+    if sys.platform != "linux":
+        pytest.skip("the runtime interface emulator is a Linux program")
+    if not found:
+        unavailable("the SAM CLI, which ships the runtime interface emulator, is not here: make check installs it")
+    return found[0]
+
+
+@contextmanager
+def serving(command: list[str], artifact: Path, log: Path) -> Iterator[httpx.Client]:
+    """The emulator in front of `command`, a runtime, which has no environment but the function's."""
+    port, runtime_port = free_port(), free_port()
+    addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
+    addresses += ["--runtime-api-address", f"127.0.0.1:{runtime_port}"]
+    environment = {
+        "DATABASE_URL": os.environ["DATABASE_URL"],
+        "AUTH_MODE": "none",
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": "10",
+        "AWS_LAMBDA_LOG_FORMAT": "JSON",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [command[0], *addresses, *command[1:]],
+            cwd=artifact, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT, trust_env=False) as client:
+            yield client
+    finally:
+        process.terminate()  # it ends the runtime too
+        process.wait(TIMEOUT)
+
+
+@pytest.fixture(scope="module")
+def function(
+    artifact: Path, client_library: Path, emulator: Path, runtime: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Any], Any]]:
+    """Invokes the artifact's function with an event, and returns its answer."""
+    log = tmp_path_factory.mktemp("runtime") / "log.txt"
+    command = [str(emulator), runtime, "-I", "-S", "-c", RUNTIME_CLIENT, str(artifact), str(client_library)]
+    with serving([*command, "handler.main.handler"], artifact, log) as client:
+
+        def invoke(event: Any) -> Any:
+            deadline = time.monotonic() + TIMEOUT
+            while True:
+                try:
+                    return client.post(INVOCATIONS, content=json.dumps(event)).json()
+                except httpx.ConnectError:  # not listening yet
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.05)
+
+        yield invoke
+
+
+@pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+def test_every_event_is_answered(path: Path, function: Callable[[Any], Any], database: Any) -> None:
+    store_one_of_each()
+    event = json.loads(path.read_text())
+    answer = function(event)
+    method = method_of(event)
+    if method is None:
+        assert answer["ok"] is False
+        return
+    response = received(event, answer)
+    items = database.run("SELECT count(*) FROM items")[0][0]
+    assert (response.status, items) == expected(event), response
+
+
+def test_the_artifact_migrates_an_empty_database(artifact: Path, runtime: str, server_url: str) -> None:
+    with temporary_database(server_url, f"artifact_{os.getpid()}") as url:
+        command = [runtime, "-I", "-S", "-c", MIGRATE, str(artifact), str(artifact)]
+        done = subprocess.run(command, env={"DATABASE_URL": url}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        with connect(url) as connection:
+            assert connection.run("SELECT count(*) FROM items") == [[0]]

@@ -1,0 +1,111 @@
+"""`sam local` with the built function in its container, on a PostgreSQL of this machine: `make sam-local-test`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.client import create, store_one_of_each
+from tests.database import free_port
+from tests.event_kinds import received
+from tests.infra.conftest import ROOT
+from tests.infra.test_runtime import EVENTS, expected, method_of
+
+if "SAM_LOCAL_TEST" not in os.environ:
+    pytest.skip("needs a Docker engine, and minutes: make sam-local-test", allow_module_level=True)
+
+TIMEOUT = 120  # seconds; the first time SAM pulls an image
+LOCAL = [sys.executable, "-m", "local.sam"]
+
+
+@contextmanager
+def start_api(log: Path) -> Iterator[httpx.Client]:
+    port = free_port()
+    with log.open("wb") as output:
+        environment = os.environ | {"PORT": str(port)}
+        process = subprocess.Popen([*LOCAL, "start-api"], cwd=ROOT, env=environment, stdout=output, stderr=output)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT, trust_env=False) as client:
+            deadline = time.monotonic() + TIMEOUT
+            while f"Running on {str(client.base_url).rstrip('/')}" not in log.read_text(errors="replace"):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(TIMEOUT)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with start_api(tmp_path_factory.mktemp("sam") / "log.txt") as client:
+        yield client
+
+
+def test_an_item_lives_and_ends(client: httpx.Client, database: Any) -> None:
+    made = client.post("/items/", json={"name": "Lämpchen"}, headers={"Idempotency-Key": "the-key"})
+    assert (made.status_code, made.headers["location"]) == (201, "/items/1")
+    again = client.post("/items/", json={"name": "Lämpchen"}, headers={"Idempotency-Key": "the-key"})
+    assert (again.status_code, again.json()) == (201, made.json())
+    assert client.get("/items/1").json() == made.json()
+    changed = client.patch("/items/1", json={"description": "ä"}, headers={"If-Match": made.headers["etag"]})
+    assert changed.json()["description"] == "ä"
+    assert client.get("/items/", params={"q": "lämp"}).json()["items"] == [changed.json()]
+    assert client.delete("/items/1").status_code == 204
+    gone = client.get("/items/1")
+    assert (gone.status_code, gone.headers["content-type"]) == (404, "application/problem+json")
+    assert database.run("SELECT count(*) FROM items") == [[0]]
+
+
+def test_every_path_and_method_reaches_the_function(client: httpx.Client) -> None:
+    assert client.get("/").status_code == 404
+    assert client.get("/nothing/at/all").headers["content-type"] == "application/problem+json"
+    assert client.post("/health/live").status_code == 405
+    assert client.get("/openapi.json").json()["info"]
+
+
+def test_one_container_keeps_one_connection(client: httpx.Client, database: Any) -> None:
+    create()
+    statement = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+    )
+    seen = []
+    for _ in range(5):
+        assert client.get("/items/1").status_code == 200
+        seen.append(database.run(statement))
+    assert seen == seen[:1] * 5
+
+
+@pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+def test_every_event_is_answered_by_an_invocation(path: Path, database: Any) -> None:
+    store_one_of_each()
+    event = json.loads(path.read_text())
+    answer = invoke(path)
+    method = method_of(event)
+    if method is None:
+        assert answer["ok"] is False
+        return
+    for _ in range(3):  # a cold start on a busy machine may have no time left for its database: nothing was done
+        if answer["statusCode"] != 503:
+            break
+        answer = invoke(path)
+    items = database.run("SELECT count(*) FROM items")[0][0]
+    assert (received(event, answer).status, items) == expected(event)
+
+
+def invoke(path: Path) -> Any:
+    """The function's answer to the event in `path`, from a container of its own."""
+    command = [*LOCAL, "invoke", "ApiFunction", "--event", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

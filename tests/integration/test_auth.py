@@ -1,0 +1,575 @@
+"""Who may call: first the authorizer's mark, then the scope of the route; a client can give itself neither."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi import Request as Asked
+from fastapi.routing import iter_route_contexts
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+from sqlalchemy import event as database_event
+
+from handler.auth import PUBLIC, GuardedRoute, needs, with_guard
+from handler.database.engine import engine
+from handler.main import app as shipped
+from local.proxy import Proxy
+from tests.client import BODIES, store_one_of_each
+from tests.event_kinds import ARN, KINDS, MARKS, Received, Request, authorized, http_api_2, rest_api, send
+
+EVENTS = Path(__file__).parents[2] / "events"
+JSON = ("content-type", "application/json")
+LAMP = b'{"name": "Lamp"}'
+WAYS = [(mode, kind) for mode, kinds in MARKS.items() for kind in kinds]
+DOCUMENTATION = ["/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"]
+BEARER, SIGV4 = 'Bearer realm="api"', "AWS4-HMAC-SHA256"
+LACKING = 'Bearer realm="api", error="insufficient_scope", scope="{}"'
+
+Authorize = Callable[..., FastAPI]
+
+# Method and path of every route, and what its callers need.
+ROUTES = {
+    ("GET", "/items"): ["items:read"],
+    ("GET", "/items/"): ["items:read"],
+    ("GET", "/items/{item_id}"): ["items:read"],
+    ("POST", "/items"): ["items:write"],
+    ("POST", "/items/"): ["items:write"],
+    ("PUT", "/items/{item_id}"): ["items:write"],
+    ("PATCH", "/items/{item_id}"): ["items:write"],
+    ("DELETE", "/items/{item_id}"): ["items:write"],
+    ("GET", "/health/ready"): [],
+    ("GET", "/health/live"): "public",
+    **{("GET", path): "public" for path in DOCUMENTATION},
+}
+SCOPED = {route: " ".join(scopes) for route, scopes in ROUTES.items() if scopes not in ([], "public")}
+LISTED = Request("GET", "/items/")
+
+
+def request_of(route: tuple[str, str]) -> Request:
+    method, path = route
+    body = b"{}" if method == "PATCH" else b""
+    if method in ("POST", "PUT"):
+        body = json.dumps(BODIES[path.split("/")[1]]).encode()
+    return Request(method, re.sub(r"{\w+}", "1", path), headers=[JSON] if body else [], body=body)
+
+
+def others(needed: str) -> str:
+    """Every scope of the service but those."""
+    return " ".join({*" ".join(SCOPED.values()).split()} - {*needed.split()})
+
+
+def assert_refused(answer: Received, status: int, challenge: str | None) -> None:
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert json.loads(answer.body)["status"] == status
+    assert json.loads(answer.body)["request_id"] == answer.headers["x-request-id"] == "the-request"
+    assert answer.headers.get("www-authenticate") == challenge
+    assert answer.headers["cache-control"] == "no-store"
+
+
+# Every route says who may call it.
+
+
+def test_every_route_names_its_scope_or_is_public() -> None:
+    found: dict[tuple[str, str], Any] = {}
+    for context in iter_route_contexts(shipped.routes):
+        assert context.path
+        for method in (context.methods or set()) - {"HEAD"}:
+            if not isinstance(context.original_route, GuardedRoute):
+                assert context.path in DOCUMENTATION
+                found[method, context.path] = "public"
+                continue
+            extra = context.original_route.openapi_extra
+            assert extra, f"{method} {context.path} names no scope"
+            public = extra["security"] == PUBLIC["security"]
+            found[method, context.path] = "public" if public else extra["security"][0]["jwt"]
+    assert found == ROUTES
+
+
+def test_the_contract_says_which_scope_each_operation_needs() -> None:
+    openapi = shipped.openapi()
+    assert openapi["components"]["securitySchemes"]["jwt"]["scheme"] == "bearer"
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            needed = ROUTES[method.upper(), path]
+            expected = PUBLIC if needed == "public" else needs(*needed)
+            assert operation["security"] == expected["security"]
+            assert "401" in operation["responses"]
+            assert ("403" in operation["responses"]) == ((method.upper(), path) in SCOPED)
+
+
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+def test_a_route_that_names_no_scope_is_shut(mode: str, authorize: Authorize) -> None:
+    app = authorize(mode, auth_public=True)
+    called = []
+
+    @app.post("/test/forgotten")
+    async def _forgotten() -> None:
+        called.append("forgotten")
+
+    router = APIRouter(route_class=GuardedRoute)
+
+    @router.post("/test/included")
+    async def _included() -> None:
+        called.append("included")
+
+    app.include_router(router)
+    for path in ("/test/forgotten", "/test/included"):
+        answer = send(authorized(mode, "HTTP API 2.0", Request("POST", path)))
+        assert answer.status == 403
+        assert json.loads(answer.body)["detail"] == "The route names no scope, so nobody may call it"
+    assert called == []
+
+
+def test_a_router_that_would_ask_nobody_is_not_served(app: FastAPI) -> None:
+    router = APIRouter()
+
+    @router.get("/test/open", openapi_extra=needs("items:read"))
+    async def _open() -> None: ...
+
+    app.include_router(router)
+    with pytest.raises(TypeError, match="/test/open would ask nobody who calls"):
+        with_guard(app)
+
+
+def test_a_mounted_application_that_would_ask_nobody_is_not_served(app: FastAPI) -> None:
+    app.mount("/test/mounted", FastAPI())
+    with pytest.raises(TypeError, match="/test/mounted would ask nobody who calls"):
+        with_guard(app)
+
+
+# The mark.
+
+
+@pytest.mark.parametrize(("mode", "kind"), WAYS)
+def test_whom_an_authorizer_let_in_is_answered(mode: str, kind: str, authorize: Authorize) -> None:
+    authorize(mode)
+    made = send(authorized(mode, kind, Request("POST", "/items/", headers=[JSON], body=LAMP)))
+    assert (made.status, send(authorized(mode, kind, LISTED)).status) == (201, 200)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("mode", "challenge"), [("jwt", BEARER), ("iam", SIGV4)])
+def test_a_request_without_the_mark_is_401(mode: str, challenge: str, kind: str, authorize: Authorize) -> None:
+    authorize(mode)
+    for route in ROUTES:
+        assert_refused(send(KINDS[kind](request_of(route))), 401, challenge)
+
+
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+def test_a_request_without_the_mark_learns_of_no_route(mode: str, authorize: Authorize) -> None:
+    authorize(mode)
+    create_one = authorized(mode, "HTTP API 2.0", Request("POST", "/items/", headers=[JSON], body=LAMP))
+    assert send(create_one).status == 201
+    methods = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND")
+    paths = ("/items/", "/items/1", "/items/99", "/items/0", "/nothing", "/", "/health/ready", "/docs", "/ITEMS/")
+    answers = [send(http_api_2(Request(method, path))) for method in methods for path in paths]
+    assert {answer.body for answer in answers} == {answers[0].body, b""}  # HEAD has none
+    assert all(answer.headers == answers[0].headers and answer.status == 401 for answer in answers)
+
+
+def test_whom_an_authorizer_let_in_is_told_of_paths_and_methods_as_ever(authorize: Authorize) -> None:
+    authorize("jwt")
+    for method, path, status in [("GET", "/nothing", 404), ("TRACE", "/items/", 405), ("OPTIONS", "/items/", 204)]:
+        assert send(authorized("jwt", "HTTP API 2.0", Request(method, path), scope="")).status == status
+
+
+def test_a_mark_of_another_mode_is_none(authorize: Authorize) -> None:
+    for mode, other in (("jwt", "iam"), ("iam", "jwt")):
+        authorize(mode)
+        for kind in MARKS[other]:
+            assert send(authorized(other, kind, LISTED)).status == 401
+
+
+CLAIMS = {"sub": "ann", "scope": "items:read items:write"}
+FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "claims in the place of another payload": lambda context: context | {"authorizer": {"claims": CLAIMS}},
+    "a Lambda authorizer's context": lambda context: context | {"authorizer": {"lambda": {"jwt": {"claims": CLAIMS}}}},
+    "claims that are text": lambda context: context | {"authorizer": {"jwt": {"claims": json.dumps(CLAIMS)}}},
+    "claims that are a list": lambda context: context | {"authorizer": {"jwt": {"claims": [CLAIMS]}}},
+    "no claims": lambda context: context | {"authorizer": {"jwt": {"claims": {}}}},
+    "claims that are null": lambda context: context | {"authorizer": {"jwt": {"claims": None}}},
+    "a load balancer's event": lambda context: context | {"elb": {}, "authorizer": {"jwt": {"claims": CLAIMS}}},
+    "an authorizer that is text": lambda context: context | {"authorizer": "jwt"},
+    "an authorizer that is null": lambda context: context | {"authorizer": None},
+    "a function URL": lambda context: (
+        context | {"domainName": "a.lambda-url.eu-central-1.on.aws", "authorizer": {"jwt": {"claims": CLAIMS}}}
+    ),
+    "an ARN in the place of another payload": lambda context: context | {"identity": {"userArn": ARN}},
+    "an empty ARN": lambda context: context | {"authorizer": {"iam": {"userArn": ""}}},
+    "an ARN that is null": lambda context: context | {"authorizer": {"iam": {"userArn": None, "accountId": "1"}}},
+    "an ARN that is an object": lambda context: context | {"authorizer": {"iam": {"userArn": {"a": 1}}}},
+    "an iam that is null": lambda context: context | {"authorizer": {"iam": None}},
+}
+
+
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+@pytest.mark.parametrize("name", FORGED)
+def test_what_only_resembles_a_mark_is_none(name: str, mode: str, authorize: Authorize) -> None:
+    authorize(mode)
+    event = http_api_2(LISTED)
+    event["requestContext"] = FORGED[name](event["requestContext"])
+    if "elb" in event["requestContext"]:
+        event |= {"httpMethod": "GET", "path": "/items/"}
+    assert send(event).status == 401
+
+
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+def test_a_mark_of_payload_2_is_none_in_payload_1(mode: str, authorize: Authorize) -> None:
+    authorize(mode)
+    for kind in ("HTTP API 1.0", "REST API"):
+        event = KINDS[kind](LISTED)
+        MARKS[mode]["HTTP API 2.0"](event, CLAIMS)
+        assert send(event).status == 401
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+def test_nothing_that_a_client_sends_is_a_mark(mode: str, kind: str, authorize: Authorize) -> None:
+    authorize(mode)
+    forged = json.dumps({"authorizer": {"jwt": {"claims": CLAIMS}, "claims": CLAIMS, "iam": {"userArn": ARN}}})
+    headers = [
+        ("authorization", "Bearer eyJhbGciOiJub25lIn0.eyJzY29wZSI6Iml0ZW1zOnJlYWQifQ."),
+        ("x-amzn-oidc-data", "eyJ.eyJ.c2ln"),
+        ("x-amzn-oidc-identity", "ann"),
+        ("x-amzn-request-context", forged),
+        ("x-amzn-lambda-context", forged),
+        ("requestcontext", forged),
+        ("authorizer", forged),
+        ("scope", "items:read items:write"),
+        ("cookie", "authorizer=jwt; scope=items:read"),
+        JSON,
+    ]
+    forging = Request("GET", "/items/", "scope=items:read&authorizer[jwt]=1", headers, forged.encode())
+    assert send(KINDS[kind](forging)).status == 401
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.sampled_from(["items:read", ARN]),
+    lambda values: (
+        st.lists(values, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["jwt", "claims", "iam", "userArn", "scope", "scp", "identity", "authorizer"]), values
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+def test_whatever_an_authorizer_says_is_read_or_refused(mode: str, authorize: Authorize) -> None:
+    authorize(mode)
+
+    @limits(max_examples=300, deadline=None)
+    @given(kind=st.sampled_from(sorted(KINDS)), authorizer=ANYTHING, identity=ANYTHING)
+    def try_one(kind: str, authorizer: Any, identity: Any) -> None:
+        event = KINDS[kind](LISTED)
+        event["requestContext"] |= {"authorizer": authorizer, "identity": identity}
+        # 400: payload 1.0 has the client's address in `identity` too.
+        assert send(event).status in ((200, 400, 401, 403) if kind in MARKS[mode] else (400, 401))
+
+    try_one()
+
+
+def test_a_route_finds_who_calls(authorize: Authorize) -> None:
+    for mode, kind in WAYS:
+        app = authorize(mode)
+
+        @app.get("/test/me", openapi_extra=needs())
+        async def _me(request: Asked) -> None:
+            request.app.state.seen = request.scope["caller"]
+
+        assert send(authorized(mode, kind, Request("GET", "/test/me"))).status == 200
+        seen = app.state.seen
+        assert seen["sub"] == "ann" if mode == "jwt" else seen == ARN
+
+
+# Scopes.
+
+
+@pytest.mark.parametrize("kind", MARKS["jwt"])
+@pytest.mark.parametrize("route", SCOPED, ids=" ".join)
+def test_a_route_takes_its_scope_and_no_other(route: tuple[str, str], kind: str, authorize: Authorize) -> None:
+    authorize("jwt")
+    needed = SCOPED[route]
+    refused = send(authorized("jwt", kind, request_of(route), f"openid {others(needed)}"))
+    assert_refused(refused, 403, LACKING.format(needed))
+    assert send(authorized("jwt", kind, request_of(route), needed)).status in (200, 201, 404)
+
+
+def test_head_needs_what_get_needs(authorize: Authorize) -> None:
+    authorize("jwt")
+    answers = [
+        send(authorized("jwt", "HTTP API 2.0", Request("HEAD", "/items/"), f"items:{s}")) for s in ("read", "write")
+    ]
+    assert [answer.status for answer in answers] == [200, 403]
+
+
+@pytest.mark.parametrize("kind", MARKS["iam"])
+def test_a_signature_has_no_scopes_and_needs_none(kind: str, authorize: Authorize) -> None:
+    authorize("iam")
+    for route in ROUTES:
+        assert send(authorized("iam", kind, request_of(route))).status in (200, 201, 204, 404)
+
+
+def with_claims(kind: str, claims: dict[str, Any]) -> int:
+    event = KINDS[kind](LISTED)
+    MARKS["jwt"][kind](event, {"sub": "ann"} | claims)
+    return send(event).status
+
+
+GRANTING: list[dict[str, Any]] = [
+    {"scope": "items:read"},
+    {"scope": "openid items:read profile"},
+    {"scope": "[items:read items:write]"},  # a list, as HTTP APIs pass it
+    {"scope": "[items:read]"},
+    {"scope": ["openid", "items:read"]},  # a list, as REST APIs pass it
+    {"scp": "items:write items:read"},
+    {"scp": "[items:write items:read]"},
+    {"scp": ["items:read"]},
+    {"scope": "items:read", "scp": "other"},
+]
+NOT_GRANTING: list[dict[str, Any]] = [
+    {},
+    {"scope": ""},
+    {"scope": None},
+    {"scope": 7},
+    {"scope": {"items:read": True}},
+    {"scope": "items:readonly"},
+    {"scope": "xitems:read"},
+    {"scope": "items:reader items:rea items"},
+    {"scope": "items:read:all"},
+    {"scope": "ITEMS:READ"},
+    {"scope": "items:read,items:write"},
+    {"scope": "openid\titems:read"},
+    {"scope": "openid\u00a0items:read"},
+    {"scope": "items:read\n"},
+    {"scope": "[items:readonly]"},
+    {"scope": "[[items:read]]"},
+    {"scope": "[items:read"},
+    {"scope": '["items:read"]'},
+    {"scope": ["items:read items:write"]},
+    {"scope": [["items:read"]]},
+    {"scope": "other", "scp": "items:read"},
+    {"permissions": "[items:read]"},
+    {"scopes": "items:read"},
+    {"cognito:groups": "[items:read]"},
+]
+
+
+@pytest.mark.parametrize("kind", MARKS["jwt"])
+@pytest.mark.parametrize("claims", GRANTING, ids=str)
+def test_a_token_that_has_the_scope_is_enough(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
+    authorize("jwt")
+    assert with_claims(kind, claims) == 200
+
+
+@pytest.mark.parametrize("kind", MARKS["jwt"])
+@pytest.mark.parametrize("claims", NOT_GRANTING, ids=str)
+def test_a_scope_that_is_only_like_it_is_not_it(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
+    authorize("jwt")
+    assert with_claims(kind, claims) == 403
+
+
+def test_a_route_that_names_two_scopes_needs_both(authorize: Authorize) -> None:
+    app = authorize("jwt")
+
+    @app.get("/test/both", openapi_extra=needs("a", "b"))
+    async def _both() -> None: ...
+
+    asked = Request("GET", "/test/both")
+    for scope, status in [("a", 403), ("b", 403), ("a b", 200), ("b x a", 200)]:
+        answer = send(authorized("jwt", "HTTP API 2.0", asked, scope))
+        assert answer.status == status
+        assert answer.headers.get("www-authenticate") == (LACKING.format("a b") if status == 403 else None)
+
+
+# Before everything else.
+
+
+@pytest.fixture
+def checkouts() -> Iterator[list[Any]]:
+    """One entry for each connection that was taken from the pool."""
+    taken: list[Any] = []
+
+    def count(*_: Any) -> None:
+        taken.append(1)
+
+    database_event.listen(engine, "checkout", count)
+    yield taken
+    database_event.remove(engine, "checkout", count)
+
+
+INVALID = {
+    "not valid": (b'{"name": ""}', [JSON]),
+    "not JSON": (b"{", [JSON]),
+    "no JSON": (b"\xff", [("content-type", "application/octet-stream")]),
+    "valid": (LAMP, [JSON]),
+    "with a key": (LAMP, [JSON, ("idempotency-key", "a")]),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_who_may_not_call_costs_no_connection_and_is_told_nothing_of_the_body(
+    name: str, authorize: Authorize, proxy: Proxy, checkouts: list[Any], database: Any
+) -> None:
+    authorize("jwt")
+    body, headers = INVALID[name]
+    for path in ("/items", "/items/"):
+        request = Request("POST", path, "unknown=1", headers, body)
+        with proxy.counting() as count:
+            assert_refused(send(http_api_2(request)), 401, BEARER)
+            refused = send(authorized("jwt", "HTTP API 2.0", request, "items:read"))
+            assert_refused(refused, 403, LACKING.format("items:write"))
+        assert (count.connections, count.round_trips, len(checkouts)) == (0, 0, 0)
+    assert database.run("SELECT count(*) FROM items") == [[0]]
+
+
+def test_of_the_routes_that_need_the_database_none_is_asked_without_the_scope(
+    authorize: Authorize, proxy: Proxy, checkouts: list[Any]
+) -> None:
+    authorize("jwt")
+    for route, needed in SCOPED.items():
+        assert send(authorized("jwt", "HTTP API 2.0", request_of(route), others(needed))).status == 403
+        assert send(http_api_2(request_of(route))).status == 401
+    assert send(http_api_2(Request("GET", "/health/ready"))).status == 401
+    assert len(checkouts) == 0
+    assert send(authorized("jwt", "HTTP API 2.0", Request("GET", "/health/ready"), "")).status == 200
+    with proxy.counting() as count:
+        assert send(authorized("jwt", "HTTP API 2.0", LISTED)).status == 200
+    assert (count.connections, count.round_trips, len(checkouts)) == (0, 1, 2)
+
+
+# Public, and pages of other origins.
+
+
+def test_documentation_and_liveness_are_public_where_the_setting_says_so(authorize: Authorize) -> None:
+    for public, status in ((False, 401), (True, 200)):
+        for mode in ("jwt", "iam"):
+            authorize(mode, auth_public=public)
+            for path in [*DOCUMENTATION, "/health/live"]:
+                for event in (http_api_2(Request("GET", path)), rest_api(Request("HEAD", path))):
+                    assert send(event).status == status
+                assert send(authorized(mode, "HTTP API 2.0", Request("GET", path), "")).status == 200
+            for path in ("/items/", "/items/1", "/health/ready", "/docs/", "/health/live/", "/health", "/", "//docs"):
+                assert send(http_api_2(Request("GET", path))).status == 401
+            assert send(http_api_2(Request("POST", "/health/live"))).status == (405 if public else 401)
+
+
+def test_what_is_public_is_so_behind_a_stage_and_a_base_path(authorize: Authorize) -> None:
+    authorize("jwt", auth_public=True, base_path="/shop")
+    for path, status in [("/shop/health/live", 200), ("/shop/docs", 200), ("/shop/items/", 401), ("/shop", 401)]:
+        assert send(KINDS["REST API"](Request("GET", path))).status == status
+    staged = rest_api(Request("GET", "/health/live"))
+    staged["requestContext"]["domainName"] = "a1b2c3.execute-api.eu-central-1.amazonaws.com"
+    assert send(staged).status == 200
+
+
+def test_a_preflight_needs_no_mark_and_a_page_can_read_why_it_was_refused(authorize: Authorize) -> None:
+    origin = ("origin", "https://app.example")
+    authorize("jwt", cors_origins=(origin[1],))
+    asked = [origin, ("access-control-request-method", "PATCH"), ("access-control-request-headers", "authorization")]
+    paths = ("/items/1", "/nothing")
+    allowed = [send(http_api_2(Request("OPTIONS", path, headers=asked))) for path in paths]
+    assert [answer.status for answer in allowed] == [204, 204]
+    assert allowed[0].headers == allowed[1].headers
+    for event in (
+        http_api_2(Request("GET", "/items/", headers=[origin])),
+        authorized("jwt", "HTTP API 2.0", Request("GET", "/items/", headers=[origin]), ""),
+    ):
+        refused = send(event)
+        assert refused.status in (401, 403)
+        assert refused.headers["access-control-allow-origin"] == origin[1]
+        assert "WWW-Authenticate" in refused.headers["access-control-expose-headers"]
+
+
+def test_without_origins_a_preflight_is_like_any_other_request(authorize: Authorize) -> None:
+    authorize("jwt")
+    asked = [("origin", "https://app.example"), ("access-control-request-method", "GET")]
+    assert_refused(send(http_api_2(Request("OPTIONS", "/items/1", headers=asked))), 401, BEARER)
+
+
+# As it is deployed.
+
+PROCESS = """
+import json, sys
+from handler.main import handler
+for line in sys.stdin:
+    print(handler(json.loads(line), None)["statusCode"], flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "statuses"),
+    [
+        ({"AUTH_MODE": "jwt"}, [401, 401, 403, 200, 401]),
+        ({"AUTH_MODE": "jwt", "AUTH_PUBLIC": "true"}, [401, 200, 403, 200, 401]),
+        ({"AUTH_MODE": "iam"}, [401, 401, 401, 401, 200]),
+        ({"AUTH_MODE": "none"}, [200, 200, 200, 200, 200]),
+    ],
+    ids=str,
+)
+def test_the_environment_decides_who_may_call(environment: dict[str, str], statuses: list[int]) -> None:
+    events = [
+        http_api_2(LISTED),
+        http_api_2(Request("GET", "/health/live")),
+        authorized("jwt", "HTTP API 2.0", LISTED, "items:write"),
+        authorized("jwt", "HTTP API 2.0", LISTED, "items:read"),
+        authorized("iam", "HTTP API 2.0", LISTED),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESS],
+        input="".join(json.dumps(event) + "\n" for event in events),
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [int(line) for line in done.stdout.split()] == statuses
+
+
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+def test_the_events_with_a_mark_are_answered_where_it_is_asked_for(mode: str, authorize: Authorize) -> None:
+    store_one_of_each()
+    authorize(mode)
+    marked = sorted(EVENTS.glob(f"*authorized-{mode}*.json"))
+    assert marked
+    for path in marked:
+        assert send(json.loads(path.read_text())).status == 200
+
+
+# Who called.
+
+
+@pytest.mark.parametrize("mode", ["jwt", "iam"])
+@pytest.mark.usefixtures("database")
+def test_an_idempotency_key_is_its_caller_s_own(mode: str, authorize: Authorize) -> None:
+    authorize(mode)
+    asked = Request("POST", "/items/", headers=[JSON, ("idempotency-key", "one")], body=LAMP)
+    first = authorized(mode, "HTTP API 2.0", asked)
+    other = json.loads(json.dumps(first).replace('"ann"', '"bob"').replace(ARN, f"{ARN}-of-bob"))
+    items = [json.loads(send(event).body)["id"] for event in (first, other, first, other)]
+    assert items == [1, 2, 1, 2]
+
+
+@pytest.mark.usefixtures("database")
+def test_an_idempotency_key_needs_a_caller_who_can_be_told_from_others(authorize: Authorize) -> None:
+    authorize("jwt")
+    asked = Request("POST", "/items/", headers=[JSON, ("idempotency-key", "one")], body=LAMP)
+
+    def post(**claims: str) -> Received:
+        event = authorized("jwt", "HTTP API 2.0", asked)
+        event["requestContext"]["authorizer"]["jwt"]["claims"] = {"scope": "items:write", **claims}
+        return send(event)
+
+    assert post(azp="app-1").status == 400
+    callers = [{"sub": "ann"}, {"client_id": "ann"}, {"sub": "ann", "client_id": "app"}, {"sub": "a" * 4000}]
+    assert [json.loads(post(**claims).body)["id"] for claims in callers] == [1, 2, 3, 4]
+    assert [json.loads(post(**claims).body)["id"] for claims in callers] == [1, 2, 3, 4]

@@ -1,0 +1,611 @@
+"""The function that CloudFormation calls: it migrates or leaves all as it was, and always answers in time."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from pg8000 import dbapi
+from sqlalchemy.exc import OperationalError
+
+from handler import migrate, migration_function
+from handler.migration_function import MigrationFailed, NobodyTold, handler
+from handler.settings import DatabaseSettings, read_database_settings
+from local.events import Context
+from local.proxy import Proxy
+from tests.bucket import HANG, Bucket, bucket
+from tests.database import connect, socket_path, temporary_database
+
+ROOT = Path(__file__).parents[2]
+HEAD = ScriptDirectory("handler/migrations").get_current_head()
+CREATE = json.loads((ROOT / "events" / "migration-create.json").read_text())
+ADVISORY_LOCK = 2026_11_22  # env.py's
+WAITING = (
+    "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    " AND query LIKE '%pg_advisory_xact_lock%'"
+)
+SHORT = 4.0  # seconds of an invocation that will not succeed
+TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
+EMPTY: list[list[str]] = []
+MIGRATED = [["alembic_version"], ["idempotency_keys"], ["items"]]
+
+
+@pytest.fixture
+def s3() -> Iterator[Bucket]:
+    with bucket() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def url(server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty database, which is all that the function is told of."""
+    name = f"deploy_{os.getpid()}"
+    with temporary_database(server_url, name) as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        monkeypatch.delenv("AUTH_MODE")
+        yield url
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the migrations of a newer release."""
+    shutil.copytree(migrate.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrate, "SCRIPTS", tmp_path / "migrations")
+    return tmp_path / "migrations" / "versions"
+
+
+def add(scripts: Path, revision: str, upgrade: str, after: str | None = HEAD) -> None:
+    (scripts / f"{revision}.py").write_text(
+        "import sys\n"
+        "from alembic import op\n"
+        f"revision, down_revision = {revision!r}, {after!r}\n"
+        f"def upgrade():\n    {upgrade}\n"
+    )
+
+
+def deploy(s3: Bucket, kind: str = "Create", timeout: float = 60.0, **changes: Any) -> dict[str, Any]:
+    """What CloudFormation reads, after one invocation that came to its end before Lambda's."""
+    event = CREATE | {"RequestType": kind, "ResponseURL": s3.url} | changes
+    if kind != "Create":
+        event |= {"PhysicalResourceId": changes.get("PhysicalResourceId", "Migration")}
+    s3.puts.clear()
+    context = Context(timeout)
+    returned = handler(event, context)
+    assert context.get_remaining_time_in_millis() > 0
+    assert returned == s3.answer
+    for name in ("StackId", "RequestId", "LogicalResourceId"):
+        assert returned[name] == CREATE[name]
+    return returned
+
+
+def tables(url: str) -> list[list[str]]:
+    with connect(url) as database:
+        return database.run(TABLES)  # type: ignore[no-any-return]
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Without Alembic's own, which are logged where the root's level is INFO."""
+    return [record for record in caplog.records if record.name.startswith("handler.")]
+
+
+# What CloudFormation asks for.
+
+
+def test_a_create_migrates_and_is_told_where_the_schema_is(s3: Bucket, url: str) -> None:
+    assert deploy(s3) == {
+        "Status": "SUCCESS",
+        "StackId": CREATE["StackId"],
+        "RequestId": CREATE["RequestId"],
+        "LogicalResourceId": "Migration",
+        "PhysicalResourceId": "Migration",
+        "Data": {"Revision": HEAD},
+    }
+    assert tables(url) == MIGRATED
+
+
+def test_the_answer_is_put_as_it_was_signed(s3: Bucket) -> None:
+    """The URL byte for byte, and no content type: that of a pre-signed request is part of its signature."""
+    deploy(s3)
+    (put,) = s3.puts
+    assert s3.url.endswith(put.target)
+    assert put.headers["content-type"] == ""
+    assert put.headers["host"] in s3.url
+    assert put.headers.keys() == {"host", "connection", "content-length", "content-type"}
+
+
+def test_an_update_migrates_and_never_replaces(s3: Bucket, url: str, scripts: Path) -> None:
+    created = deploy(s3)["PhysicalResourceId"]
+    add(scripts, "0100", 'op.execute("CREATE TABLE more ()")')
+    updated = deploy(s3, "Update", PhysicalResourceId=created)
+    assert (updated["Status"], updated["Data"], updated["PhysicalResourceId"]) == (
+        "SUCCESS",
+        {"Revision": "0100"},
+        created,
+    )
+    assert tables(url) == [*MIGRATED, ["more"]]
+    assert deploy(s3, "Update", PhysicalResourceId="another")["PhysicalResourceId"] == "another"
+
+
+def test_a_delete_drops_nothing_and_does_not_need_the_database(
+    s3: Bucket, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(s3)
+    monkeypatch.delenv("DATABASE_URL")
+    answer = deploy(s3, "Delete", PhysicalResourceId="any")
+    assert (answer["Status"], answer["PhysicalResourceId"]) == ("SUCCESS", "any")
+    assert tables(url) == MIGRATED
+
+
+def test_any_other_request_fails(s3: Bucket, url: str) -> None:
+    for kind in ("Replace", "", None):
+        answer = deploy(s3, kind)  # type: ignore[arg-type]
+        assert (answer["Status"], answer["Reason"]) == ("FAILED", "RequestType is not Create, Update or Delete")
+    assert tables(url) == EMPTY
+
+
+def test_the_same_event_twice_has_the_same_answer(s3: Bucket, url: str) -> None:
+    assert deploy(s3) == deploy(s3)
+    assert tables(url) == MIGRATED
+
+
+def test_of_two_at_once_one_migrates_and_both_succeed(s3: Bucket, url: str) -> None:
+    program = (
+        "import json, sys\n"
+        "from handler.migration_function import handler\n"
+        "from local.events import Context\n"
+        "print(handler(json.load(sys.stdin), Context(60))['Status'])\n"
+    )
+    run = [sys.executable, "-c", program]
+    both = [subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) for _ in range(2)]
+    for process in both:
+        assert process.stdin
+        process.stdin.write(json.dumps(CREATE | {"ResponseURL": s3.url}).encode())
+        process.stdin.close()
+    for process in both:
+        assert process.stdout
+        with process.stdout as output:
+            assert output.read() == b"SUCCESS\n"
+        assert process.wait(60) == 0
+    assert len(s3.puts) == 2
+    assert tables(url) == MIGRATED
+
+
+# What fails leaves everything as it was, and says why.
+
+
+def test_a_migration_that_fails_takes_those_before_it_along(s3: Bucket, url: str, scripts: Path) -> None:
+    deploy(s3)
+    add(scripts, "0100", 'op.execute("CREATE TABLE more ()")')
+    add(scripts, "0101", 'op.execute("CREATE INDEX ON items (price)")', after="0100")
+    answer = deploy(s3, "Update")
+    assert answer["Status"] == "FAILED"
+    assert answer["Reason"] == '0101.py, line 5: the database refused: 42703 column "price" does not exist'
+    assert "Data" not in answer
+    assert tables(url) == MIGRATED
+    with connect(url) as database:
+        assert database.run("SELECT version_num FROM alembic_version") == [[HEAD]]
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "reason"),
+    [
+        (
+            "op.execute('SELECT $$SECRET \"1\"$$::integer')",
+            'line 5: the database refused: 22P02 invalid input syntax for type integer: "…"',
+        ),
+        (
+            "op.execute('CREATE TABLE t AS VALUES ($$SECRET$$), ($$SECRET$$); CREATE UNIQUE INDEX i ON t (column1)')",
+            'line 5: the database refused: 23505 could not create unique index "i"',
+        ),
+        ("op.execute(\"DO 'BEGIN RAISE $$first$$; END'\")", "line 5: the database refused: P0001 first"),
+        ("raise ValueError('three items\\nhave no price')", "line 5: ValueError: three items have no price"),
+        ("sys.exit('enough')", "line 5: SystemExit: enough"),
+        ("import nothing_like_it", "line 5: No module named 'nothing_like_it'"),
+    ],
+)
+def test_the_reason_names_the_migration_and_shows_no_row(
+    upgrade: str, reason: str, s3: Bucket, scripts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(scripts, "0100", upgrade)
+    answer = deploy(s3)
+    assert (answer["Status"], answer["Reason"]) == ("FAILED", f"0100.py, {reason}")
+    assert tables(os.environ["DATABASE_URL"]) == EMPTY
+    assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({}, "settings: DATABASE_URL is not set"),
+        ({"DATABASE_URL": "postgresql://u:SECRET@h:port/d"}, "settings: DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://u:SECRET@127.0.0.1:1/d"}, "the database refused: 08001 cannot connect"),
+        ({"DATABASE_URL": "postgresql://u:SECRET@nowhere.invalid/d"}, "the database refused: 08001 cannot connect"),
+    ],
+)
+def test_settings_that_are_wrong_are_answered_without_a_secret(
+    environment: dict[str, str],
+    reason: str,
+    s3: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    answer = deploy(s3, timeout=SHORT)
+    assert answer["Status"] == "FAILED"
+    assert answer["Reason"].startswith(reason)
+    assert "SECRET" not in answer["Reason"] + caplog.text
+
+
+@pytest.mark.parametrize("text", ['"' * 5000, "\\" * 5000, "\U0001f4a5" * 5000, "\x00\x1b\ud800" * 5000, "a\n" * 5000])
+def test_an_answer_is_never_larger_than_cloudformation_takes(
+    text: str, s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: DatabaseSettings) -> None:
+        raise dbapi_error("57014", text)
+
+    monkeypatch.setattr(migrate, "upgrade", fail)
+    # The longest that CloudFormation has: names of 128 and 255 characters, and an id of 1 KB.
+    answer = {"StackId": "s" * 200, "LogicalResourceId": "l" * 255, "PhysicalResourceId": "p" * 1024}
+    handler(CREATE | answer | {"RequestType": "Update", "ResponseURL": s3.url}, Context())
+    (put,) = s3.puts
+    assert len(put.body) <= 4096
+    assert json.loads(put.body)["Reason"].startswith("the database refused: 57014")
+    assert "\\u" not in put.body.decode()
+    assert "\\n" not in put.body.decode()
+
+
+def dbapi_error(code: str, message: str) -> OperationalError:
+    return OperationalError("SELECT", {}, dbapi.OperationalError({"C": code, "M": message}))
+
+
+def test_a_wheel_that_does_not_fit_is_answered(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("handler.migrate")
+    monkeypatch.setitem(sys.modules, "handler.migrate", None)
+    answer = deploy(s3)
+    assert answer["Status"] == "FAILED"
+    assert answer["Reason"].startswith("the code cannot be loaded: ModuleNotFoundError: import of handler.migrate")
+
+
+def test_the_module_imports_where_nothing_else_does() -> None:
+    program = "import sys; from handler import migration_function; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], env={}, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    site_packages = {"alembic", "sqlalchemy", "pg8000", "pydantic", "handler.migrate", "handler.settings"}
+    assert not site_packages & set(loaded)
+
+
+def test_a_failure_to_say_why_is_answered_too(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setattr(migrate, "reason", None)
+    answer = deploy(s3)
+    assert (answer["Status"], answer["Reason"]) == ("FAILED", "unexpected TypeError: see the log")
+
+
+# In time.
+
+
+@contextmanager
+def held(url: str, statement: str) -> Iterator[Any]:
+    """Another session, in a transaction that `statement` is part of."""
+    with connect(url) as session:
+        session.run("BEGIN")
+        session.run(statement)
+        yield session
+        session.run("ROLLBACK")
+
+
+def test_a_table_that_is_in_use_for_long_fails_the_deploy_in_time(s3: Bucket, url: str, scripts: Path) -> None:
+    deploy(s3)
+    add(scripts, "0100", 'op.execute("ALTER TABLE items ADD price integer")')
+    with held(url, "LOCK TABLE items IN ACCESS SHARE MODE"):
+        answer = deploy(s3, "Update", timeout=SHORT)
+        assert (answer["Status"], answer["Reason"]) == (
+            "FAILED",
+            "0100.py, line 5: the database refused: 55P03 canceling statement due to lock timeout",
+        )
+    assert deploy(s3, "Update")["Status"] == "SUCCESS"
+
+
+def test_a_migration_elsewhere_that_does_not_end_fails_the_deploy_in_time(s3: Bucket, url: str) -> None:
+    with held(url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"):
+        answer = deploy(s3, timeout=SHORT)
+        assert (answer["Status"], answer["Reason"]) == (
+            "FAILED",
+            "another process has been migrating this database all the time",
+        )
+    assert tables(url) == EMPTY
+
+
+def test_a_migration_elsewhere_that_ends_is_waited_for(s3: Bucket, url: str) -> None:
+    lock = f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"
+    with held(url, lock) as session, connect(url) as other:
+
+        def release() -> None:
+            while not other.run(f"SELECT 1 {WAITING}"):
+                pass
+            session.run("ROLLBACK")
+
+        thread = threading.Thread(target=release)
+        thread.start()
+        assert deploy(s3)["Status"] == "SUCCESS"
+        thread.join()
+
+
+def test_a_statement_that_does_not_end_is_ended_on_the_server(s3: Bucket, url: str, scripts: Path) -> None:
+    add(scripts, "0100", 'op.execute("SELECT pg_sleep(600)")')
+    answer = deploy(s3, timeout=SHORT)
+    assert (answer["Status"], answer["Reason"]) == (
+        "FAILED",
+        "0100.py, line 5: the database refused: 57014 canceling statement due to statement timeout",
+    )
+    assert tables(url) == EMPTY
+    with connect(url) as database:
+        assert (
+            database.run(
+                "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()"
+            )
+            == []
+        )
+
+
+def test_what_a_migration_may_take_comes_from_the_time_that_is_left(s3: Bucket, url: str, scripts: Path) -> None:
+    """The last of them lets go of our locks when the function has vanished."""
+    add(
+        scripts,
+        "0100",
+        "op.execute(\"CREATE TABLE limits AS SELECT name, setting::int FROM pg_settings WHERE name LIKE '%_timeout'\")",
+    )
+    deploy(s3, timeout=60.0)
+    with connect(url) as database:
+        limits = dict(database.run("SELECT name, setting FROM limits"))
+    assert 30_000 < limits["statement_timeout"] <= 49_000
+    assert limits["lock_timeout"] == 5_000
+    assert limits["idle_in_transaction_session_timeout"] == 15_000
+
+
+@pytest.fixture
+def network(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A network between the function and its database that can be broken."""
+    settings = read_database_settings({"DATABASE_URL": url})
+    with Proxy(socket_path(url)) as proxy:
+        address = f"postgresql://{settings.user}@127.0.0.1:{proxy.port}/{settings.database}"
+        monkeypatch.setenv("DATABASE_URL", address)
+        yield proxy
+
+
+def test_a_database_that_is_silent_from_the_start_fails_the_deploy_in_time(
+    s3: Bucket, url: str, network: Proxy
+) -> None:
+    network.black_hole()
+    answer = deploy(s3, timeout=SHORT)
+    assert answer["Status"] == "FAILED"
+    assert answer["Reason"].startswith("the database refused: 08001 cannot connect to 127.0.0.1")
+    assert tables(url) == EMPTY
+
+
+def test_a_database_that_falls_silent_fails_the_deploy_in_time(
+    s3: Bucket, url: str, scripts: Path, network: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(scripts, "0100", 'sys.network.black_hole()\n    op.execute("CREATE TABLE more ()")')
+    monkeypatch.setattr(sys, "network", network, raising=False)
+    answer = deploy(s3, timeout=SHORT)
+    assert (answer["Status"], answer["Reason"]) == (
+        "FAILED",
+        "0100.py, line 6: the database refused: 57014 the statement took longer than there was time",
+    )
+    network.restore()
+    network.reset()
+    assert tables(url) == EMPTY
+    (scripts / "0100.py").unlink()
+    assert deploy(s3)["Status"] == "SUCCESS"
+
+
+def test_a_database_that_is_paused_is_waited_for(s3: Bucket, network: Proxy) -> None:
+    network.refuse()
+    timer = threading.Timer(0.5, network.restore)
+    timer.start()
+    assert deploy(s3)["Status"] == "SUCCESS"
+    timer.join()
+
+
+def test_a_commit_whose_answer_is_lost_is_looked_at_again(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade, calls = migrate.upgrade, []
+
+    def lose_first_answer(database: DatabaseSettings) -> str | None:
+        calls.append(upgrade(database))
+        if len(calls) == 1:
+            raise dbapi_error("08007", "the connection was lost at COMMIT")
+        return calls[-1]
+
+    monkeypatch.setattr(migrate, "upgrade", lose_first_answer)
+    assert deploy(s3)["Status"] == "SUCCESS"
+    assert calls == [HEAD, HEAD]
+
+
+def test_no_time_at_all_is_answered(s3: Bucket, url: str) -> None:
+    answer = deploy(s3, timeout=0.9)
+    assert answer["Status"] == "FAILED"
+    assert tables(url) == EMPTY
+
+
+# When S3 does not take the answer.
+
+
+@pytest.mark.parametrize("statuses", [[500], [503, 500], [HANG]])
+def test_an_answer_that_is_not_taken_is_given_again(
+    statuses: list[int], s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration_function, "PUT_TIMEOUT", 0.3)
+    s3.statuses += statuses
+    handler(CREATE | {"ResponseURL": s3.url}, Context())
+    assert len(s3.puts) == len(statuses) + 1
+    assert len({put.body for put in s3.puts}) == 1
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"), [([500] * 99, "HTTP 500"), ([HANG] * 99, "TimeoutError"), ([403], "HTTP 403")]
+)
+def test_without_an_answer_the_invocation_fails_in_time_and_lambda_begins_anew(
+    statuses: list[int],
+    said: str,
+    s3: Bucket,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration_function, "PUT_TIMEOUT", 0.3)
+    s3.statuses += statuses
+    context = Context(SHORT)
+    with pytest.raises(NobodyTold, match=rf"could not be told SUCCESS: 127\.0\.0\.1: {said}"):
+        handler(CREATE | {"ResponseURL": s3.url}, context)
+    assert context.get_remaining_time_in_millis() > 0
+    assert (len(s3.puts) == 1) == (said == "HTTP 403")
+    assert [record.levelname for record in ours(caplog)] == ["INFO", "ERROR"]
+    assert "SECRET" not in caplog.text
+    s3.statuses.clear()
+    assert deploy(s3)["Status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "nonsense", ""])
+def test_an_address_that_nobody_answers_at_is_given_up_in_time(address: str) -> None:
+    context = Context(1.5)
+    with pytest.raises(NobodyTold):
+        handler(CREATE | {"RequestType": "Delete", "ResponseURL": address}, context)
+    assert context.get_remaining_time_in_millis() > 0
+
+
+# A deploy that is rolled back runs the code from before it.
+
+
+def test_older_code_leaves_a_newer_schema_alone(
+    s3: Bucket, url: str, scripts: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(scripts, "0100", 'op.execute("CREATE TABLE more ()")')
+    add(scripts, "0101", 'op.execute("CREATE TABLE most ()")', after="0100")
+    deploy(s3)
+    monkeypatch.setattr(migrate, "SCRIPTS", ROOT / "handler" / "migrations")
+    caplog.clear()
+    answer = deploy(s3, "Update")
+    assert (answer["Status"], answer["Data"]) == ("SUCCESS", {"Revision": "0101"})
+    assert tables(url) == [*MIGRATED, ["more"], ["most"]]
+    said = [(record.levelname, record.message) for record in ours(caplog)]
+    assert said == [("WARNING", "the schema is at 0101, which is newer than this code: nothing was done")]
+
+
+def test_another_branch_is_not_taken_for_a_newer_schema(s3: Bucket, url: str, scripts: Path) -> None:
+    add(scripts, "0100", 'op.execute("CREATE TABLE one ()")')
+    deploy(s3)
+    (scripts / "0100.py").unlink()
+    add(scripts, "0200", 'op.execute("CREATE TABLE other ()")')
+    answer = deploy(s3, "Update")
+    assert answer["Status"] == "FAILED"
+    assert answer["Reason"].startswith(
+        "the schema is at 0100, which this code does not know, and has not been through 0200"
+    )
+    assert tables(url) == [*MIGRATED, ["one"]]
+
+
+@pytest.mark.filterwarnings("ignore:Revision 000")
+@pytest.mark.parametrize("missing", ["*.py", "0001*.py", "0002*.py"])
+@pytest.mark.parametrize("at", [None, HEAD])
+def test_migrations_that_were_not_all_shipped_are_an_error(
+    missing: str, at: str | None, s3: Bucket, url: str, scripts: Path
+) -> None:
+    if at:
+        deploy(s3)
+    for path in scripts.glob(missing):
+        path.unlink()
+    answer = deploy(s3)
+    assert answer["Status"] == "FAILED"
+    assert answer["Reason"]
+    assert (["items"] in tables(url)) is bool(at)
+
+
+def test_a_migration_that_python_cannot_read_is_an_error(s3: Bucket, url: str, scripts: Path) -> None:
+    add(scripts, "0100", "op.execute(")
+    answer = deploy(s3)
+    assert answer["Status"] == "FAILED"
+    assert "0100.py, line 5" in answer["Reason"]
+    assert tables(url) == EMPTY
+
+
+def test_a_database_knows_all_that_it_has_been_through(url: str) -> None:
+    def comment() -> Any:
+        with connect(url) as database:
+            return database.run("SELECT obj_description('alembic_version'::regclass, 'pg_class')")[0][0]
+
+    config = Config(toml_file="pyproject.toml")
+    for revision, passed in [("0001", "0001"), ("0003", "0001 0002 0003"), ("0002", "0001 0002"), ("base", None)]:
+        (command.downgrade if passed in (None, "0001 0002") else command.upgrade)(config, revision)
+        assert comment() == passed
+
+
+# By hand.
+
+
+@pytest.mark.parametrize("event", [{}, None])
+def test_an_empty_event_migrates_and_returns_where_the_schema_is(event: Any, url: str) -> None:
+    assert handler(event, Context()) == {"Revision": HEAD}
+    assert tables(url) == MIGRATED
+
+
+def test_an_empty_event_raises_the_reason(scripts: Path) -> None:
+    add(scripts, "0100", "op.execute('SELEC 1')")
+    with pytest.raises(
+        MigrationFailed, match=r'^0100\.py, line 5: the database refused: 42601 syntax error at or near "SE'
+    ):
+        handler({}, Context())
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"key1": "value1"},
+        {"ResponseURL": None},
+        [1],
+        "Create",
+        {name: value for name, value in CREATE.items() if name != "ResponseURL"},
+        json.loads((ROOT / "events" / "scheduled.json").read_text()),
+        json.loads((ROOT / "events" / "create-item.json").read_text()),
+    ],
+)
+def test_any_other_event_touches_nothing(event: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="nothing was done"):
+        handler(event, Context())
+    assert tables(url) == EMPTY
+
+
+# What is logged.
+
+
+def test_a_success_is_one_line_and_a_failure_one_error(
+    s3: Bucket, scripts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines() -> list[tuple[str, str, bool]]:
+        found = [(one.levelname, one.message, bool(one.exc_info)) for one in ours(caplog)]
+        caplog.clear()
+        return found
+
+    deploy(s3)
+    assert lines() == [("INFO", f"migrated: the schema is at {HEAD}", False)]
+    add(scripts, "0100", "op.execute('SELEC 1')")
+    reason = deploy(s3, "Update")["Reason"]
+    assert lines() == [("ERROR", f"migration failed: {reason}", False)]
+    add(scripts, "0100", "{}['price']")
+    reason = deploy(s3, "Update")["Reason"]
+    assert lines() == [("ERROR", f"migration failed: {reason}", True)]
+    deploy(s3, "Delete")
+    assert lines() == []

@@ -1,0 +1,100 @@
+"""The release before this one works on this one's schema: it runs there until a deploy ends, and after one that failed.
+
+Each release answers its own events, with the packages that are installed here.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.script import ScriptDirectory
+
+from handler import migrate
+from handler.migrate import upgrade
+from handler.settings import read_database_settings
+from tests.database import temporary_database
+
+ROOT = Path(__file__).parents[2]
+# In this order: the item that is created is the one that the others are about.
+EVENTS = ("create-item", "read-item", "list-items", "change-item", "replace-item", "delete-item", "health-ready")
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from handler.main import handler
+from handler.migration_function import handler as migrate
+for name in sys.argv[1:]:
+    event = json.loads(Path("events", name + ".json").read_text())
+    print(name, handler(event, None)["statusCode"])
+print(migrate({}, SimpleNamespace(get_remaining_time_in_millis=lambda: 60_000))["Revision"])
+"""
+
+
+def previous_release() -> str | None:
+    """The newest tag v… before HEAD; None without one, and where there is no git."""
+    command = ["git", "describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^"]
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def use(code: Path, url: str) -> tuple[dict[str, int], str]:
+    """What the release in the folder `code` answers to its events, and where it says that the schema is."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *EVENTS],
+        cwd=code,
+        env=os.environ | {"DATABASE_URL": url, "AUTH_MODE": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *answers, revision = done.stdout.splitlines()
+    return {name: int(status) for name, status in map(str.split, answers)}, revision
+
+
+SUCCESS = {"create-item": 201, "delete-item": 204}
+ALL_IS_WELL = {name: SUCCESS.get(name, 200) for name in EVENTS}
+
+
+def test_the_previous_release_works_on_the_schema_of_this_one(server_url: str, tmp_path: Path) -> None:
+    tag = previous_release()
+    if tag is None:
+        pytest.skip("there is no release before this one: no tag v… before HEAD (a shallow clone has none)")
+    archive = subprocess.run(["git", "archive", tag, "handler", "events"], cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(["tar", "-x", "-C", tmp_path], input=archive.stdout, check=True)
+    with temporary_database(server_url, f"previous_{os.getpid()}") as url:
+        revision = upgrade(read_database_settings({"DATABASE_URL": url}))
+        assert use(tmp_path, url) == (ALL_IS_WELL, revision)
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_well"),
+    [
+        ("ALTER TABLE items ADD price integer", True),
+        ("ALTER TABLE items ADD price integer NOT NULL", False),
+        ("ALTER TABLE items DROP description", False),
+        ("ALTER TABLE items RENAME TO renamed_items", False),
+    ],
+)
+def test_that_it_does_would_be_noticed(
+    change: str, goes_well: bool, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a release that changes the schema, this one is the previous."""
+    for folder in ("handler", "events"):
+        shutil.copytree(ROOT / folder, tmp_path / "this" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    scripts = shutil.copytree(tmp_path / "this" / "handler" / "migrations", tmp_path / "next")
+    head = ScriptDirectory(str(scripts)).get_current_head()
+    (scripts / "versions" / "next.py").write_text(
+        f"from alembic import op\nrevision, down_revision = 'next', {head!r}\ndef upgrade(): op.execute({change!r})\n"
+    )
+    monkeypatch.setattr(migrate, "SCRIPTS", scripts)
+    with temporary_database(server_url, f"next_{os.getpid()}") as url:
+        assert upgrade(read_database_settings({"DATABASE_URL": url})) == "next"
+        answers, revision = use(tmp_path / "this", url)
+        assert revision == "next"
+        assert (answers == ALL_IS_WELL) is goes_well

@@ -1,0 +1,552 @@
+"""What an operator sees of a request: one line with what it cost, an ERROR where the service failed, and no secret."""
+
+import base64
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, HTTPException, Response
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from handler import observability
+from handler.database.session import SessionDep
+from local.events import Context, http_event
+from local.proxy import Proxy
+from tests.client import call, create, invoke
+from tests.integration.test_faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE, let_lie
+
+ROOT = Path(__file__).parents[2]
+EVENTS = ROOT / "events"
+TRACE = "1-5759e988-bd862e3fe1be46a994272793"
+MARK = "MARKED"  # in everything that a client or an operator would not want to read again
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[observability.Line]:
+    """What the handler says of each request from here on."""
+    found: list[observability.Line] = []
+    monkeypatch.setattr(observability, "listeners", [found.append])
+    return found
+
+
+def test_a_request_is_one_line(lines: list[observability.Line]) -> None:
+    item = create()
+    lines.clear()
+    context = Context()
+    answer = call("GET", f"/items/{item['id']}", context=context)
+    (line,) = lines
+    assert line["requestId"] == context.aws_request_id == answer.headers["x-request-id"]
+    assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/items/{item_id}", 200, "INFO")
+    assert 0 < line["DatabaseTime"] < line["Duration"] < 10_000
+    assert 0 < line["remainingTime"] < 10_000
+    assert (line["Requests"], line["ServerErrors"], line["connections"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("GET", "/items/7", "/items/{item_id}", 404),
+        ("HEAD", "/items/", "/items/", 200),
+        ("GET", f"/{MARK}/7", "other", 404),
+        ("GET", f"/items/{MARK}", "/items/{item_id}", 422),
+        ("PUT", "/items/", "/items/", 405),
+        (MARK, "/items/", "/items/", 405),
+    ],
+)
+def test_the_route_is_named_by_its_template(
+    method: str, path: str, route: str, status: int, lines: list[observability.Line]
+) -> None:
+    assert call(method, path, query=f"q={MARK}" if MARK in path else "").status == status
+    (line,) = lines
+    assert (line["route"], line["status"], line["level"]) == (route, status, "INFO")
+    assert line["method"] == ("other" if method == MARK else method)
+    assert MARK not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("event", "method", "status"),
+    [
+        (http_event("GET", "/items/", "", [], b"") | {"version": "3.0"}, "other", 400),
+        (http_event("POST", "/items/", "", [], b"") | {"body": "?", "isBase64Encoded": True}, "POST", 400),
+        (http_event("POST", "/items/", "", [], b"x" * 300_000), "POST", 413),
+    ],
+    ids=["of an unknown version", "with a broken body", "with too large a body"],
+)
+def test_a_request_that_reaches_no_route_is_a_line_too(
+    event: Any, method: str, status: int, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = invoke(event)
+    (line,) = lines
+    assert (line["method"], line["route"], line["status"], line["level"]) == (method, "other", status, "INFO")
+    assert line["requestId"] == answer.headers["x-request-id"]
+    assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
+
+
+def test_what_is_no_request_is_no_line(lines: list[observability.Line]) -> None:
+    from handler.main import handler
+
+    assert handler({"source": "aws.events"}, Context())["ok"] is False
+    assert lines == []
+
+
+def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[observability.Line]) -> None:
+    from handler.main import handler
+
+    answer = handler(http_event("GET", "/nowhere", "", [], b""), None)
+    (line,) = lines
+    assert line["requestId"] == answer["headers"]["x-request-id"] == json.loads(answer["body"])["request_id"]
+    assert line["remainingTime"] is None
+
+
+# --- what it cost ---
+
+
+@pytest.mark.parametrize(
+    ("round_trips", "method", "path", "body"),
+    [
+        (1, "GET", "/items/1", None),
+        (1, "GET", "/items/", None),
+        (2, "POST", "/items/", {"name": "new"}),
+        (2, "PATCH", "/items/1", {"name": "new"}),
+        (2, "DELETE", "/items/1", None),
+        (0, "GET", "/health/live", None),
+        (0, "POST", "/items/", {}),
+    ],
+)
+def test_round_trips_are_those_on_the_wire(  # noqa: PLR0913, PLR0917 - a request, and what it costs
+    round_trips: int, method: str, path: str, body: Any, proxy: Proxy, lines: list[observability.Line]
+) -> None:
+    create()
+    with proxy.counting() as count:
+        call(method, path, body)
+    assert lines[-1]["RoundTrips"] == count.round_trips == round_trips
+    assert lines[-1]["connections"] == count.connections == 0
+    assert (lines[-1]["DatabaseTime"] > 0) == (round_trips > 0)
+
+
+def test_a_new_connection_is_counted_with_its_round_trips(proxy: Proxy, lines: list[observability.Line]) -> None:
+    with proxy.counting() as count:
+        call("GET", "/items/")
+    assert lines[-1]["RoundTrips"] == count.round_trips == 2
+    assert lines[-1]["connections"] == count.connections == 1
+
+
+def test_a_large_answer_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: list[observability.Line]) -> None:
+    @app.get("/test/large")
+    async def _route(session: SessionDep) -> int:
+        return len(session.execute(text("SELECT repeat('x', 2000000)")).scalar_one())
+
+    create()
+    with proxy.counting() as count:
+        assert call("GET", "/test/large").json == 2_000_000
+    assert lines[-1]["RoundTrips"] == count.round_trips == 2  # with its COMMIT
+
+
+def test_time_that_the_database_takes_is_the_database_s(app: FastAPI, lines: list[observability.Line]) -> None:
+    @app.get("/test/slow")
+    async def _route(session: SessionDep) -> None:
+        session.execute(text("SELECT pg_sleep(0.2)"))
+
+    call("GET", "/test/slow")
+    assert 200 <= lines[-1]["DatabaseTime"] <= lines[-1]["Duration"]
+
+
+def test_time_spent_on_a_silent_network_is_the_database_s(proxy: Proxy, lines: list[observability.Line]) -> None:
+    create()
+    proxy.black_hole()
+    assert call("GET", "/items/1", context=Context(timeout=0.9)).status == 503
+    proxy.restore()
+    assert lines[-1]["DatabaseTime"] >= 300
+
+
+# --- failures ---
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_500_is_an_error_with_one_traceback(
+    app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/test/broken")
+    async def _route() -> None:
+        raise ValueError("the reason")
+
+    assert call("GET", "/test/broken").status == 500
+    assert (lines[-1]["level"], lines[-1]["ServerErrors"]) == ("ERROR", 1)
+    (record,) = errors(caplog)
+    assert record.getMessage() == "unexpected ValueError"
+    assert caplog.text.count("Traceback") == 1
+    assert "ValueError: the reason" in caplog.text
+
+
+def test_a_503_is_an_error_that_says_why_without_a_traceback(
+    proxy: Proxy, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.refuse()
+    assert call("GET", "/items/1").status == 503
+    proxy.restore()
+    assert (lines[-1]["level"], lines[-1]["ServerErrors"]) == ("ERROR", 1)
+    (record,) = errors(caplog)
+    assert record.getMessage().startswith("database: 08001 cannot connect")
+    assert "Traceback" not in caplog.text
+
+
+def test_a_failure_that_a_route_answers_itself_is_an_error(app: FastAPI, lines: list[observability.Line]) -> None:
+    @app.get("/test/busy")
+    async def _route() -> None:
+        raise HTTPException(502)
+
+    assert call("GET", "/test/busy").status == 502
+    assert lines[-1]["level"] == "ERROR"
+
+
+def test_an_answer_that_breaks_the_contract_is_an_error_without_what_is_stored(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Answer(BaseModel):
+        price: int
+
+    @app.get("/test/contract", response_model=Answer)
+    async def _route() -> Any:
+        return {"price": MARK}
+
+    assert call("GET", "/test/contract").status == 500
+    (record,) = errors(caplog)
+    assert record.exc_info
+    assert str(record.exc_info[1]) == "ResponseValidationError: response.price int_parsing"
+    assert MARK not in caplog.text
+
+
+def test_an_answer_that_cannot_be_written_is_an_error_and_not_the_client_s(
+    app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/test/cookies")
+    async def _route(response: Response) -> None:
+        for number in range(2000):  # a load balancer takes no more than there are ways to write set-cookie
+            response.set_cookie(f"c{number}")
+
+    event = json.loads((EVENTS / "alb.json").read_text()) | {"path": "/test/cookies"}
+    assert invoke(event).status == 500
+    assert lines[-1]["level"] == "ERROR"
+    (record,) = errors(caplog)
+    assert record.getMessage() == "the answer cannot be written"
+
+
+def test_an_answer_that_is_too_large_says_so(
+    app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/test/huge")
+    async def _route() -> str:
+        return "x" * 7_000_000
+
+    assert call("GET", "/test/huge").status == 500
+    assert lines[-1]["level"] == "ERROR"
+    (record,) = errors(caplog)
+    assert record.getMessage().startswith("The answer is larger than Lambda can return: ")
+
+
+# --- quiet recoveries ---
+
+FAULTS: list[tuple[str, Callable[[Proxy], object], bool]] = [
+    *((name, fault, False) for name, fault in SEEN_AT_ONCE.items()),
+    *((f"{name}, after a rest", fault, True) for name, fault in (SEEN_AT_ONCE | SEEN_AFTER_A_REST).items()),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
+@pytest.mark.parametrize("request_", [REQUESTS[0], REQUESTS[2]], ids=["GET", "POST"])
+def test_a_connection_that_is_replaced_logs_nothing_beside_the_line(
+    fault: tuple[str, Callable[[Proxy], object], bool],
+    request_: tuple[str, str, Any, int],
+    proxy: Proxy,
+    lines: list[observability.Line],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    create()
+    fault[1](proxy)
+    if fault[2]:
+        let_lie()
+    method, path, body, status = request_
+    assert call(method, path, body).status == status
+    assert caplog.records == []
+    assert lines[-1]["level"] == "INFO"
+    assert lines[-1]["connections"] == 1, "the line says that a connection was made"
+
+
+def test_a_backend_that_was_ended_logs_nothing_beside_the_line(database: Any, caplog: pytest.LogCaptureFixture) -> None:
+    create()
+    database.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    create()
+    assert caplog.records == []
+
+
+def test_a_connection_lost_in_a_transaction_is_one_error_line(
+    app: FastAPI, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.post("/test/second")
+    async def _route(session: SessionDep) -> None:
+        session.execute(text("SELECT 1"))
+        proxy.reset()
+        session.execute(text("SELECT 2"))
+
+    assert call("POST", "/test/second").status == 503
+    (record,) = caplog.records
+    assert record.name == "handler.errors"
+    assert not record.exc_info
+
+
+# --- nothing that is not ours to repeat ---
+
+# A failure shows what it shows; making it smaller would take minutes.
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
+
+
+@settings(
+    max_examples=20, deadline=None, phases=NO_SHRINKING, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(words=st.tuples(WORDS, WORDS, WORDS), method=st.sampled_from(["GET", "POST", "PATCH", "PUT", "BREW"]))
+def test_no_line_repeats_what_a_client_sends(
+    words: tuple[str, str, str], method: str, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    lines.clear()
+    caplog.clear()
+    before, after, path = words
+    secret = f"{before}{MARK}{after}"
+    headers = [(name, f"x-{MARK}") for name in ("authorization", "cookie", "idempotency-key", "if-match", MARK)]
+    for target in (f"/items/{path}{MARK}", "/items/", "/items/1", f"/{MARK}", "/health/live"):
+        for body in (secret.encode(), json.dumps({"name": secret, MARK: secret}).encode(), b""):
+            call(method, target, body, query=f"q={MARK}&{MARK}=1", headers=headers)
+            event = http_event(method, target, f"q={MARK}", headers, body)
+            invoke(event | {"body": f"{MARK}!", "isBase64Encoded": True})
+            invoke(event | {"version": MARK})
+    assert lines
+    assert MARK not in json.dumps(lines, ensure_ascii=False)
+    assert MARK not in caplog.text
+
+
+@pytest.mark.parametrize("code", ["23514", "22001", "42P01", "P0001", "XX000"])
+def test_no_line_repeats_what_the_server_shows_of_a_row(
+    code: str, app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.post("/test/raise")
+    async def _route(session: SessionDep) -> None:
+        statement = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{}', DETAIL = chr(77) || 'ARKED'; END $$"
+        session.execute(text(statement.format(code)))
+
+    assert call("POST", "/test/raise").status in (422, 500)
+    assert MARK not in caplog.text
+
+
+# --- under the runtime that Lambda has ---
+
+RUNTIME = """
+import json, logging, os, sys
+from types import SimpleNamespace
+from awslambdaric import bootstrap
+from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller
+
+class Service:
+    '''The service that hands out invocations: those of standard input, and then no more.'''
+    marshaller = LambdaMarshaller()
+    def wait_next_invocation(self):
+        line = sys.stdin.readline()
+        if not line:
+            sys.exit()
+        return SimpleNamespace(**json.loads(line))
+    def post_invocation_result(self, invoke_id, result, *_):
+        answers.write(json.dumps({"id": invoke_id, "answer": json.loads(result)}) + "\\n")
+
+from handler import main
+
+@main.app.get("/test/broken")
+async def broken():
+    raise ValueError("the reason")
+
+@main.app.get("/test/noisy")
+async def noisy():
+    logging.getLogger("noisy").info("information")
+
+with open(sys.argv[1], "w") as answers:
+    bootstrap.run("handler.main.handler", Service())
+"""
+# AWS_LAMBDA_LOG_FORMAT is what LogFormat in template.yaml sets.
+FUNCTION = "items-ApiFunction-1A2B3C"
+LAMBDA = {
+    "AWS_LAMBDA_FUNCTION_NAME": FUNCTION,
+    "AWS_LAMBDA_FUNCTION_VERSION": "7",
+    "AWS_LAMBDA_LOG_FORMAT": "JSON",
+}
+
+
+def under_the_runtime(
+    folder: Path, *requests: tuple[str, str, bytes], **environment: str
+) -> tuple[list[Any], list[Any]]:
+    """What a cold environment logs, and what it answers."""
+    pytest.importorskip("awslambdaric", reason="the runtime interface client is not installed")
+    invocations = [
+        {
+            "invoke_id": str(uuid.uuid4()),
+            "x_amzn_trace_id": f"Root={TRACE};Parent=53995c3f42cd8ad8;Sampled=1" if number % 2 == 0 else None,
+            "invoked_function_arn": "arn:aws:lambda:eu-central-1:000000000000:function:items",
+            "deadline_time_in_ms": 9_000_000_000_000,
+            "client_context": None,
+            "cognito_identity": None,
+            "tenant_id": None,
+            "content_type": "application/json",
+            "event_body": json.dumps(http_event(method, path, f"q={MARK}" if "test" in path else "", HEADERS, body)),
+            "invocation_id": None,
+        }
+        for number, (method, path, body) in enumerate(requests)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNTIME, str(folder / "answers")],
+        cwd=ROOT,
+        env=os.environ | LAMBDA | environment,
+        input="".join(json.dumps(one) + "\n" for one in invocations),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    answers = [json.loads(line) for line in (folder / "answers").read_text().splitlines()]
+    assert [one["id"] for one in answers] == [one["invoke_id"] for one in invocations]
+    return [json.loads(line) for line in done.stdout.splitlines()], answers
+
+
+HEADERS = [("content-type", "application/json"), ("authorization", f"Bearer {MARK}"), ("cookie", f"session={MARK}")]
+BODY = json.dumps({"name": f"a {MARK} lamp"}).encode()
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    log, _ = under_the_runtime(
+        tmp_path_factory.mktemp("runtime"),
+        ("POST", "/items/", BODY),
+        ("GET", "/items/", b""),
+        ("POST", "/items/", b'{"name": 3}'),
+        ("GET", "/test/broken", b""),
+        ("GET", "/test/noisy", b""),
+    )
+    return log
+
+
+def of_requests(log: list[Any]) -> list[Any]:
+    return [line for line in log if "_aws" in line]
+
+
+def test_every_line_is_json_and_every_request_has_one(logged: list[Any]) -> None:
+    seen = [(line["method"], line["route"], line["status"], line["level"]) for line in of_requests(logged)]
+    assert seen == [
+        ("POST", "/items/", 201, "INFO"),
+        ("GET", "/items/", 200, "INFO"),
+        ("POST", "/items/", 422, "INFO"),
+        ("GET", "/test/broken", 500, "ERROR"),
+        ("GET", "/test/noisy", 200, "INFO"),
+    ]
+    assert {(line["function"], line["version"]) for line in of_requests(logged)} == {(FUNCTION, "7")}
+    assert MARK not in json.dumps(logged)
+
+
+def test_an_environment_starts_cold_once(logged: list[Any]) -> None:
+    lines = of_requests(logged)
+    assert [line["coldStart"] for line in lines] == [True, False, False, False, False]
+    assert [line["ColdStarts"] for line in lines] == [1, 0, 0, 0, 0]
+    assert [line["RoundTrips"] for line in lines[1:3]] == [1, 0]
+    assert [line["connections"] for line in lines] == [1, 0, 0, 0, 0]
+
+
+def test_trace_ids_are_those_of_the_invocation(logged: list[Any]) -> None:
+    assert [line["traceId"] for line in of_requests(logged)] == [TRACE, None, TRACE, None, TRACE]
+
+
+def test_a_failure_s_cause_is_found_by_the_request_s_id(logged: list[Any]) -> None:
+    (request,) = [line for line in of_requests(logged) if line["status"] == 500]
+    (cause,) = [line for line in logged if "stackTrace" in line]
+    assert (cause["level"], cause["errorMessage"]) == ("ERROR", "the reason")
+    assert cause["requestId"] == request["requestId"]
+    assert len({line["requestId"] for line in of_requests(logged)}) == 5
+
+
+def test_a_level_that_leaves_out_the_rest_leaves_the_metrics(tmp_path: Path) -> None:
+    log, _ = under_the_runtime(tmp_path, ("GET", "/test/noisy", b""), ("GET", "/health/live", b""), LOG_LEVEL="ERROR")
+    assert [line["Requests"] for line in log] == [1, 1]
+
+
+def test_a_password_is_in_no_line(tmp_path: Path) -> None:
+    url = f"postgresql://ann:{MARK}@127.0.0.1:1/d"
+    log, _ = under_the_runtime(tmp_path, ("GET", "/items/1", b""), ("GET", "/health/ready", b""), DATABASE_URL=url)
+    assert [line["status"] for line in of_requests(log)] == [503, 503]
+    assert MARK not in json.dumps(log)
+
+
+# --- the embedded metric format ---
+
+UNITS = {"Count", "Milliseconds"}  # of those that CloudWatch knows (API reference, "MetricDatum")
+
+
+def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The rules of the specification's sections, in its order."""
+    monkeypatch.setattr(observability, "listeners", [observability.print_line])
+    call("GET", "/items/")
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert printed.endswith("\n")
+    assert len(printed.encode()) < 256 * 1024
+    root = json.loads(printed)
+    # Metadata object
+    assert root["_aws"].keys() == {"Timestamp", "CloudWatchMetrics"}
+    assert type(root["_aws"]["Timestamp"]) is int
+    assert 10**12 < root["_aws"]["Timestamp"] < 10**13, "milliseconds"
+    (directive,) = root["_aws"]["CloudWatchMetrics"]
+    # MetricDirective object
+    assert directive.keys() == {"Namespace", "Dimensions", "Metrics"}
+    assert re.fullmatch(r"(?!AWS/)[\w.#/:-]{1,255}", directive["Namespace"])
+    assert 0 < len(directive["Metrics"]) <= 100
+    # DimensionSet array
+    assert directive["Dimensions"] == [["function"]]
+    assert 0 < len(root["function"]) < 1024
+    # MetricDefinition object, and its target member
+    for metric in directive["Metrics"]:
+        assert metric.keys() == {"Name", "Unit"}
+        assert metric["Unit"] in UNITS
+        assert type(root[metric["Name"]]) in (int, float)
+    # Lambda's own, for a line that is not of its logger
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", root["timestamp"])
+
+
+def test_the_metrics_are_those_that_alarms_and_dashboard_name() -> None:
+    assert observability.DIRECTIVE["Namespace"] == "Items"
+    assert observability.METRICS == {
+        "Requests": "Count",
+        "ServerErrors": "Count",
+        "ColdStarts": "Count",
+        "Duration": "Milliseconds",
+        "DatabaseTime": "Milliseconds",
+        "RoundTrips": "Count",
+    }
+
+
+def test_a_body_in_base64_is_no_less_a_secret(
+    lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    encoded = base64.b64encode(BODY).decode()
+    invoke(http_event("POST", "/items/", "", HEADERS, b"") | {"body": encoded, "isBase64Encoded": True})
+    assert encoded not in json.dumps(lines) + caplog.text

@@ -1,0 +1,128 @@
+"""The smoke test passes on the service, and on nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.smoke import SmokeError, smoke
+from tests.database import connect, free_port, temporary_database
+from tests.integration.test_run import project, running
+
+__all__ = ["project"]
+
+ROOT = Path(__file__).parents[2]
+ITEM = json.dumps({"id": 1, "name": "smoke test"}).encode()
+# Status, body and headers, by method and path. Items behind it are there until they are deleted.
+Answers = dict[tuple[str, str], tuple[int, bytes]]
+GOOD: Answers = {
+    ("GET", "/health/live"): (200, b"{}"),
+    ("GET", "/health/ready"): (200, b"{}"),
+    ("GET", "/items/?limit=1"): (200, b"{}"),
+    ("POST", "/items/"): (201, ITEM),
+    ("GET", "/items/1"): (200, ITEM),
+    ("DELETE", "/items/1"): (204, b""),
+    ("GET", "/items/1 again"): (404, b"{}"),
+}
+
+
+@contextmanager
+def service(answers: Answers, asked: list[tuple[str, str, str | None]]) -> Iterator[str]:
+    """The URL of a service that gives these answers, and writes down what it was asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            path = self.path.removeprefix("/stage")
+            again = self.command == "GET" and ("DELETE", path) in [one[:2] for one in asked]
+            asked.append((self.command, path, self.headers["authorization"]))
+            status, body = answers[self.command, f"{path} again" if again else path]
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.send_header("location", "/stage/items/1")
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_DELETE = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/stage"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_it_passes_on_the_service_and_leaves_nothing(project: Path, server_url: str) -> None:
+    with temporary_database(server_url, f"smoke_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
+        command = [sys.executable, "-m", "local.smoke", str(run.client.base_url)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        with connect(url) as database:
+            assert database.run("SELECT count(*) FROM items") == [[0]]
+            assert database.run("SELECT nextval('items_id_seq')") != [[1]], "it stored one"
+    assert done.stdout.splitlines()[-1].endswith("404")
+
+
+def test_it_passes_under_a_stage_with_a_token() -> None:
+    asked: list[tuple[str, str, str | None]] = []
+    with service(GOOD | {("GET", "/items/?limit=1"): (401, b"")}, asked) as url:
+        smoke(url, "TOKEN", patience=0)
+    assert [one[:2] for one in asked][-4:] == [
+        ("POST", "/items/"),
+        ("GET", "/items/1"),
+        ("DELETE", "/items/1"),
+        ("GET", "/items/1"),
+    ]
+    assert {token for _, path, token in asked if path != "/health/live"} == {"Bearer TOKEN"}
+
+
+def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothing() -> None:
+    asked: list[tuple[str, str, str | None]] = []
+    closed: Answers = {("GET", "/health/live"): (401, b""), ("GET", "/items/?limit=1"): (401, b"")}
+    with service(closed, asked) as url:
+        smoke(url, None, patience=0)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "answer"),
+    [
+        (("GET", "/health/live"), (502, b"")),
+        (("POST", "/items/"), (503, b"the reason")),
+        (("GET", "/items/1"), (200, b'{"id": 2}')),
+        (("GET", "/items/1"), (404, b"")),
+        (("DELETE", "/items/1"), (500, b"")),
+        (("GET", "/items/1 again"), (200, ITEM)),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_it_fails_on_a_service_that_does_otherwise(what: tuple[str, str], answer: tuple[int, bytes]) -> None:
+    with service(GOOD | {what: answer}, []) as url, pytest.raises(SmokeError):
+        smoke(url, None, patience=0)
+
+
+def test_it_fails_where_nobody_answers() -> None:
+    with pytest.raises(SmokeError, match="GET /health/live"):
+        smoke(f"http://127.0.0.1:{free_port()}", None, patience=0)
+
+
+@pytest.mark.parametrize("arguments", [[], ["file:///etc/passwd"], ["https://a", "https://b"]])
+def test_it_says_what_it_wants(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "local.smoke", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "smoke: say which service: python3 -m local.smoke https://…\n"

@@ -1,0 +1,89 @@
+"""What the import of the function brings in, by name: it is most of a cold start (benchmarks/RESULTS.md)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.settings import AUTH_MODES
+
+ROOT = Path(__file__).parents[2]
+# What the first request needs, or what that imports. Whoever adds a package here has measured it: make bench-cold.
+PACKAGES = {
+    *("fastapi", "starlette", "mangum", "pydantic", "pydantic_core", "sqlalchemy", "pg8000"),
+    *("annotated_doc", "annotated_types", "typing_extensions", "typing_inspection"),  # of pydantic and FastAPI
+    *("anyio", "opentelemetry"),  # of FastAPI, which imports them whether they are used or not
+    *("scramp", "asn1crypto", "dateutil", "six"),  # of pg8000
+}
+# Parts of what is allowed, and of the standard library, that are heavy and that no request needs.
+HEAVY = {
+    *("handler.migrate", "handler.migrations", "handler.database.aws"),
+    *("sqlalchemy.ext.asyncio", "sqlalchemy.ext.declarative", "sqlalchemy.testing", "pydantic.v1.main"),
+    *("fastapi.testclient", "fastapi.templating", "starlette.testclient", "starlette.templating"),
+    *("multiprocessing", "sqlite3", "unittest", "urllib.request", "xml", "xmlrpc", "pydoc"),
+}
+PROGRAM = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+before = set(sys.modules)
+import handler.main
+imported = {{name for name, module in sys.modules.items() if module}} - before
+files = {{name: getattr(sys.modules[name], "__file__", None) or "" for name in imported}}
+import gc
+said = {{"files": files, "collects": gc.isenabled(), "frozen": gc.get_freeze_count(), "later": []}}
+if "request" in sys.argv:
+    from local.events import Context, http_event
+    before = set(sys.modules)
+    event = http_event("GET", "/items/9000000000", "", [], b"")
+    claims = {{"sub": "ann", "scope": "items:read"}}
+    event["requestContext"]["authorizer"] = {{"jwt": {{"claims": claims}}, "iam": {{"userArn": "arn:ann"}}}}
+    said["status"] = handler.main.handler(event, Context())["statusCode"]
+    said["later"] = sorted(set(sys.modules) - before)
+print(json.dumps(said))
+"""
+
+
+def import_handler(database_url: str, *arguments: str, mode: str = "none") -> dict[str, Any]:
+    """What a new process says of it, with nothing in its environment that would import more, like coverage."""
+    environ = {"DATABASE_URL": database_url, "AUTH_MODE": mode}
+    command = [sys.executable, "-I", "-c", PROGRAM, *arguments]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_no_package_is_imported_that_is_not_weighed_and_no_heavy_module() -> None:
+    files = import_handler("postgresql://ann@db.example/shop")["files"]
+    packages = {name.partition(".")[0] for name, file in files.items() if "site-packages" in file}
+    assert packages - {"snapshot_restore_py"} == PACKAGES, "that one comes with Lambda's runtime, on Linux here too"
+    assert HEAVY.isdisjoint(files)
+
+
+def test_init_asks_no_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        import_handler(f"postgresql://ann@127.0.0.1:{server.getsockname()[1]}/shop")
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_init_is_not_stopped_by_what_only_a_connection_needs() -> None:
+    import_handler("postgresql://ann@db.example/shop?sslrootcert=/nowhere")
+
+
+@pytest.mark.parametrize("mode", AUTH_MODES)
+def test_the_first_request_imports_nothing(mode: str) -> None:
+    said = import_handler(os.environ["DATABASE_URL"], "request", mode=mode)
+    assert (said["status"], said["later"]) == (404, [])
+
+
+def test_garbage_is_collected_again_after_the_import_and_never_among_what_was_imported() -> None:
+    said = import_handler("postgresql://ann@db.example/shop")
+    assert said["collects"]
+    assert said["frozen"] > 100_000
