@@ -21,7 +21,7 @@ from handler.items.schemas import MAX_ID
 
 ITEMS = cast("Table", Item.__table__)
 LIMIT = bindparam("limit", type_=Integer)
-NEAR = 5000  # rows of the order that a search looks at before it asks the trigram index
+NEAR = 8000  # rows of the order that a search looks at before it asks the trigram index
 
 # What comes before every row, in each order: the keys that the first page starts after.
 FIRST: dict[str, dict[str, Any]] = {"newest": {"id": MAX_ID}, "name": {"name": "", "id": 0}}
