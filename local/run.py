@@ -59,12 +59,17 @@ def service(listener: socket.socket, url: str, banner: str) -> Iterator["subproc
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ask it to end, and end it where it does not in STOP_TIMEOUT."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def changes(process: "subprocess.Popen[bytes]") -> set[str]:

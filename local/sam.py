@@ -17,7 +17,7 @@ from urllib.parse import quote
 from handler.settings import SettingsError, read_database_settings
 from local.postgres import PostgresError, database_url
 from local.proxy import Proxy
-from local.run import STOP_TIMEOUT, migrate, stop_on_signals
+from local.run import migrate, stop, stop_on_signals
 
 ROOT = Path(__file__).parents[1]
 SAM = ROOT / ".venv-sam" / "bin" / "sam"
@@ -75,12 +75,7 @@ def sam_local(arguments: list[str], url: str) -> Iterator["subprocess.Popen[byte
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def run(arguments: list[str]) -> int:
