@@ -31,7 +31,10 @@ def expected_versions(request: Request) -> list[int] | None:
 
 
 def known_versions(request: Request) -> Collection[int]:
-    """The versions that the client has, for a 304. Weak comparison."""
+    """The versions that If-None-Match names, all of them for "*": a GET of one is 304, a change to one 412.
+
+    Weak comparison.
+    """
     if_none_match = request.headers.get("if-none-match")
     if if_none_match is None:
         return ()
@@ -51,9 +54,16 @@ def _is_version(tag: str) -> bool:
 
 def _described(name: str, description: str) -> dict[str, Any]:
     header = {"name": name, "in": "header", "required": False, "description": description}
-    return {"parameters": [header | {"schema": {"type": "string", "examples": [etag(1)]}}]}
+    return header | {"schema": {"type": "string", "examples": [etag(1)]}}
 
 
 # For `openapi_extra=` of the routes that call the functions above.
-IF_MATCH = _described("If-Match", "The change is made only to a version whose ETag is here; else 412")
-IF_NONE_MATCH = _described("If-None-Match", "The ETags that the client has: 304 when the item's is among them")
+CONDITIONS_OF_READ: dict[str, Any] = {
+    "parameters": [_described("If-None-Match", "The ETags that the client has: 304 when the item's is among them")]
+}
+CONDITIONS_OF_CHANGE: dict[str, Any] = {
+    "parameters": [
+        _described("If-Match", "The change is made only to a version whose ETag is here; else 412"),
+        _described("If-None-Match", "The change is made to no version whose ETag is here, with * to none; else 412"),
+    ]
+}

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, status
-from sqlalchemy import Result, bindparam, delete, func, insert, select, update
+from sqlalchemy import Result, bindparam, delete, false, func, insert, select, update
 
 from handler.auth import GuardedRoute, caller, needs
 from handler.database.session import ReadSessionDep, SessionDep
@@ -12,7 +12,7 @@ from handler.idempotency import IdempotencyKeyHeader, earlier_answer, remember_a
 from handler.items.lists import FIRST, ITEMS, LISTS, SEARCHES, pattern
 from handler.items.schemas import ItemId, ItemIn, ItemOut, ItemPage, ItemPatch
 from handler.paging import Page, link_to_next, next_cursor, start_keys
-from handler.preconditions import IF_MATCH, IF_NONE_MATCH, etag, expected_versions, known_versions
+from handler.preconditions import CONDITIONS_OF_CHANGE, CONDITIONS_OF_READ, etag, expected_versions, known_versions
 from handler.query import refuse_query
 
 router = APIRouter(
@@ -29,7 +29,8 @@ CREATE = insert(ITEMS).returning(*ITEMS.c)
 READ = select(*ITEMS.c).where(BY_ID)
 CHANGE = update(ITEMS).where(BY_ID).values(version=ITEMS.c.version + 1, updated_at=func.now()).returning(*ITEMS.c)
 DELETE = delete(ITEMS).where(BY_ID).returning(*ITEMS.c)
-EXPECTED = ITEMS.c.version.in_(bindparam("versions", expanding=True))
+EXPECTED = ITEMS.c.version.in_(bindparam("expected", expanding=True))
+UNWANTED = ITEMS.c.version.not_in(bindparam("unwanted", expanding=True))
 
 
 # In the order of how often they are asked for: the framework tries each in turn, twice (docs/adr/0020).
@@ -37,7 +38,7 @@ EXPECTED = ITEMS.c.version.in_(bindparam("versions", expanding=True))
     "/{item_id}",
     response_model=ItemOut,
     responses={304: {"description": "Not Modified"}, **problems(404)},
-    openapi_extra=READS | IF_NONE_MATCH,
+    openapi_extra=READS | CONDITIONS_OF_READ,
 )
 async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Request) -> Response:
     refuse_query(request)
@@ -92,14 +93,20 @@ async def create_item(
 
 
 @router.put(
-    "/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=WRITES | IF_MATCH
+    "/{item_id}",
+    response_model=ItemOut,
+    responses=problems(404, 412, 413, 428),
+    openapi_extra=WRITES | CONDITIONS_OF_CHANGE,
 )
 async def replace_item(item_id: ItemIdPath, body: ItemIn, session: SessionDep, request: Request) -> Response:
     return _answer(_changed(request, session, item_id, CHANGE, body.model_dump()))
 
 
 @router.patch(
-    "/{item_id}", response_model=ItemOut, responses=problems(404, 412, 413, 428), openapi_extra=WRITES | IF_MATCH
+    "/{item_id}",
+    response_model=ItemOut,
+    responses=problems(404, 412, 413, 428),
+    openapi_extra=WRITES | CONDITIONS_OF_CHANGE,
 )
 async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep, request: Request) -> Response:
     """A JSON merge patch (RFC 7396)."""
@@ -111,7 +118,7 @@ async def change_item(item_id: ItemIdPath, body: ItemPatch, session: SessionDep,
     "/{item_id}",
     status_code=status.HTTP_204_NO_CONTENT,
     responses=problems(404, 412, 428),
-    openapi_extra=WRITES | IF_MATCH,
+    openapi_extra=WRITES | CONDITIONS_OF_CHANGE,
 )
 async def delete_item(item_id: ItemIdPath, session: SessionDep, request: Request) -> None:
     _changed(request, session, item_id, DELETE, {})
@@ -136,11 +143,17 @@ def _changed(request: Request, session: SessionDep, item_id: int, statement: Any
     CHANGE sets the columns that `fields` names, as SQLAlchemy does with what is no parameter of the statement.
     """
     refuse_query(request)
-    expected = expected_versions(request)
+    expected, unwanted = expected_versions(request), known_versions(request)
     parameters = fields | {"item_id": item_id}
-    if expected is None:
+    if expected is None and not unwanted:
         return _found(session.execute(statement, parameters))
-    row = session.execute(statement.where(EXPECTED), parameters | {"versions": expected}).one_or_none()
+    if expected is not None:
+        statement, parameters["expected"] = statement.where(EXPECTED), expected
+    if isinstance(unwanted, range):
+        statement = statement.where(false())
+    elif unwanted:
+        statement, parameters["unwanted"] = statement.where(UNWANTED), unwanted
+    row = session.execute(statement, parameters).one_or_none()
     if row is None:
         _found(session.execute(READ, {"item_id": item_id}))
         raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, "The item has another version by now")

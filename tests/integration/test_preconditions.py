@@ -63,6 +63,23 @@ def test_a_version_that_the_client_has_not_is_sent() -> None:
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", ['"1"', 'W/"1"', '"7", "1"', "*"])
+def test_a_change_to_a_version_that_must_not_be_there_is_412_and_is_not_made(method: str, body: Any, tags: str) -> None:
+    item = create()
+    assert conditional(method, "/items/1", body, if_none_match=tags).status == 412
+    assert conditional(method, "/items/1", body, if_match='"1"', if_none_match=tags).status == 412
+    assert call("GET", "/items/1").json == item
+    assert conditional(method, "/items/2", body, if_none_match=tags).status == 404
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", ['"2"', "nonsense"])
+def test_a_change_to_another_version_than_must_not_be_there_is_made(method: str, body: Any, tags: str) -> None:
+    create()
+    assert conditional(method, "/items/1", body, if_none_match=tags).status in (200, 204)
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
 def test_if_match_can_be_required(method: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vars(settings()), "require_if_match", True)
     item = create()
