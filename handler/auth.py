@@ -65,17 +65,19 @@ class GuardedRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle, needed, mode = super().get_route_handler(), _scopes_of(self), settings().auth_mode
-        if mode == "none" or needed == [] or (mode == "iam" and needed is not None):
+        handle, needed = super().get_route_handler(), _scopes_of(self)
+        if needed == []:
             return handle
 
         async def ask_first(request: Request) -> Response:
-            if needed is None:
+            mode = settings().auth_mode
+            if needed is None and mode != "none":
                 raise HTTPException(403, "The route names no scope, so nobody may call it")
-            granted = _granted(request.scope["caller"])
-            if not all(scope in granted for scope in needed):
-                lacking = f'{CHALLENGES["jwt"]}, error="insufficient_scope", scope="{" ".join(needed)}"'
-                raise HTTPException(403, f"This needs the scope {' '.join(needed)}", {"WWW-Authenticate": lacking})
+            if needed and mode == "jwt":
+                granted = _granted(request.scope["caller"])
+                if not all(scope in granted for scope in needed):
+                    lacking = f'{CHALLENGES["jwt"]}, error="insufficient_scope", scope="{" ".join(needed)}"'
+                    raise HTTPException(403, f"This needs the scope {' '.join(needed)}", {"WWW-Authenticate": lacking})
             return await handle(request)
 
         return ask_first

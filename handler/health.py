@@ -9,7 +9,7 @@ from handler.database.session import ReadSessionDep
 from handler.errors import problems
 from handler.query import refuse_query
 
-router = APIRouter(prefix="/health", tags=["health"], responses=problems(401, 422), route_class=GuardedRoute)
+router = APIRouter(prefix="/health", tags=["health"], responses=problems(401, 422, 500), route_class=GuardedRoute)
 
 
 class Health(BaseModel):

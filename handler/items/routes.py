@@ -33,7 +33,7 @@ EXPECTED = ITEMS.c.version.in_(bindparam("expected", expanding=True))
 UNWANTED = ITEMS.c.version.not_in(bindparam("unwanted", expanding=True))
 
 
-# In the order of how often they are asked for: the framework tries each in turn, twice (docs/adr/0020).
+# In the order of how often they are asked for: the framework tries each in turn (docs/adr/0020).
 @router.get(
     "/{item_id}",
     response_model=ItemOut,

@@ -1,8 +1,10 @@
 """The API's contract, through `handler.main.handler`, on real PostgreSQL."""
 
 import re
+from typing import Any
 
 import pytest
+from starlette.routing import Route
 
 from tests.client import call, create
 
@@ -18,6 +20,18 @@ def test_a_created_item_is_answered_with_its_location_and_can_be_read() -> None:
     assert created.json["version"] == 1
     read = call("GET", created.headers["location"])
     assert (read.status, read.json) == (200, created.json)
+
+
+def test_a_read_s_route_is_the_first_that_is_tried_and_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    item, tried, matches = create(), [], Route.matches
+
+    def count(route: Route, scope: Any) -> Any:
+        tried.append(route.path)
+        return matches(route, scope)
+
+    monkeypatch.setattr(Route, "matches", count)
+    assert call("GET", f"/items/{item['id']}").status == 200
+    assert tried == ["/items/{item_id}"]
 
 
 def test_times_are_utc_with_their_zone() -> None:

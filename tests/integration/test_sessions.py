@@ -77,6 +77,11 @@ def test_sub_dependencies_of_a_request_share_its_session(app: FastAPI) -> None:
     assert call("GET", "/test/share").json is True
 
 
+def test_an_override_that_no_route_would_see_is_refused(app: FastAPI) -> None:
+    with pytest.raises(TypeError):
+        app.dependency_overrides[SessionDep] = lambda: None
+
+
 def test_every_request_has_a_session_of_its_own(app: FastAPI) -> None:
     seen = []
 
