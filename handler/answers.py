@@ -53,7 +53,7 @@ def _finished(answer: Answer, method: str, request_id: str) -> Answer:
         status = 204
     if status in (204, 304):  # RFC 9110, 15.3.5 and 15.4.5
         headers, body = {k: v for k, v in headers.items() if k not in ("content-type", "content-length")}, b""
-    headers = SECURITY | {"cache-control": "no-store" if status >= 400 else "no-cache"} | headers
+    headers = {**SECURITY, "cache-control": "no-store" if status >= 400 else "no-cache", **headers}
     if not headers.get("content-type", "").startswith("text/html"):
         headers.setdefault("content-security-policy", NO_PAGE)
     headers["x-request-id"] = request_id

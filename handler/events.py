@@ -239,15 +239,15 @@ def _write_alb_multi_value(answer: Answer) -> dict[str, Any]:
 
 def _common(answer: Answer) -> dict[str, Any]:
     """Status and body: text as it is, and as base64 what is compressed, binary, or not the UTF-8 that JSON carries."""
-    written = {"statusCode": answer.status, "body": "", "isBase64Encoded": False}
     media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_text = media_type.startswith(TEXT_TYPES) or media_type.endswith(TEXT_SUFFIXES)
     if answer.body and is_text and "content-encoding" not in answer.headers:
         try:
-            return written | {"body": answer.body.decode()}
+            return {"statusCode": answer.status, "body": answer.body.decode(), "isBase64Encoded": False}
         except UnicodeDecodeError:
             pass
-    return written | {"body": base64.b64encode(answer.body).decode(), "isBase64Encoded": bool(answer.body)}
+    body = base64.b64encode(answer.body).decode()
+    return {"statusCode": answer.status, "body": body, "isBase64Encoded": bool(answer.body)}
 
 
 def _description(status: int) -> str:

@@ -42,10 +42,11 @@ EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"  # the unnamed portal, all ro
 DESCRIBE = b"D\x00\x00\x00\x06P\x00"  # the unnamed portal
 CANCEL_REQUEST = 80877102
 
+COUNTLESS = (b"BEGIN\x00", b"COMMIT\x00")  # CommandComplete of what has no number of rows
 READY, COPY_IN = b"Z", b"G"
 REPEATED = (b"D", b"d")  # rows, and lines of a COPY
-SILENT = (b"1", b"2", b"n")  # Parse and Bind are done, there will be no rows: nothing to take from them
-ASYNCHRONOUS = (b"N", b"A", b"S")  # notice, notification, parameter status: may come at any moment
+SILENT = frozenset((b"1", b"2", b"n"))  # Parse and Bind are done, there will be no rows: nothing to take from them
+ASYNCHRONOUS = frozenset((b"N", b"A", b"S"))  # notice, notification, parameter status: may come at any moment
 FATAL = b"\x00VFATAL\x00"  # a severity: manual, 54.8 "Error and Notice Message Fields"
 STATUSES = (b"I", b"T", b"E")  # of ReadyForQuery: idle, in a transaction, in a failed one
 # The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
@@ -208,6 +209,11 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 row.append(convert(data[start : start + length].decode(encoding)))
                 start += length
         context.rows.append(row)
+
+    def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, which looks for a number of rows and takes a microsecond not to find it."""
+        if data not in COUNTLESS:
+            super().handle_COMMAND_COMPLETE(data, context)
 
     @property
     def closed(self) -> bool:
