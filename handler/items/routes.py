@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, status
+from fastapi import APIRouter, HTTPException, Path, Request, Response, status
 from sqlalchemy import Result, bindparam, delete, false, func, insert, select, update
 
 from handler.auth import GuardedRoute, caller, needs
@@ -13,7 +13,7 @@ from handler.items.lists import FIRST, ITEMS, LISTS, SEARCHES, pattern
 from handler.items.schemas import ItemId, ItemIn, ItemOut, ItemPage, ItemPatch
 from handler.paging import Page, link_to_next, next_cursor, start_keys
 from handler.preconditions import CONDITIONS_OF_CHANGE, CONDITIONS_OF_READ, etag, expected_versions, known_versions
-from handler.query import refuse_query
+from handler.query import describe_query, read_query, refuse_query
 
 router = APIRouter(
     prefix="/items", tags=["items"], responses=problems(400, 401, 403, 422, 500, 503), route_class=GuardedRoute
@@ -48,8 +48,9 @@ async def read_item(item_id: ItemIdPath, session: ReadSessionDep, request: Reque
     return _answer(item)
 
 
-@router.get("/", response_model=ItemPage, openapi_extra=READS)
-async def list_items(page: Annotated[Page, Query()], session: ReadSessionDep, request: Request) -> Response:
+@router.get("/", response_model=ItemPage, openapi_extra=READS | describe_query(Page))
+async def list_items(session: ReadSessionDep, request: Request) -> Response:
+    page = read_query(Page, request)
     first = FIRST[page.order]
     start = dict(zip(first, start_keys(page, *first.values()), strict=True))
     # One row more than asked for tells whether there is a next page.
