@@ -8,7 +8,7 @@ from sqlalchemy import Result, bindparam, delete, false, func, insert, select, u
 from handler.auth import GuardedRoute, caller, needs
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.errors import problems
-from handler.idempotency import IdempotencyKeyHeader, earlier_answer, remember_answer
+from handler.idempotency import IDEMPOTENCY_KEY, earlier_answer, key_of, remember_answer
 from handler.items.lists import FIRST, ITEMS, LISTS, SEARCHES, pattern
 from handler.items.schemas import ItemId, ItemIn, ItemOut, ItemPage, ItemPatch
 from handler.paging import Page, link_to_next, next_cursor, start_keys
@@ -73,23 +73,21 @@ async def list_items(session: ReadSessionDep, request: Request) -> Response:
     status_code=status.HTTP_201_CREATED,
     response_model=ItemOut,
     responses=problems(409, 413),
-    openapi_extra=WRITES,
+    openapi_extra=WRITES | IDEMPOTENCY_KEY,
 )
-async def create_item(
-    body: ItemIn, session: SessionDep, request: Request, idempotency_key: IdempotencyKeyHeader = None
-) -> Response:
+async def create_item(body: ItemIn, session: SessionDep, request: Request) -> Response:
     refuse_query(request)
-    scope = ""
-    if idempotency_key:
+    scope, key = "", key_of(request)
+    if key:
         scope = f"POST /items/ {caller(request)}"  # nobody is answered with what another caller's key stored
-        earlier = earlier_answer(session, scope, idempotency_key, body.model_dump_json().encode())
+        earlier = earlier_answer(session, scope, key, body.model_dump_json().encode())
         if earlier:
             return earlier
     item = session.execute(CREATE, body.model_dump()).one()
     answer = _answer(item, status.HTTP_201_CREATED)
     answer.headers["Location"] = f"{request.scope['root_path']}/items/{item.id}"
-    if idempotency_key:
-        remember_answer(session, scope, idempotency_key, answer)
+    if key:
+        remember_answer(session, scope, key, answer)
     return answer
 
 

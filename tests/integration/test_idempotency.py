@@ -60,7 +60,9 @@ def test_without_a_key_or_with_another_it_is_another_item(database: Any) -> None
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "a\tb", "é"])
 def test_a_key_that_is_none_is_refused(key: str, database: Any) -> None:
-    assert post(key).status == 422
+    refused = post(key)
+    assert refused.status == 422
+    assert [one["where"] for one in refused.json["errors"]] == ["header.Idempotency-Key"]
     assert stored(database) == 0
 
 
