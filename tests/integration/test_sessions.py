@@ -3,10 +3,12 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
+from fastapi.exceptions import DependencyScopeError
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
@@ -75,6 +77,33 @@ def test_sub_dependencies_of_a_request_share_its_session(app: FastAPI) -> None:
         return session is other
 
     assert call("GET", "/test/share").json is True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_follows_a_yield_of_scope_function_is_in_the_transaction(fails: bool, app: FastAPI, database: Any) -> None:
+    async def audit(session: SessionDep) -> AsyncIterator[None]:
+        yield
+        session.execute(insert(Item).values(name="audited"))
+        if fails:
+            raise HTTPException(429)
+
+    @app.post("/test/audit", dependencies=[Depends(audit, scope="function")])
+    async def _route(session: SessionDep) -> None:
+        session.execute(insert(Item).values(name="changed"))
+
+    assert call("POST", "/test/audit").status == (429 if fails else 200)
+    assert names(database) == ([] if fails else ["changed", "audited"])
+
+
+def test_what_follows_a_yield_after_the_answer_has_no_session(app: FastAPI) -> None:
+    async def late(session: SessionDep) -> AsyncIterator[None]:
+        yield
+        session.execute(insert(Item).values(name="lost"))
+
+    with pytest.raises(DependencyScopeError):
+
+        @app.post("/test/late")
+        async def _route(_: Annotated[None, Depends(late)]) -> None: ...
 
 
 def test_an_override_that_no_route_would_see_is_refused(app: FastAPI) -> None:
