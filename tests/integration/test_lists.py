@@ -190,6 +190,15 @@ def test_a_search_finds_what_is_far_away_in_the_order(order: str, database: Any)
     assert pages(f"q=lamp&limit=3&order={order}") == sorted(before + amid, key=ORDERS[order])
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("between", [NEAR - 2, NEAR - 1, NEAR, NEAR + 1])
+def test_a_search_finds_what_is_where_it_stops_to_look_at_each_row(order: str, between: int, database: Any) -> None:
+    ends = [create("a Lamp")]
+    database.run(f"INSERT INTO items (name) SELECT 'm' || g FROM generate_series(1, {between}) AS g")
+    ends.append(create("z Lamp"))
+    assert pages(f"q=lamp&limit=3&order={order}") == sorted(ends, key=ORDERS[order])
+
+
 @pytest.mark.parametrize(
     "text", ["100%", "a_b", "a\\b", "%%%", "___", "\\\\\\", "'; --", "$1;", "äöü", "\U0001f4a1abc"]
 )
