@@ -29,11 +29,13 @@ EXPECTED = (SettingsError, CommandError, DBAPIError, OutOfTime)
 def upgrade(database: DatabaseSettings, revision: str = "head") -> str | None:
     """Run the migrations up to `revision` in one transaction: all of them or none.
 
+    The same transaction lets `database.api_user`, where it is set, read and change rows.
+
     Returns the revision that the schema is at. Raises sqlalchemy.exc.DBAPIError; migrations.history.DatabaseIsAhead
     when a newer release has migrated already; alembic.util.CommandError for what cannot be right.
     """
     engine = make_engine(database, poolclass=NullPool)
-    alembic = Config(attributes={"engine": engine})
+    alembic = Config(attributes={"engine": engine, "api_user": database.api_user})
     alembic.set_main_option("script_location", str(SCRIPTS))
     command.upgrade(alembic, revision)
     return ", ".join(alembic.attributes["heads"]) or None

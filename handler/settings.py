@@ -58,6 +58,7 @@ class DatabaseSettings:
     ca_bundle: str | None = None
     channel_binding: bool = False
     application_name: str | None = None
+    api_user: str | None = None  # whom migrations let read and change rows
     pool_size: int = 1
     checkout_timeout: float = 3.0
     connect_timeout: float = 3.0
@@ -120,6 +121,7 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
     parts |= _numbers("DATABASE_", DATABASE_NUMBERS, environ, problems)
     iam = _boolean("DATABASE_IAM_AUTH", environ, problems)
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+    api_user = environ.get("DATABASE_API_USER") or None
     if "DATABASE_CA_BUNDLE" in environ:
         parts["ca_bundle"] = environ["DATABASE_CA_BUNDLE"] or None
     elif CA_BUNDLE.exists():
@@ -142,9 +144,13 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
         "DATABASE_SECRET_ARN needs AWS_REGION, or an ARN that names it": bool(
             secret_arn and not region and not secret_arn.startswith("arn:")
         ),
+        # PostgreSQL would cut off the rest, and make another user.
+        "DATABASE_API_USER must be a name of at most 63 bytes": bool(
+            api_user and not (api_user.isprintable() and len(api_user.encode()) <= 63)
+        ),
     }
     problems += [text for text, is_wrong in mistakes.items() if is_wrong]
-    return DatabaseSettings(secret_arn=secret_arn, iam_auth=iam, region=region, **parts)
+    return DatabaseSettings(secret_arn=secret_arn, iam_auth=iam, region=region, api_user=api_user, **parts)
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...], problems: list[str]) -> str:

@@ -13,7 +13,7 @@ from handler.database.base import Base
 from handler.database.connection import make_engine, sqlstate
 from handler.database.deadline import remaining
 from handler.items import models  # noqa: F401 - add your resource's models here
-from handler.migrations import history
+from handler.migrations import access, history
 from handler.settings import read_database_settings
 
 # Any number, the same for every process that migrates this database.
@@ -36,15 +36,23 @@ def run(engine: Engine) -> None:
         # A migration that waits for a lock makes every later query of that table wait behind it: give up instead.
         _limit(connection, "lock_timeout", min(LOCK_TIMEOUT, left - 2 * HEAD_START))
         context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+        ahead = None
         with context.begin_transaction():
             try:
                 context.run_migrations()
             except CommandError:
-                history.check(connection, context.script, context.get_context().get_current_heads())
-                raise
-            heads = context.get_context().get_current_heads()
-            history.remember(connection, context.script, heads)
-            context.config.attributes["heads"] = heads
+                ahead = history.check(connection, context.script, context.get_context().get_current_heads())
+                if ahead is None:
+                    raise
+            else:
+                heads = context.get_context().get_current_heads()
+                history.remember(connection, context.script, heads)
+                context.config.attributes["heads"] = heads
+        # After a newer release's migrations too: the user may be another than that release was told.
+        if user := context.config.attributes.get("api_user"):
+            access.grant(connection, user)
+    if ahead:
+        raise ahead
 
 
 def _queue(connection: Connection, seconds: float) -> None:

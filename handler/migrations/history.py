@@ -22,17 +22,17 @@ class DatabaseIsAhead(CommandError):
         self.revision = revision
 
 
-def check(connection: Connection, script: ScriptDirectory, current: Collection[str]) -> None:
-    """Whether this code can know where the database is.
+def check(connection: Connection, script: ScriptDirectory, current: Collection[str]) -> DatabaseIsAhead | None:
+    """Returns that the database is ahead of this code, where it is; None where this code knows where the database is.
 
-    Raises DatabaseIsAhead; CommandError where the database went another way than this code's migrations.
+    Raises CommandError where the database went another way than this code's migrations.
     """
     unknown = sorted(set(current) - {one.revision for one in script.walk_revisions()})
     if not unknown:
-        return
+        return None
     heads = set(script.get_heads())
     if heads and heads <= set(_read(connection).split()):
-        raise DatabaseIsAhead(", ".join(unknown))
+        return DatabaseIsAhead(", ".join(unknown))
     raise CommandError(
         f"the schema is at {', '.join(unknown)}, which this code does not know,"
         f" and has not been through {', '.join(sorted(heads)) or 'any'}, this code's newest:"

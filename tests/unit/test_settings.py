@@ -209,6 +209,14 @@ def test_the_numbers_of_the_pool_can_be_set() -> None:
     assert (settings.pool_size, settings.checkout_timeout) == (2, 3.0)
 
 
+@pytest.mark.parametrize("name", ["a" * 64, "ä" * 32, "a\nb", "\udcff"])
+def test_a_name_that_the_server_would_change_is_refused(name: str) -> None:
+    environ = {"DATABASE_URL": "postgresql://ann@h/d"}
+    with pytest.raises(SettingsError, match="DATABASE_API_USER must be a name of at most 63 bytes"):
+        read_database_settings(environ | {"DATABASE_API_USER": name})
+    assert read_database_settings(environ | {"DATABASE_API_USER": "a" * 63}).api_user == "a" * 63
+
+
 def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
