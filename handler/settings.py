@@ -121,7 +121,7 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
     parts |= _numbers("DATABASE_", DATABASE_NUMBERS, environ, problems)
     iam = _boolean("DATABASE_IAM_AUTH", environ, problems)
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-    api_user = environ.get("DATABASE_API_USER") or None
+    api_user = environ.get("DATABASE_API_USER")
     if "DATABASE_CA_BUNDLE" in environ:
         parts["ca_bundle"] = environ["DATABASE_CA_BUNDLE"] or None
     elif CA_BUNDLE.exists():

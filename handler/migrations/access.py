@@ -5,11 +5,9 @@ from sqlalchemy import Connection, text
 
 from handler.migrations.history import VERSION_TABLE
 
-# What is granted on each kind of relation (pg_class.relkind; PostgreSQL manual, 52.11 "pg_class"): on tables,
-# partitioned ones and views; on sequences what the default of a serial column needs.
-ROWS = "SELECT, INSERT, UPDATE, DELETE ON TABLE"
-NUMBERS = "USAGE ON SEQUENCE"
-GRANTED = {"r": ROWS, "p": ROWS, "v": ROWS, "S": NUMBERS}
+# What is granted on each kind of relation (PostgreSQL manual, "pg_class", relkind): on tables (also partitioned and
+# foreign ones) and views (also materialized); on sequences what the default of a serial column needs.
+GRANTED = dict.fromkeys("rpfvm", "SELECT, INSERT, UPDATE, DELETE ON TABLE") | {"S": "USAGE ON SEQUENCE"}
 # Who is a member of it logs in with a token in place of a password. Only RDS has it (Aurora user guide, "Creating a
 # database account using IAM authentication").
 IAM = "rds_iam"

@@ -1,6 +1,7 @@
 """The API's user, whom the migration makes: it reads and changes rows, and nothing else."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,7 @@ def test_the_limits_hold_for_it_too(deployed: Deployed) -> None:
         ('CREATE TABLE "Mo%re:a""" (name text)', 'DELETE FROM "Mo%re:a"""'),
         ("CREATE TABLE more (name text) PARTITION BY LIST (name)", "SELECT FROM more"),
         ("CREATE VIEW more AS SELECT * FROM items", "UPDATE more SET name = 'a'"),
+        ("CREATE MATERIALIZED VIEW more AS SELECT * FROM items", "SELECT FROM more"),
         ("CREATE TYPE more AS ENUM ('a')", "SELECT 'a'::more"),
         ("CREATE FUNCTION more() RETURNS int LANGUAGE sql RETURN 1", "SELECT more()"),
     ],
@@ -316,6 +318,19 @@ def test_on_rds_it_logs_in_with_a_token(deployed: Deployed, server_url: str, mon
                 assert api.run(f"SELECT pg_has_role('{iam}', 'USAGE')") == [[True]]
         finally:
             drop_role(admin, iam)
+
+
+def test_the_runbook_shows_who_may_and_drops_a_former_user(deployed: Deployed) -> None:
+    section = (ROOT / "docs" / "runbook.md").read_text().partition("## Who may do what")[2].partition("\n## ")[0]
+    show, drop = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    deployed.migrate()
+    with deployed.connect(f"{deployed.user}_owner") as owner:
+        theirs = [found[1:] for found in owner.run(show) if found[0] == deployed.user]
+        rows = "DELETE, INSERT, SELECT, UPDATE"
+        assert theirs == [["idempotency_keys", rows], ["items", rows]]
+        for statement in drop.replace("former_user", deployed.user).split(";"):
+            owner.run(statement)
+        assert deployed.user not in [name for (name,) in owner.run("SELECT rolname FROM pg_roles")]
 
 
 def test_the_function_that_migrates_makes_it(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:

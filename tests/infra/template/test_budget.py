@@ -68,6 +68,7 @@ def test_the_pool_has_the_size_that_the_rule_counts_on(resources: dict[str, Any]
         ({"MigrationHost": "database.example"}, "MigrationHost needs"),
         ({"MigrationResourceId": "db-0ABC"}, "MigrationHost needs"),
         ({"DatabaseHost": ""}, "DatabaseHost is missing"),
+        ({"DatabaseHost": "", "DatabaseResourceId": "", "MigrationUser": "owner"}, "DatabaseHost is missing"),
     ],
 )
 def test_half_a_database_is_refused(template: Any, changed: dict[str, str], broken: str) -> None:

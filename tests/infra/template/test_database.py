@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from handler.settings import read_database_settings
-from tests.infra.template.cloudformation import Template, evaluate
+from tests.infra.template.cloudformation import Template, broken_rules, evaluate
 
 GIVEN = {
     "Environment": "default", "DatabaseName": "items", "DatabaseUser": "items", "MinCapacity": "0", "MaxCapacity": "4",
@@ -32,11 +32,32 @@ def test_each_function_knows_where_its_database_is(deployments: dict[str, Any]) 
         for name, resources in deployments.items()
     }
     assert urls == {
-        "smallest": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://items@${Database.Outputs.DirectHost}:5432/items"],
-        "jwt": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://items@${Database.Outputs.DirectHost}:5432/items"],
+        "smallest": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/items"],
+        "jwt": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/items"],
         "iam, given": ["postgresql://shop_api@proxy.example:6432/shop", "postgresql://shop_owner@database.example:6432/shop"],
         "secret, no network": ["postgresql://database.example:5432/items"] * 2,
     }  # fmt: skip
+
+
+def test_the_api_is_not_the_owner(
+    template: Template, created: Any, parameters: dict[str, str], resources: dict[str, Any]
+) -> None:
+    """The migration makes its user, and lets it no more than it does, where the database is ours."""
+    owner = created["Resources"]["Cluster"]["Properties"]["MasterUsername"]
+    assert created["Outputs"]["Owner"]["Value"] == owner
+    given = "DatabaseHost" in parameters
+    told = {
+        name: resources[name]["Properties"]["Environment"]["Variables"] for name in ("ApiFunction", "MigrationFunction")
+    }
+    assert "DATABASE_API_USER" not in told["ApiFunction"]
+    assert told["MigrationFunction"].get("DATABASE_API_USER") == (None if given else "items")
+    broken = [] if given else [f"DatabaseUser cannot be {owner}, who owns the tables"]
+    assert broken_rules(template, parameters | {"DatabaseUser": owner}) == broken
+
+
+def test_no_parameter_names_the_owner(database_template: Template) -> None:
+    """CloudFormation replaces a cluster for another MasterUsername: resource reference, AWS::RDS::DBCluster."""
+    assert isinstance(database_template["Resources"]["Cluster"]["Properties"]["MasterUsername"], str)
 
 
 def test_the_settings_are_those_that_the_code_reads(resources: dict[str, Any]) -> None:
@@ -45,6 +66,7 @@ def test_the_settings_are_those_that_the_code_reads(resources: dict[str, Any]) -
         environ = {name: str(value) for name, value in told.items()} | {"AWS_REGION": "eu-west-1"}
         environ["DATABASE_URL"] = environ["DATABASE_URL"].replace("${", "").replace("}", "")
         found = read_database_settings(environ)
+        assert found.api_user == environ.get("DATABASE_API_USER")
         assert found.iam_auth != bool(found.secret_arn)
         assert found.sslmode is None  # the strictest
 

@@ -77,7 +77,7 @@ def test_a_function_connects_as_its_own_user_only(deployments: dict[str, Any]) -
 
     assert users("smallest") == (
         [f"{DBUSER}:${{Database.Outputs.ResourceId}}/items"],
-        [f"{DBUSER}:${{Database.Outputs.DirectResourceId}}/items"],
+        [f"{DBUSER}:${{Database.Outputs.DirectResourceId}}/${{Database.Outputs.Owner}}"],
     )
     assert users("iam, given") == ([f"{DBUSER}:prx-0ABC/shop_api"], [f"{DBUSER}:cluster-0DEF/shop_owner"])
     assert users("secret, no network") == ([], [])
@@ -103,7 +103,7 @@ def test_the_code_may_not_touch_the_network(parameters: dict[str, str], resource
         }
 
 
-def test_a_proxy_connects_as_the_same_user(database_template: Template) -> None:
+def test_a_proxy_connects_as_the_apis_user(database_template: Template) -> None:
     given = {
         "Environment": "production", "DatabaseName": "items", "DatabaseUser": "items", "MinCapacity": "1",
         "MaxCapacity": "8", "Proxy": "true", "ConnectionBudget": "80", "AlarmTopicArn": "",
