@@ -9,7 +9,6 @@ from sqlalchemy import (
     Select,
     Table,
     bindparam,
-    exists,
     func,
     or_,
     select,
@@ -51,16 +50,13 @@ def _search(order: str) -> Select[Any]:
     """A frequent text fills the page from the next rows of the order; a rare one is what the trigram index is for.
 
     PostgreSQL's own choice between the two rests on an estimate that can be wrong by thousands of times; here each is
-    fenced off (MATERIALIZED), and the second runs only when the first neither filled the page nor saw the last row.
+    fenced off (MATERIALIZED), and the second runs only when the first did not fill the page.
     """
     next_rows = _list(order).limit(NEAR).subquery("next_rows")
     near = select(next_rows).where(_contains(next_rows)).order_by(*_by(order, next_rows)).limit(LIMIT).cte("near")
     is_full = select(func.count()).select_from(near).scalar_subquery() >= LIMIT
-    is_last = ~exists(_list(order).with_only_columns(ITEMS.c.id).offset(NEAR).limit(1))
-    enough = select(or_(is_full, is_last).label("enough")).cte("enough")
-    is_enough = select(enough).scalar_subquery()
-    far = select(*ITEMS.c).where(_after(order), _contains(ITEMS), ~is_enough).cte("far").prefix_with("MATERIALIZED")
-    found = union_all(select(near).where(is_enough), select(far)).subquery("found")
+    far = select(*ITEMS.c).where(_after(order), _contains(ITEMS), ~is_full).cte("far").prefix_with("MATERIALIZED")
+    found = union_all(select(near).where(is_full), select(far)).subquery("found")
     return select(found).order_by(*_by(order, found)).limit(LIMIT)
 
 
