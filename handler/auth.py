@@ -61,7 +61,7 @@ PUBLIC: dict[str, Any] = {"security": [{}, {"jwt": []}]}
 class GuardedRoute(APIRoute):
     """A route that asks for its scopes before it reads the body or takes a connection. Without any named, it is shut.
 
-    Not a dependency: those run after the body was read, and cost more. What needs no question gets no code.
+    Not a dependency: those run after the body was read, and cost more.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

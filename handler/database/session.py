@@ -2,8 +2,8 @@
 
 FastAPI runs what follows a `yield` after the answer is sent, unless the dependency's scope is "function": then a
 commit that fails turns into an error answer, and every 2xx is stored (docs/adr/0001). The sessions here are put on the
-stack that FastAPI has for that scope, which is what it does with such a dependency: at a tenth of the cost, and under a
-name that is FastAPI's own (docs/adr/0020).
+stack that FastAPI has for that scope, which is what it does with such a dependency at greater cost; the stack's name is
+FastAPI's own (docs/adr/0020).
 """
 
 from contextlib import AbstractContextManager, AsyncExitStack

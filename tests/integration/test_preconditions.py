@@ -76,6 +76,7 @@ def test_a_change_to_a_version_that_must_not_be_there_is_412_and_is_not_made(met
 @pytest.mark.parametrize("tags", ['"2"', "nonsense"])
 def test_a_change_to_another_version_than_must_not_be_there_is_made(method: str, body: Any, tags: str) -> None:
     create()
+    assert conditional(method, "/items/1", body, if_match='"3"', if_none_match=tags).status == 412
     assert conditional(method, "/items/1", body, if_none_match=tags).status in (200, 204)
 
 

@@ -95,10 +95,11 @@ def test_what_follows_a_yield_of_scope_function_is_in_the_transaction(fails: boo
     assert names(database) == ([] if fails else ["changed", "audited"])
 
 
-def test_what_follows_a_yield_after_the_answer_has_no_session(app: FastAPI) -> None:
-    async def late(session: SessionDep) -> AsyncIterator[None]:
+@pytest.mark.parametrize("dependency", [SessionDep, ReadSessionDep])
+def test_what_follows_a_yield_after_the_answer_has_no_session(app: FastAPI, dependency: Any) -> None:
+    async def late(session: dependency) -> AsyncIterator[None]:
         yield
-        session.execute(insert(Item).values(name="lost"))
+        session.execute(select(1))
 
     with pytest.raises(DependencyScopeError):
 
