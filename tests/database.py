@@ -57,7 +57,7 @@ def required_program(name: str) -> Path:
     if found is None and "REQUIRE_SYSTEM_PROGRAMS" in os.environ:
         pytest.fail(f"{name} is not on this machine, and REQUIRE_SYSTEM_PROGRAMS is set")
     if found is None:
-        pytest.skip(f"{name} is not on this machine: install your system's postgresql and pgbouncer")
+        pytest.skip(f"{name} is not on this machine: install your system's package that has it")
     return Path(found)
 
 

@@ -4,6 +4,7 @@ import math
 import select
 import socket
 import ssl
+import sys
 from struct import Struct
 from time import perf_counter
 from typing import Any
@@ -15,6 +16,26 @@ from handler.database.spent import spend
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 # Bytes that one recv asks for. From 128 KiB on, malloc may map each of them from the kernel and give it back: 12 µs.
 CHUNK = 64 * 1024
+
+# A connection is lost when the peer's kernel gives no sign of life for this long (docs/adr/0022).
+PEER_TIMEOUT = 2.2  # seconds
+# Each as `setsockopt` takes it. A request's second packet does not wait until the first is acknowledged (Nagle's
+# algorithm: 40 ms). While a reply is awaited, the peer's kernel is asked after each second of silence.
+SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+]
+if sys.platform == "darwin":
+    # 0x80 is TCP_RXT_CONNDROPTIME of <netinet/tcp.h>, in seconds: how long data may be sent again in vain.
+    SOCKET_OPTIONS += [(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, 1), (socket.IPPROTO_TCP, 0x80, round(PEER_TIMEOUT))]
+else:
+    # tcp(7): how long, in milliseconds, sent data may stay unacknowledged. It decides in place of TCP_KEEPCNT, too.
+    SOCKET_OPTIONS += [
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(PEER_TIMEOUT * 1000)),
+    ]
 
 _head = Struct("!ci").unpack_from
 
@@ -37,13 +58,15 @@ class Stream:
         self._out += data
 
     def flush(self) -> None:
-        """Send what was written. Raises OSError."""
+        """Send what was written. Raises OSError, TimeoutError only when the deadline has passed."""
         data, self._out = self._out, bytearray()
         self._asked = True
         started = perf_counter()
         try:
             self._socket.settimeout(remaining())
             self._socket.sendall(data)
+        except TimeoutError as error:
+            raise _reason_of(error) from None
         finally:
             spend(perf_counter() - started)
 
@@ -84,6 +107,8 @@ class Stream:
                 answered, self._asked = answered or self._asked, False
                 parts.append(chunk)
                 unread += len(chunk)
+        except TimeoutError as error:
+            raise _reason_of(error) from None
         finally:
             spend(perf_counter() - started, round_trips=answered)
         # Joined once: a long message would be copied for each of its chunks.
@@ -116,6 +141,11 @@ class TlsSocket(ssl.SSLSocket):
         return Stream(self)
 
 
+def _reason_of(error: TimeoutError) -> OSError:
+    """The kernel's ETIMEDOUT is a TimeoutError too: it has a number, and a deadline that has passed has none."""
+    return error if error.errno is None else ConnectionAbortedError(error.errno, "the server's machine is silent")
+
+
 def open_socket(host: str, port: int, context: ssl.SSLContext | None, peer: Any = None) -> socket.socket:
     """A connected socket, TLS established where there is a `context`.
 
@@ -139,8 +169,8 @@ def open_socket(host: str, port: int, context: ssl.SSLContext | None, peer: Any 
         except OSError as failure:
             error = failure
             continue
-        # Nagle's algorithm holds a request's second packet back until the first is acknowledged: 40 ms.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in SOCKET_OPTIONS:
+            sock.setsockopt(*option)
         return _secured(sock, host, context) if context else sock
     raise error
 

@@ -90,7 +90,8 @@ def test_after_a_rest_every_dead_connection_is_replaced_within_the_request(
 
 
 @pytest.mark.parametrize("fault", SEEN_AFTER_A_REST)
-def test_a_busy_connection_that_falls_silent_costs_one_request_its_time_and_no_more(fault: str, proxy: Proxy) -> None:
+def test_a_peer_that_acknowledges_and_never_replies_costs_one_request_its_time(fault: str, proxy: Proxy) -> None:
+    """Its kernel lives, as that of a server with a slow statement does; test_dead_peers.py has those whose does not."""
     create()
     SEEN_AFTER_A_REST[fault](proxy)
     context = Context(timeout=1.0)

@@ -6,13 +6,14 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from handler.database.deadline import OutOfTime, overtime, remaining, within
 from handler.database.wire import Stream, open_socket
+from tests.certificates import authority, issue
 
 
 @contextmanager
@@ -88,6 +89,30 @@ def test_what_is_written_is_sent_by_flush() -> None:
             far.recv(10)
         stream.flush()
         assert far.recv(10) == b"ab"
+
+
+def test_a_peer_that_reads_slowly_does_not_outlive_the_deadline_behind_tls(tmp_path: Path) -> None:
+    context, server = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    issue(authority(tmp_path / "ca.pem"), tmp_path, "localhost")
+    context.load_verify_locations(tmp_path / "ca.pem")
+    server.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    near, far = socket.socketpair()
+
+    def read_slowly() -> None:
+        with server.wrap_socket(far, server_side=True) as peer, suppress(OSError):
+            while peer.recv(16 * 1024):
+                time.sleep(0.1)
+
+    thread = threading.Thread(target=read_slowly)
+    thread.start()
+    with context.wrap_socket(near, server_hostname="localhost") as sock:
+        stream = Stream(sock)
+        stream.write(bytes(4 * 1024 * 1024))
+        started = time.monotonic()
+        with within(0.5), pytest.raises(TimeoutError):
+            stream.flush()
+        assert time.monotonic() - started < 5
+    thread.join()
 
 
 def test_the_end_within_a_message_is_an_error() -> None:
