@@ -10,12 +10,28 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from handler.database import credentials
+from handler.database.deadline import within
 from handler.database.dialect import NAME
 from handler.database.pipeline import Connection
 from handler.database.wire import TlsSocket
 from handler.settings import DatabaseSettings
 
 REFUSED = ("28P01", "28000")  # the password; the user, or how it came
+# What roles, databases and servers must not decide: how values travel (docs/adr/0006). PgBouncer and RDS Proxy accept
+# these at startup. They are written as the server reports them: PgBouncer sets again what differs.
+STARTUP = {"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC"}
+# PgBouncer refuses these at startup. The values are PostgreSQL's own defaults, as SHOW writes them.
+SETTINGS = {
+    "array_nulls": "on",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "IntervalStyle": "postgres",
+    "quote_all_identifiers": "off",
+    "timezone_abbreviations": "Default",
+    "transform_null_equals": "off",
+    "xmlbinary": "base64",
+    "xmloption": "content",
+}
 
 
 def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
@@ -44,19 +60,26 @@ def connect(database: DatabaseSettings) -> Connection:
 
 
 def _connect(database: DatabaseSettings, login: credentials.Login) -> Connection:
-    return Connection(
+    connection = Connection(
         address_of(database, login),
         {
             "user": login.user,
             "password": login.password,
             "database": login.database,
             "application_name": database.application_name,
+            "startup_params": STARTUP,
         },
         timeout=database.connect_timeout,
         idle_check=database.idle_check,
         channel_binding=database.channel_binding,
+        settings=SETTINGS,
         renewal=partial(connect, database),
     )
+    # The dialect writes literals for "on". Whether RDS Proxy accepts it at startup is not documented.
+    if connection.parameter_statuses.get("standard_conforming_strings") == "off":
+        with within(database.connect_timeout):
+            connection.execute_simple("SET standard_conforming_strings = on")
+    return connection
 
 
 def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[str, int, ssl.SSLContext | None]:

@@ -1,8 +1,8 @@
 """SQLAlchemy's pg8000 dialect on `pipeline.Connection`: what it would ask the server for is known on this side.
 
 Isolation level, read-only and deferrable are written into the next BEGIN, AUTOCOMMIT is the absence of one: nothing
-is SET in the session, which a pooler would have to undo or would pin. The version and the string syntax are in the
-parameters that the server reports at startup, so a new engine's first connection sends no statement.
+is SET in the session, which a pooler would have to undo or would pin. The version is in the parameters that the server
+reports at startup, so a new engine's first connection sends no statement.
 """
 
 import re

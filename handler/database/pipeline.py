@@ -15,20 +15,21 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from struct import Struct
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from pg8000 import dbapi
-from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
+from pg8000.converters import make_params
 from pg8000.core import Context
 
 from handler.database.deadline import overtime, remaining, within
 from handler.database.spent import spend
+from handler.database.values import READERS, WRITERS
 from handler.database.wire import open_socket
 
 PING_TIMEOUT = 1.0  # seconds that a connection gets to prove, after an idle time, that it is alive
@@ -42,9 +43,10 @@ EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"  # the unnamed portal, all ro
 DESCRIBE = b"D\x00\x00\x00\x06P\x00"  # the unnamed portal
 CANCEL_REQUEST = 80877102
 
-COUNTLESS = (b"BEGIN\x00", b"COMMIT\x00")  # CommandComplete of what has no number of rows
+# CommandComplete of what has no number of rows.
+COUNTLESS = frozenset((b"BEGIN\x00", b"COMMIT\x00", b"SET\x00", b"SHOW\x00"))
 READY, COPY_IN = b"Z", b"G"
-REPEATED = (b"D", b"d")  # rows, and lines of a COPY
+ROW, COPY_DATA = b"D", b"d"
 SILENT = frozenset((b"1", b"2", b"n"))  # Parse and Bind are done, there will be no rows: nothing to take from them
 ASYNCHRONOUS = frozenset((b"N", b"A", b"S"))  # notice, notification, parameter status: may come at any moment
 FATAL = b"\x00VFATAL\x00"  # a severity: manual, 54.8 "Error and Notice Message Fields"
@@ -52,9 +54,6 @@ STATUSES = (b"I", b"T", b"E")  # of ReadyForQuery: idle, in a transaction, in a 
 # The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
 _STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)"
 _ERROR = rb"|[^EZ]*EZ"
-REPLIES_TO_STATEMENT = re.compile(_STATEMENT + rb"Z" + _ERROR)
-REPLIES_TO_BEGIN_AND_STATEMENT = re.compile(rb"12C" + _STATEMENT + rb"Z" + _ERROR)
-REPLIES_TO_READ = re.compile(rb"12C" + _STATEMENT + rb"12CZ" + _ERROR)
 REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
 
 RACES_LOST = ("40001", "40P01")  # serialization failure, deadlock: the server has undone the transaction
@@ -73,7 +72,7 @@ ERRORS: dict[str, type[dbapi.DatabaseError]] = {
 # What changes when the connection behind a Connection is replaced.
 _OF_THE_SOCKET = (
     *("_usock", "_sock", "_address", "_peer", "_backend_key_data", "_client_encoding", "_transaction_status"),
-    "parameter_statuses",
+    *("parameter_statuses", "_overrides"),
 )
 
 # Authentication requests: manual, 54.7.
@@ -99,6 +98,7 @@ class _Talk(NamedTuple):
     messages: bytes
     replies: "re.Pattern[bytes]"
     context: Any
+    shows: bool = False  # the settings, ahead of the statement
 
 
 class Cursor(dbapi.Cursor):  # type: ignore[misc] # pg8000 ships no types
@@ -120,7 +120,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     `address` are the arguments of `open_socket`; `login` are pg8000's user, password, database, application_name;
     `timeout` is the number of seconds that connecting may take; `idle_check` is how long, in seconds, the connection
     may lie unused before it has to prove that it is alive; with `channel_binding` the server must prove that nobody
-    stands between; `renewal` makes the connection that takes its place when it is lost, by default one like it.
+    stands between; `settings` are what each transaction needs, with their values as SHOW writes them: the first
+    transaction asks in the same flush for the server's own, and where one differs, each has SET LOCAL behind its BEGIN;
+    `renewal` makes the connection that takes its place when it is lost, by default one like it.
     Raises dbapi.OperationalError when there is no connection to be had. `isolation_level`, `read_only` and
     `deferrable` are written into the next BEGIN, and cost nothing. Parameters are written `%s`, or `$1` once
     `numbered` is set.
@@ -134,10 +136,17 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         timeout: float,
         idle_check: float,
         channel_binding: bool = False,
+        settings: Mapping[str, str] = MappingProxyType({}),
         renewal: "Callable[[], Connection] | None" = None,
     ) -> None:
         self._renewal = renewal or partial(
-            Connection, address, login, timeout=timeout, idle_check=idle_check, channel_binding=channel_binding
+            Connection,
+            address,
+            login,
+            timeout=timeout,
+            idle_check=idle_check,
+            channel_binding=channel_binding,
+            settings=settings,
         )
         self._address = address
         self._peer: Any = None
@@ -150,6 +159,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self.isolation_level: str | None = None
         self.read_only = self.deferrable = False
         self.numbered = False
+        self._settings = tuple(settings.items())
+        self._overrides: str | None = None if settings else ""  # statements behind BEGIN; None: not known yet
         with within(timeout), ExitStack() as on_failure:
             try:
                 started = time.perf_counter()
@@ -166,7 +177,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 raise _classified(error) from None
             except Exception as error:
                 raise _error("08001", f"cannot connect to {address[0]}: {error}") from error
-        self.register_in_adapter(TIMESTAMPTZ, _timestamptz_in)
+        self.pg_types.update(READERS)
+        self.py_types.update(WRITERS)
         self._transaction_status = b"I"  # pg8000 forgets what the server has just said
         self._touch()
         _open.add(self)
@@ -253,7 +265,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         once = stream is not None or (not values and _may_be_several(statement))
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._converse(self._talk(statement, values, oids, stream, begin))
+                if begin:
+                    return self._run_first(statement, values, oids, stream)
+                return self._converse(self._talk(statement, values, oids, stream))
             except dbapi.Error as error:
                 if self.autocommit and begin:
                     self.rollback()  # the error has left out the COMMIT that went along
@@ -267,6 +281,24 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 else:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+    def _run_first(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any) -> Any:
+        """Run what begins a transaction. Raises dbapi.Error.
+
+        What ran before the connection knew that a setting has another default is undone, and runs again with the right
+        one. Nothing of it was committed, unless it could only read.
+        """
+        unknown = self._overrides is None
+        try:
+            context = self._converse(self._talk(statement, values, oids, stream, self._begin()))
+        except dbapi.Error:
+            if not (unknown and self._overrides) or self.closed:
+                raise
+        else:
+            if not (unknown and self._overrides):
+                return context
+        self.rollback()
+        return self._converse(self._talk(statement, values, oids, stream, self._begin()))
 
     def commit(self) -> None:
         """One round trip where a transaction is open, none where not. Raises unless everything is stored."""
@@ -312,7 +344,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def _begin(self) -> str:
         level = f" isolation level {self.isolation_level}" if self.isolation_level else ""
-        return f"begin{level}{' read only' if self.read_only else ''}{' deferrable' if self.deferrable else ''}"
+        mode = f"{' read only' if self.read_only else ''}{' deferrable' if self.deferrable else ''}"
+        return f"begin{level}{mode}{self._overrides or ''}"
 
     def _talk(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> _Talk:
         if not values and stream is None and (not begin or _may_be_several(statement)):
@@ -340,7 +373,13 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = ""
     ) -> _Talk:
         """All messages of a statement with parameters, or dbapi.DataError before any of them is sent."""
+        context = Context(statement, stream=stream)
         parts = [_begun(begin)] if begin else []
+        # Not where it cannot run again: a stream has been read by then.
+        shows = bool(begin) and self._overrides is None and stream is None
+        if shows:
+            parts.append(_shown(self._settings))
+            context.rows, context.input_funcs = [], [str]  # SHOW without Describe: its rows come undescribed
         parts.append(_parse(self._text(statement), oids))
         try:
             params = make_params(self.py_types, values)
@@ -348,12 +387,12 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             parts += (_bind(encoded), DESCRIBE, EXECUTE)
         except Exception as error:
             raise _error("22000", f"a parameter cannot be sent: {type(error).__name__}") from error
-        replies = REPLIES_TO_BEGIN_AND_STATEMENT if begin else REPLIES_TO_STATEMENT
-        if begin and self.autocommit:
+        is_read = bool(begin) and self.autocommit
+        if is_read:
             parts.append(COMMIT)
-            replies = REPLIES_TO_READ
         parts.append(SYNC)
-        return _Talk(b"".join(parts), replies, Context(statement, stream=stream))
+        replies = _replies(begin.count(";") + 1 if begin else 0, len(self._settings) if shows else 0, is_read)
+        return _Talk(b"".join(parts), replies, context, shows)
 
     def _converse(self, talk: _Talk) -> Any:
         """Send, listen, and raise what the server had to say. In step afterwards, or closed."""
@@ -368,6 +407,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             self.abandon()
             raise _error("08P01", f"the server's replies are out of order: {heard[:80]!r}")
         self._touch()
+        if talk.shows:
+            self._learn(talk.context)
         refused = talk.context.error
         if refused and COPY_IN in heard:
             self.abandon()  # refused before it read a row, a COPY leaves our second Sync to be answered
@@ -406,6 +447,16 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             self.abandon()
             raise
 
+    def _learn(self, context: Any) -> None:
+        """Take the rows of SHOW, which come first, out of the result."""
+        shown, rows = context.rows[: len(self._settings)], context.rows[len(self._settings) :]
+        context.rows = None if context.columns is None else rows
+        if len(shown) == len(self._settings):  # else the server refused to begin
+            pairs = zip(self._settings, shown, strict=True)
+            self._overrides = "".join(
+                f";set local {name} = '{needed}'" for (name, needed), [found] in pairs if found != needed
+            )
+
     def _listen(self, context: Any) -> tuple[bytes, Exception | None]:
         """Read up to ReadyForQuery. Returns the letters of the replies, and what kept one from being understood."""
         message, handlers, heard, unreadable = self._sock.message, self.message_types, bytearray(), None
@@ -423,7 +474,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                     raise  # the server waits for us, or we do not know what it said
                 if code not in ASYNCHRONOUS:
                     unreadable = unreadable or error
-            if code not in ASYNCHRONOUS and not (code == last and code in REPEATED):
+            # One letter for all rows of a result, and for all lines of a COPY; SHOW has one row.
+            repeats = code == last and ((code == ROW and context.columns is not None) or code == COPY_DATA)
+            if code not in ASYNCHRONOUS and not repeats:
                 heard += code
                 last = code
             if code == READY:
@@ -463,15 +516,6 @@ def _abandon_all() -> None:
 os.register_at_fork(after_in_child=_abandon_all)
 
 
-def _timestamptz_in(text: str) -> Any:
-    """A moment, in UTC. pg8000 reads it with strptime, which takes ten times as long."""
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return timestamptz_in(text)  # infinity, years before 1 or after 9999, another DateStyle
-
-
 def _may_be_several(statement: str) -> bool:
     return ";" in statement.rstrip("; \n")
 
@@ -507,7 +551,20 @@ def _message(code: bytes, data: bytes) -> bytes:
 
 @lru_cache
 def _begun(begin: str) -> bytes:
-    return _parse(begin.encode()) + _bind(()) + EXECUTE
+    """`begin`, and what is behind it with semicolons between."""
+    return b"".join(_parse(statement.encode()) + _bind(()) + EXECUTE for statement in begin.split(";"))
+
+
+@lru_cache
+def _shown(settings: tuple[tuple[str, str], ...]) -> bytes:
+    """SHOW needs no snapshot: the statement behind it may still be SET TRANSACTION or LOCK."""
+    return b"".join(_begun(f"show {name}") for name, _ in settings)
+
+
+@lru_cache
+def _replies(begun: int, shown: int, is_read: bool) -> "re.Pattern[bytes]":
+    """What may answer a statement with so many before it, and COMMIT behind it."""
+    return re.compile(rb"12C" * begun + rb"12DC" * shown + _STATEMENT + rb"12C" * is_read + rb"Z" + _ERROR)
 
 
 @lru_cache(maxsize=512)

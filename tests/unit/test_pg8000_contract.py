@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
-from pg8000 import converters, core, dbapi, exceptions
+from pg8000 import PGInterval, converters, core, dbapi, exceptions
 from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000
 
 from handler.database import dialect, pipeline
@@ -115,7 +115,7 @@ def test_a_connection_has_no_state_that_is_not_known() -> None:
         *("_caches", "_commands_with_count", "_statement_nums", "_xid", "autocommit", "message_types"),
         *("notices", "notifications", "password", "pg_types", "py_types", "user"),
     }
-    assert set(pipeline._OF_THE_SOCKET) <= set(vars(connected())) | {"_address", "_peer"}
+    assert set(pipeline._OF_THE_SOCKET) <= set(vars(connected())) | {"_address", "_peer", "_overrides"}
 
 
 # Messages
@@ -235,7 +235,7 @@ def test_a_cursor_reads_what_pipeline_writes() -> None:
             pipeline.Connection,
             dbapi.Connection,
             {"closed", "isolation_level", "is_alive", "run", "abandon", "_begin", "_talk", "_extended", "_converse"}
-            | {"_exchange", "_listen", "_renew", "_cancel", "_touch", "_query", "_text"},
+            | {"_exchange", "_listen", "_learn", "_run_first", "_renew", "_cancel", "_touch", "_query", "_text"},
         ),
         (pipeline.Cursor, dbapi.Cursor, set()),
         (dialect.Dialect, PGDialect_pg8000, set()),
@@ -316,6 +316,17 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
         "pipeline._numbered keeps its result: it may depend on nothing but the statement",
     ),
     (converters.make_params, "d164156f5ba5b850", "Connection._extended calls it before the first byte"),
+    (
+        converters.make_param,
+        "165f15e01f02e7df",
+        "values.write_array: None is no text, and the classes are asked in their order",
+    ),
+    (
+        converters._parse_array,
+        "f6ff7d9ccb4a4097",
+        "values.READERS: what is escaped in an element is not when its reader sees it",
+    ),
+    (PGInterval.__str__, "a9b5a5e76d6b04e3", "values.write_interval puts a sign before each number"),
 ]
 
 

@@ -62,6 +62,7 @@ NOTICE = message(b"N", b"SNOTICE\x00VNOTICE\x00C00000\x00Mby the way\x00\x00")
 NOTIFICATION = message(b"A", b"\x00\x00\x00\x07channel\x00payload\x00")
 STATUS = message(b"S", b"application_name\x00other\x00")
 BEGUN = (PARSED, BOUND, complete("BEGIN"))
+SHOWN = (PARSED, BOUND, data_row("on"), complete("SHOW"))
 GREETING = b"".join(
     (
         message(b"R", bytes(4)),
@@ -118,6 +119,7 @@ class Exchange(NamedTuple):
     begun: bool = False  # a transaction is open before it
     simple: bool = False  # it travels as a query, without parameters
     quiet: bool = False  # it closes the connection without an error
+    shows: bool = False  # the connection needs a setting, and asks for the server's own
 
     @property
     def status(self) -> str:
@@ -205,6 +207,20 @@ EXCHANGES = {
         (*BEGUN, PARSED, BOUND, *selected("x6"), ready("T")),
         autocommit=False,
     ),
+    "select in the first transaction": Exchange(
+        run("select %s", ("x",)),
+        ([["x9"]], 1),
+        (*BEGUN, *SHOWN, PARSED, BOUND, *selected("x9"), ready("T")),
+        autocommit=False,
+        shows=True,
+    ),
+    "insert in the first transaction": Exchange(
+        run("insert into t values (%s)", ("x",)),
+        (None, 1),
+        (*BEGUN, *SHOWN, PARSED, BOUND, NO_DATA, complete("INSERT 0 1"), ready("T")),
+        autocommit=False,
+        shows=True,
+    ),
     "insert without parameters in a new transaction": Exchange(
         run("insert into t values ('x')"),
         (None, 1),
@@ -262,7 +278,7 @@ MUTABLE = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 
 
 @contextmanager
-def scripted(*replies: Iterable[bytes]) -> Iterator[tuple[Connection, Script]]:
+def scripted(*replies: Iterable[bytes], shows: bool = False) -> Iterator[tuple[Connection, Script]]:
     """A connection, past its startup, whose server answers with `replies`, and never lets it connect again."""
     near, far = socket.socketpair()
     with far, Script(fileno=near.detach()) as script, pytest.MonkeyPatch.context() as patch:
@@ -276,7 +292,9 @@ def scripted(*replies: Iterable[bytes]) -> Iterator[tuple[Connection, Script]]:
                 raise ConnectionRefusedError from None
 
         patch.setattr(pipeline, "open_socket", open_once)
-        connection = Connection(("/script", 0, None), {"user": "u"}, **OPEN_ENDED)
+        connection = Connection(
+            ("/script", 0, None), {"user": "u"}, settings={"needed": "on"} if shows else {}, **OPEN_ENDED
+        )
         yield connection, script
         connection.abandon()
 
@@ -304,7 +322,7 @@ def converse(exchange: Exchange, *chunks: bytes, exact: bool = True) -> tuple[An
     before = [(NEXT_REPLIES["begin"],)] if exchange.begun else []
     after = [(ROLLED_BACK,)] if exchange.status == "E" else []
     after.append((NEXT_REPLIES["T" if exchange.status == "T" else "I" if exchange.autocommit else "begin"],))
-    with scripted(*before, chunks, *after) as (connection, _):
+    with scripted(*before, chunks, *after, shows=exchange.shows) as (connection, _):
         connection.autocommit = exchange.autocommit
         if exchange.begun:
             connection.run("select %s", ("x",))
@@ -347,7 +365,7 @@ def same_but_for_rows(letters: str) -> str:
 def is_well_formed(exchange: Exchange, replies: Iterable[bytes]) -> bool:
     """Whether it could answer some statement of the same kind."""
     begun = not exchange.autocommit and not exchange.begun
-    form = "C" * begun + QUERY if exchange.simple else "12C" * begun + STATEMENT
+    form = "C" * begun + QUERY if exchange.simple else "12C" * begun + "12DC" * exchange.shows + STATEMENT
     return bool(re.fullmatch(form, letters_of(replies)))
 
 
@@ -445,7 +463,7 @@ def test_the_server_s_last_words_behind_a_reply_take_nothing_from_it_and_answer_
     """A server process that is ended between two statements."""
     replies = (*exchange.replies, error("57P01", "FATAL"))
     before = [(NEXT_REPLIES["begin"],)] if exchange.begun else []
-    with scripted(*before, (b"".join(replies),)) as (connection, _):
+    with scripted(*before, (b"".join(replies),), shows=exchange.shows) as (connection, _):
         connection.autocommit = exchange.autocommit
         if exchange.begun:
             connection.run("select %s", ("x",))
@@ -482,7 +500,8 @@ def test_commit_after_a_mutated_reply_returns_only_when_the_server_was_asked(
     exchange = EXCHANGES[name]
     before = [(NEXT_REPLIES["begin"],)] if exchange.begun else []
     for replies in mutate(exchange.replies):
-        with scripted(*before, (b"".join(replies),), (complete("COMMIT") + ready("I"),)) as (connection, script):
+        after = (complete("COMMIT") + ready("I"),)
+        with scripted(*before, (b"".join(replies),), after, shows=exchange.shows) as (connection, script):
             if exchange.begun:
                 connection.run("select %s", ("x",))
             if not isinstance(outcome(lambda: exchange.ask(connection)), dbapi.Error):
