@@ -6,6 +6,7 @@ Where a proxy falls silent, the kernel below it goes on acknowledging (local/pro
 import ctypes
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,6 +38,8 @@ class Network:
 @contextmanager
 def network_namespace() -> Iterator[Network]:
     """Moves this thread into a new network namespace, and back. Skips the test where that is not permitted."""
+    if sys.platform != "linux":
+        _give_up("network namespaces are Linux's")
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/thread-self/ns/net") as home:  # noqa: PTH123 - no path: what it names is another file each time
         if libc.unshare(CLONE_NEWNET):
