@@ -5,6 +5,8 @@ the answer of `SELECT 1`: what a cold start pays for its first statement. Stock 
 server has it, and nothing verified. Ours verifies, and reads the system's authorities and the test's for it.
 """
 
+import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -23,10 +25,16 @@ from tests.database import connect, free_port, required_program
 
 TITLE = "First connection"
 SAMPLES = 30
+AUTHENTICATION = """
+local all all scram-sha-256
+hostssl all all 127.0.0.1/32 scram-sha-256
+"""
+# The URL is in the environment: other users can read a command line, and the password with it.
 TIMED = """
-import sys, time
+import os, sys, time
 from sqlalchemy import create_engine, text
 {imports}
+url = os.environ["DATABASE_URL"]
 cpu, started = time.process_time(), time.perf_counter()
 engine = {engine}
 with engine.connect() as connection:
@@ -37,11 +45,11 @@ engine.dispose()
 OURS = {
     "imports": "from handler.database.connection import make_engine\n"
     "from handler.settings import read_database_settings as read",
-    "engine": "make_engine(read({{'DATABASE_URL': {url!r} + '?sslmode=verify-full&sslrootcert={ca}'}}))",
+    "engine": "make_engine(read({{'DATABASE_URL': url + '?sslmode=verify-full&sslrootcert={ca}'}}))",
 }
 STOCK = {
     "imports": "import pg8000\nimport sqlalchemy.dialects.postgresql.pg8000",
-    "engine": "create_engine('postgresql+pg8000' + {url!r}.removeprefix('postgresql'))",
+    "engine": "create_engine('postgresql+pg8000' + url.removeprefix('postgresql'))",
 }
 
 
@@ -54,22 +62,22 @@ def tls_postgres() -> Iterator[tuple[pg8000.native.Connection, str, str]]:
     """
     with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as name:
         folder, port = Path(name), free_port()
-        folder.chmod(0o755)
-        options = ("-c", "listen_addresses=127.0.0.1", "-c", f"port={port}")
         programs = required_program("postgres").parent  # the embedded one has no TLS
-        with server(folder / "data", *options, programs=programs) as admin_url, connect(admin_url) as admin:
-            (folder / "data" / "pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
-            issue(authority(folder / "ca.pem"), folder / "data", "127.0.0.1")
-            admin.run("CREATE ROLE ann LOGIN CREATEDB PASSWORD 'secret'")
+        with server(folder / "postgres", port=port, programs=programs) as admin_url, connect(admin_url) as admin:
+            cluster, password = folder / "postgres" / "cluster", secrets.token_hex()
+            (cluster / "pg_hba.conf").write_text(AUTHENTICATION)
+            issue(authority(folder / "ca.pem"), cluster, "127.0.0.1")
+            admin.run(f"CREATE ROLE ann LOGIN CREATEDB PASSWORD '{password}'")
             admin.run("ALTER SYSTEM SET ssl = on")
             admin.run("SELECT pg_reload_conf()")
-            yield admin, f"postgresql://ann:secret@127.0.0.1:{port}/postgres", str(folder / "ca.pem")
+            yield admin, f"postgresql://ann:{password}@127.0.0.1:{port}/postgres", str(folder / "ca.pem")
 
 
 def sample(kind: dict[str, str], url: str, ca: str) -> list[float]:
     """Milliseconds by the clock, and of the processor."""
-    code = TIMED.format(imports=kind["imports"], engine=kind["engine"].format(url=url, ca=ca))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = TIMED.format(imports=kind["imports"], engine=kind["engine"].format(ca=ca))
+    environment = os.environ | {"DATABASE_URL": url}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return [float(seconds) * 1000 for seconds in done.stdout.split()]
 
 

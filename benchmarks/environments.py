@@ -19,7 +19,7 @@ import pg8000.native
 
 from handler.settings import read_database_settings
 from local.pgbouncer import reserved_port
-from local.postgres import server
+from local.postgres import over_tcp, server
 
 ROLE = "api"  # not a superuser: a part of max_connections is kept for those
 MAX_CONNECTIONS = 40
@@ -56,20 +56,26 @@ class Postgres(NamedTuple):
 @contextmanager
 def listening_server(data: Path, port: int) -> Iterator[Postgres]:
     """PostgreSQL on `data`, made if it is missing, and on 127.0.0.1:`port`, a `reserved_port`."""
-    options = ("listen_addresses=127.0.0.1", f"port={port}", f"max_connections={MAX_CONNECTIONS}")
-    with server(data, *(text for option in options for text in ("-c", option))) as admin_url:
-        yield Postgres(admin_url, url_of(port), port)
+    with server(data, "-c", f"max_connections={MAX_CONNECTIONS}", port=port) as admin_url:
+        yield Postgres(admin_url, url_of(admin_url, port), port)
 
 
-def url_of(port: int) -> str:
-    return f"postgresql+pg8000://{ROLE}@127.0.0.1:{port}/postgres"
+def url_of(admin_url: str, port: int) -> str:
+    """ROLE's URL by 127.0.0.1:`port`. ROLE has the superuser's password, which is random."""
+    return over_tcp(admin_url, port).replace("postgresql://postgres:", f"postgresql+pg8000://{ROLE}:", 1)
+
+
+def create_role(admin_url: str) -> None:
+    """Make ROLE, which owns nothing yet."""
+    password = read_database_settings({"DATABASE_URL": admin_url}).password
+    with connect(admin_url) as admin:
+        admin.run(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{password}'")
 
 
 @contextmanager
 def new_folder() -> Iterator[Path]:
-    """A folder that PostgreSQL's user may enter, and that goes at the end."""
+    """A folder that goes at the end."""
     with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
         yield Path(folder)
 
 
@@ -77,8 +83,7 @@ def new_folder() -> Iterator[Path]:
 def new_server() -> Iterator[Postgres]:
     """A PostgreSQL of its own, where ROLE exists and owns nothing yet."""
     with new_folder() as folder, reserved_port() as port, listening_server(folder / "data", port) as postgres:
-        with connect(postgres.admin_url) as admin:
-            admin.run(f"CREATE ROLE {ROLE} LOGIN")
+        create_role(postgres.admin_url)
         yield postgres
 
 
@@ -95,7 +100,9 @@ def connect(url: str) -> Iterator[pg8000.native.Connection]:
     """A connection by unix socket, past the code under test; every statement is committed."""
     database = read_database_settings({"DATABASE_URL": url})
     path = f"{database.host}/.s.PGSQL.{database.port}"
-    connection = pg8000.native.Connection(database.user, database=database.database, unix_sock=path)
+    connection = pg8000.native.Connection(
+        database.user, password=database.password, database=database.database, unix_sock=path
+    )
     try:
         yield connection
     finally:

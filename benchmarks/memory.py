@@ -66,17 +66,17 @@ def sizes(artifact: Artifact) -> dict[str, int]:
 
 def run() -> str:
     """The whole part. Returns the section's text."""
-    with tempfile.TemporaryDirectory(prefix="items-") as temporary, postgres() as port, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="items-") as temporary, postgres() as server, ExitStack() as stack:
         bar = stack.enter_context(progress("memory", 2 * COUNTS[-1]))
-        with connect(port) as admin:
+        with connect(server) as admin:
             machine = describe_machine(admin)
             for one in (OURS, TUTORIAL):
                 admin.run(f"CREATE DATABASE {one}")
         folder = Path(temporary)
         artifacts = {OURS: build_ours(folder / "ours"), TUTORIAL: build_tutorial(folder / "theirs")}
         environs = {
-            OURS: {"DATABASE_URL": url_of(port, OURS), "AUTH_MODE": "none", "LOG_LEVEL": "ERROR"},
-            TUTORIAL: {"DATABASE_URL": url_of(port, TUTORIAL, "postgresql+pg8000")},
+            OURS: {"DATABASE_URL": url_of(server, OURS), "AUTH_MODE": "none", "LOG_LEVEL": "ERROR"},
+            TUTORIAL: {"DATABASE_URL": url_of(server, TUTORIAL, "postgresql+pg8000")},
         }
         migrate = [sys.executable, "-m", "handler.migrate"]
         subprocess.run(migrate, env=environs[OURS], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)

@@ -224,9 +224,8 @@ def run_handler(connection: Connection, url: str) -> None:
 def databases() -> Iterator[tuple[dict[int, str], pg8000.native.Connection]]:
     """A filled database of each size; and a connection to their server."""
     with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
         options = [text for option in OPTIONS for text in ("-c", option)]
-        with server(Path(folder) / "data", *options) as admin_url, connect(admin_url) as admin:
+        with server(Path(folder), *options) as admin_url, connect(admin_url) as admin:
             urls = {}
             for size in SIZES:
                 say(f"{size:,} items")

@@ -223,7 +223,7 @@ def run_series(module: str, pooled: bool, seconds: float, progress: Progress) ->
         if pooled:
             port = stack.enter_context(reserved_port())
             stack.enter_context(pgbouncer(postgres.url, port, pool_size=POOL, max_client_conn=200))
-            url = url_of(port)
+            url = url_of(postgres.admin_url, port)
         with connect(postgres.admin_url) as admin:
             postmaster = psutil.Process(psutil.Process(admin.run("SELECT pg_backend_pid()")[0][0]).ppid())
         most = stack.enter_context(watching(postgres))

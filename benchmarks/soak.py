@@ -41,8 +41,19 @@ from urllib.parse import quote
 
 import pg8000.native
 
-from benchmarks.environments import ROLE, Postgres, connect, listening_server, migrate, new_folder, processes, url_of
+from benchmarks.environments import (
+    ROLE,
+    Postgres,
+    connect,
+    create_role,
+    listening_server,
+    migrate,
+    new_folder,
+    processes,
+    url_of,
+)
 from benchmarks.report import Progress, describe_machine, table, write_section
+from handler.settings import read_database_settings
 from local.events import Answer, Context, http_answer, http_event
 from local.pgbouncer import reserved_port
 from local.proxy import Proxy
@@ -212,7 +223,7 @@ class Soak:
         self.swallowed: list[int] = []  # server processes whose clients a black hole keeps
         self._lock = threading.Lock()
         self.network = Child(run_network, ("127.0.0.1", postgres.port))
-        start = partial(Child, run_environment, url_of(self.network.greeting), log)
+        start = partial(Child, run_environment, url_of(postgres.admin_url, self.network.greeting), log)
         self.environments = [Environment(number, start) for number in range(ENVIRONMENTS)]
         self.free: queue.SimpleQueue[Environment] = queue.SimpleQueue()
         for environment in self.environments:
@@ -337,9 +348,12 @@ def crash_one(soak: Soak, part: float) -> None:
 
 
 def wait_for_server(soak: Soak) -> None:
+    role = read_database_settings({"DATABASE_URL": soak.postgres.url})
     while True:
         with suppress(*GONE):
-            pg8000.native.Connection(ROLE, host="127.0.0.1", port=soak.postgres.port, database="postgres").close()
+            pg8000.native.Connection(
+                ROLE, password=role.password, host="127.0.0.1", port=soak.postgres.port, database="postgres"
+            ).close()
             return
         time.sleep(0.02)
 
@@ -696,7 +710,7 @@ def run(minutes: float, seed: int, log: str) -> tuple[str, list[str]]:
         postgres = stack.enter_context(listening_server(folder / "data", port))
         with connect(postgres.admin_url) as admin:
             machine = describe_machine(admin)
-            admin.run(f"CREATE ROLE {ROLE} LOGIN")
+        create_role(postgres.admin_url)
         migrate(postgres.admin_url)
         soak = Soak(postgres, folder / "data", stack, log)
         try:

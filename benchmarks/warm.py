@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pg8000.native
 from tqdm import tqdm
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from benchmarks.chart import write_chart
 from benchmarks.report import describe_machine, progress, table, write_section
 from local.events import Context, http_answer, http_event
-from local.postgres import server
+from local.postgres import over_tcp, server
 from local.proxy import Proxy
 
 TITLE = "Warm requests"
@@ -161,18 +162,21 @@ class Environment:
 
 
 @contextmanager
-def environments(server_port: int, port: int, run: str) -> Iterator[dict[str, Environment]]:
-    """Every peer, with items, on a new database of the server that it reaches through `port`; `run` names it."""
+def environments(url: str, through: str, run: str) -> Iterator[dict[str, Environment]]:
+    """Every peer, with items, on a new database of the server at `url`, which it reaches at `through`.
+
+    `run` is a part of the databases' names.
+    """
     with ExitStack() as stack:
         found = {}
         for number, (name, peer) in enumerate(PEERS.items()):
             database = f"peer{number}_{run}"
-            with connect(server_port) as admin:
+            with connect(url) as admin:
                 admin.run(f"CREATE DATABASE {database}")
             if name == OURS:
-                migrate(url_of(server_port, database))
-            url = url_of(port, database, peer.scheme)
-            found[name] = Environment(stack.enter_context(process(run_peer, peer.module, url)))
+                migrate(url_of(url, database))
+            its_url = url_of(through, database, peer.scheme)
+            found[name] = Environment(stack.enter_context(process(run_peer, peer.module, its_url)))
         yield found
 
 
@@ -199,12 +203,12 @@ def _comparable(answer: Any) -> Any:
     return answer | moments
 
 
-def count_round_trips(server_port: int, bar: "tqdm[Any]") -> dict[str, dict[str, str]]:
+def count_round_trips(url: str, bar: "tqdm[Any]") -> dict[str, dict[str, str]]:
     """For each kind of request and each peer: the round trips of one, as text (`2`, or `2-3` where they differ)."""
     counts: dict[str, dict[str, str]] = {}
     with (
-        Proxy(("127.0.0.1", server_port)) as proxy,
-        environments(server_port, proxy.port, "counted") as found,
+        Proxy(address_of(url)) as proxy,
+        environments(url, over_tcp(url, proxy.port), "counted") as found,
     ):
         check_same_answers(found)
 
@@ -243,9 +247,9 @@ def measure(found: dict[str, Environment], rounds: int, bar: "tqdm[Any]") -> Tim
     return answers
 
 
-def one_round_trip(port: int) -> float:
+def one_round_trip(url: str) -> float:
     """Seconds that SELECT 1 takes: what the network costs."""
-    with connect(port) as connection:
+    with connect(url) as connection:
         times = []
         for _ in range(200):
             start = time.perf_counter()
@@ -255,28 +259,36 @@ def one_round_trip(port: int) -> float:
 
 
 @contextmanager
-def connect(port: int) -> Iterator[pg8000.native.Connection]:
-    connection = pg8000.native.Connection("postgres", host="127.0.0.1", port=port, database="postgres")
+def connect(url: str) -> Iterator[pg8000.native.Connection]:
+    (host, port), password = address_of(url), urlsplit(url).password
+    connection = pg8000.native.Connection("postgres", password=password, host=host, port=port, database="postgres")
     try:
         yield connection
     finally:
         connection.close()
 
 
-def url_of(port: int, database: str, scheme: str = "postgresql") -> str:
-    return f"{scheme}://postgres@127.0.0.1:{port}/{database}"
+def address_of(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return str(parts.hostname), int(parts.port or 0)
+
+
+def url_of(url: str, database: str, scheme: str = "postgresql") -> str:
+    """The URL of another database of the server at `url`."""
+    return urlsplit(url)._replace(scheme=scheme, path=f"/{database}").geturl()
 
 
 @contextmanager
-def postgres() -> Iterator[int]:
-    """An embedded PostgreSQL with its defaults; the TCP port that it listens on."""
-    with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        with server(Path(folder) / "data", "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}"):
-            yield port
+def postgres() -> Iterator[str]:
+    """An embedded PostgreSQL with its defaults; its URL by TCP."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (
+        tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as folder,
+        server(Path(folder), port=port) as url,
+    ):
+        yield over_tcp(url)
 
 
 def medians(answers: Times, field: str) -> dict[str, dict[str, float]]:
@@ -318,14 +330,15 @@ def run(rounds: int) -> str:
     network_rounds = max(1, rounds // SLOWER)
     answers: dict[str, Times] = {}
     round_trip = {}
-    with postgres() as port, progress("warm", len(KINDS) + 2 * WARM_UP + rounds + network_rounds) as bar:
-        with connect(port) as connection:
+    with postgres() as url, progress("warm", len(KINDS) + 2 * WARM_UP + rounds + network_rounds) as bar:
+        with connect(url) as connection:
             machine = f"{describe_machine(connection)} with its defaults (a COMMIT waits for the disk)."
-        counts = count_round_trips(port, bar)
-        with process(run_network, ("127.0.0.1", port), LATENCY) as network:
-            for name, through, number in (("on loopback", port, rounds), ("at 1 ms", network.recv(), network_rounds)):
+        counts = count_round_trips(url, bar)
+        with process(run_network, address_of(url), LATENCY) as network:
+            slow = over_tcp(url, network.recv())
+            for name, through, number in (("on loopback", url, rounds), ("at 1 ms", slow, network_rounds)):
                 round_trip[name] = one_round_trip(through) * 1000
-                with environments(port, through, name.replace(" ", "_")) as found:
+                with environments(url, through, name.replace(" ", "_")) as found:
                     answers[name] = measure(found, number, bar)
     times = {network: medians(found, "seconds") for network, found in answers.items()}
     note = "Median of one warm request from the event to the answer, PostgreSQL on loopback"

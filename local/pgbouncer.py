@@ -1,6 +1,5 @@
 """A real PgBouncer in front of PostgreSQL, in transaction mode: Debian's, `apt-get install pgbouncer`."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from handler.settings import read_database_settings
+from local.postgres import identity
 
 START_TIMEOUT = 10  # seconds
 
@@ -38,8 +38,8 @@ def reserved_port() -> Iterator[int]:
 def pgbouncer(upstream: str, port: int, *, pool_size: int = 2, **settings: str | float) -> Iterator[str]:
     """PgBouncer on 127.0.0.1:`port`, a `reserved_port`, with at most `pool_size` connections to a database.
 
-    `upstream` is the URL of a database, in which it logs in as the URL's user whoever its client is; `settings` are
-    pgbouncer.ini's. Yields the URL of the same database through PgBouncer. Raises PgbouncerError.
+    `upstream` is the URL of a database, with a user and a password, which PgBouncer asks of its clients too, by SCRAM;
+    `settings` are pgbouncer.ini's. Yields the URL of the same database through PgBouncer. Raises PgbouncerError.
     """
     program = binary()
     if program is None:
@@ -49,26 +49,35 @@ def pgbouncer(upstream: str, port: int, *, pool_size: int = 2, **settings: str |
         "listen_addr": "127.0.0.1",
         "listen_port": port,
         "unix_socket_dir": "",
-        "auth_type": "any",
+        "auth_type": "scram-sha-256",
+        "auth_file": "users.txt",
         "admin_users": str(database.user),  # of the console, which is the database `pgbouncer`
         "pool_mode": "transaction",
         "default_pool_size": pool_size,
     }
-    if os.geteuid() == 0:
-        options["user"] = "nobody"  # it refuses to stay root
     upstream_is = f"host={database.host} port={database.port or 5432} user={database.user}"
     lines = ["[databases]", f"* = {upstream_is}", "[pgbouncer]"]
     lines += [f"{name} = {value}" for name, value in (options | settings).items()]
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
-        ini, log = Path(folder, "pgbouncer.ini"), Path(folder, "log.txt")
-        ini.write_text("\n".join(lines))
+        log = Path(folder, "log.txt")
+        Path(folder, "pgbouncer.ini").write_text("\n".join(lines))
+        Path(folder, "users.txt").write_text(f'"{database.user}" "{database.password}"\n')
+        user = identity()  # PgBouncer refuses to run as root, and only the server's user can enter its socket's folder
+        if user:
+            shutil.chown(folder, user["user"])
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [program, str(ini)], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+                [program, "pgbouncer.ini"],
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                **user,
             )
         try:
             _wait_until_ready(process, port, log)
-            yield f"postgresql://{database.user}@127.0.0.1:{port}/{database.database}"
+            yield f"postgresql://{database.user}:{database.password}@127.0.0.1:{port}/{database.database}"
         finally:
             # It has nothing to store, and the gentle signals mean other things, one to wait for clients, since 1.23.
             process.kill()

@@ -30,21 +30,26 @@ ENVIRONMENT = {"AUTH_MODE": "none", "DATABASE_IAM_AUTH": "false", "DATABASE_SECR
 START_API = ["--warm-containers", "EAGER", "--disable-authorizer"]
 
 
+class SamError(Exception):
+    """`sam local` cannot be started; the message is one line that says why."""
+
+
 @contextmanager
 def reachable(url: str) -> Iterator[str]:
-    """The URL of the same database from inside a container, as long as the block. Raises SettingsError.
+    """The URL of the same database from inside a container, as long as the block. Raises SettingsError and SamError.
 
     A database of this machine is reached through a relay: the embedded one listens on no network, and others mostly
-    on 127.0.0.1, which in a container is the container.
+    on 127.0.0.1, which in a container is the container. The relay is open to every process of this machine and every
+    container, so the database must ask for a password; the embedded one does.
     """
     database = read_database_settings({"DATABASE_URL": url})
     host, port = database.host or "localhost", database.port or 5432
     if not host.startswith("/") and host not in THIS_MACHINE:
         yield url
         return
-    login = quote(database.user or "", safe="")
-    if database.password:
-        login += ":" + quote(database.password, safe="")
+    if not database.password:
+        raise SamError("DATABASE_URL must have a password: containers of others can reach the database too, by a relay")
+    login = f"{quote(database.user or '', safe='')}:{quote(database.password, safe='')}"
     with _relay(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else ("127.0.0.1", port)) as relay:
         yield f"postgresql://{login}@{HOST}:{relay.port}/{quote(database.database or '', safe='')}?sslmode=disable"
 
@@ -93,7 +98,7 @@ def main() -> None:
     stop_on_signals()
     try:
         sys.exit(run(sys.argv[1:]))
-    except (PostgresError, SettingsError) as error:
+    except (PostgresError, SettingsError, SamError) as error:
         sys.exit(f"sam-local: {error}")
     except KeyboardInterrupt:
         print("sam-local: stopped", flush=True)

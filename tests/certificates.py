@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def issue(by: Authority, folder: Path, host: str, days: int = 30) -> None:
     for file in ("server.crt", "server.key"):  # the server insists that the key is its own, and nobody else's
         (folder / file).chmod(0o600)
         if os.geteuid() == 0:
-            shutil.chown(folder / file, folder.owner())
+            os.chown(folder / file, folder.stat().st_uid, -1)
 
 
 def _builder(

@@ -22,8 +22,11 @@ from tests.database import connect, url_of
 
 CLEANUP = pytest.StashKey[ExitStack]()
 SERVER_URL = pytest.StashKey[str]()
-# Durability is PostgreSQL's own tests' business; without it the run is much faster.
-OPTIONS = ("-c", "fsync=off", "-c", "max_connections=200", "-c", "listen_addresses=127.0.0.1", "-c", "port={port}")
+# By the unix socket, in a folder that is closed to other users, roles that stand for IAM users log in without one.
+AUTHENTICATION = """
+local all postgres scram-sha-256
+local all all trust
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,8 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     stack = config.stash[CLEANUP] = ExitStack()
     if workerinput is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True)))
-        folder.chmod(0o755)
-        config.stash[SERVER_URL] = stack.enter_context(server(folder / "data", "-c", "fsync=off"))
+        config.stash[SERVER_URL] = stack.enter_context(server(folder, "-c", "fsync=off"))
+        _let_in_roles_without_password(folder, config.stash[SERVER_URL])
         if config.getoption("numprocesses", None):
             return  # the workers run the tests
     else:
@@ -43,6 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
         admin.run(f"CREATE DATABASE {name}")
     os.environ |= {"DATABASE_URL": url_of(config.stash[SERVER_URL], name), "AUTH_MODE": "none"}
     upgrade(read_database_settings(os.environ))
+
+
+def _let_in_roles_without_password(folder: Path, url: str) -> None:
+    (folder / "cluster" / "pg_hba.conf").write_text(AUTHENTICATION)
+    with connect(url) as admin:
+        admin.run("SELECT pg_reload_conf()")
 
 
 @pytest.hookimpl(optionalhook=True)

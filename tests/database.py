@@ -19,8 +19,9 @@ def connect(url: str) -> Iterator[pg8000.native.Connection]:
     """A connection without transactions: every statement is committed."""
     settings = read_database_settings({"DATABASE_URL": url})
     connection = pg8000.native.Connection(
-        settings.user, database=settings.database or settings.user, unix_sock=socket_path(url)
-    )
+        settings.user, password=settings.password, database=settings.database or settings.user,
+        unix_sock=socket_path(url),
+    )  # fmt: skip
     try:
         yield connection
     finally:

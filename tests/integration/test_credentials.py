@@ -1,6 +1,7 @@
 """Rotation under the real handler: a Secrets Manager by moto, a PostgreSQL whose passwords really change."""
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -19,21 +20,14 @@ from tests.database import connect, free_port
 from tests.integration.test_faults import assert_unavailable
 
 REGION = "eu-central-1"
+SALT = secrets.token_hex()  # of every password: the server's port is open to all users of this machine
 
 
 @pytest.fixture(scope="module")
 def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a migrated server whose TCP port asks for passwords (SCRAM), by its socket, which does not."""
+    """The URL of a migrated server, which listens on a TCP port as well, by its socket."""
     folder = tmp_path_factory.mktemp("scram")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    port = free_port()
-    options = ("-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}")
-    with server(folder / "data", *options) as url:
-        (folder / "data" / "pg_hba.conf").write_text("local all all trust\nhost all all all scram-sha-256\n")
-        with connect(url) as admin:
-            admin.run("SELECT pg_reload_conf()")
-            admin.run("CREATE TABLE ready ()")
+    with server(folder, "-c", "fsync=off", port=free_port()) as url:
         from handler.migrate import upgrade
 
         upgrade(read_database_settings({"DATABASE_URL": url}))
@@ -42,11 +36,11 @@ def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def admin(password_server: str) -> Iterator[Any]:
-    """A connection that needs no password, to change those of others; two users who may use the items."""
+    """A connection of the superuser, to change the passwords of others; two users who may use the items."""
     with connect(password_server) as connection:
         connection.run("TRUNCATE items RESTART IDENTITY")
         for user in ("ann", "bob"):
-            connection.run(f"CREATE ROLE {user} LOGIN PASSWORD 'first'")
+            connection.run(f"CREATE ROLE {user} LOGIN PASSWORD 'first{SALT}'")
             connection.run(f"GRANT ALL ON items TO {user}")
         yield connection
         connection.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('ann', 'bob')")
@@ -75,7 +69,7 @@ class Secret:
 
     def text(self, user: str, password: str) -> str:
         place = {"engine": "postgres", "host": "127.0.0.1", "port": self.port, "dbname": "postgres"}
-        return json.dumps({"username": user, "password": password, **place})
+        return json.dumps({"username": user, "password": password + SALT, **place})
 
     def put(self, text: str, stage: str = "AWSCURRENT") -> None:
         self.client.put_secret_value(SecretId=self.arn, SecretString=text, VersionStages=[stage])
@@ -126,7 +120,7 @@ def test_a_secret_is_read_once_and_used_for_every_connection(secret: Secret) -> 
 def test_a_password_that_changed_costs_one_refresh_and_no_request(secret: Secret, admin: Any) -> None:
     create()
     secret.put(secret.text("ann", "second"))
-    admin.run("ALTER ROLE ann PASSWORD 'second'")
+    admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
     reconnect()
     let_time_pass()
     assert call("GET", "/items/1").status == 200
@@ -138,7 +132,7 @@ def test_a_connection_that_is_lost_after_a_rotation_is_replaced_with_the_new_pas
 ) -> None:
     create()
     secret.put(secret.text("ann", "second"))
-    admin.run("ALTER ROLE ann PASSWORD 'second'")
+    admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
     let_time_pass()
     admin.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ann'")
     assert call("POST", "/items/", {"name": "new"}).status == 201
@@ -148,7 +142,7 @@ def test_the_pending_version_is_tried_in_the_window_of_a_single_user_s_rotation(
     """Between setSecret and finishSecret the server takes only what is still pending."""
     create()
     secret.put(secret.text("ann", "second"), "AWSPENDING")
-    admin.run("ALTER ROLE ann PASSWORD 'second'")
+    admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
     reconnect()
     let_time_pass()
     assert call("GET", "/items/1").status == 200
@@ -161,7 +155,7 @@ def test_the_pending_version_is_tried_in_the_window_of_a_single_user_s_rotation(
 def test_alternating_users_change_the_name_too(secret: Secret, admin: Any) -> None:
     create()
     secret.put(secret.text("bob", "first"))
-    admin.run("ALTER ROLE ann PASSWORD 'retired'")
+    admin.run(f"ALTER ROLE ann PASSWORD 'retired{SALT}'")
     reconnect()
     let_time_pass()
     assert call("GET", "/items/1").status == 200
@@ -176,10 +170,10 @@ def test_a_rotation_of_alternating_users_under_steady_traffic_loses_no_request(s
     for number in range(150):
         if number in (50, 100):
             old, new = ("ann", "bob") if number == 50 else ("bob", "ann")
-            admin.run(f"ALTER ROLE {new} PASSWORD 'of {number}'")
+            admin.run(f"ALTER ROLE {new} PASSWORD 'of {number}{SALT}'")
             secret.put(secret.text(new, f"of {number}"))
             let_time_pass()  # rotations are days apart
-            admin.run(f"ALTER ROLE {old} PASSWORD 'retired at {number}'")
+            admin.run(f"ALTER ROLE {old} PASSWORD 'retired at {number}{SALT}'")
             admin.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{old}'")
         method, path, body = ("POST", "/items/", {"name": "x"}) if number % 2 else ("GET", "/items/1", None)
         statuses.append(call(method, path, body).status)
@@ -198,7 +192,7 @@ def test_what_was_accepted_survives_an_outage_of_secrets_manager(monkeypatch: py
 
 def test_in_the_window_that_nothing_bridges_the_answer_is_503_and_then_it_works(secret: Secret, admin: Any) -> None:
     create()
-    admin.run("ALTER ROLE ann PASSWORD 'unknown to the secret'")
+    admin.run(f"ALTER ROLE ann PASSWORD 'unknown to the secret{SALT}'")
     reconnect()
     let_time_pass()
     assert_unavailable(call("GET", "/items/1"))

@@ -168,18 +168,18 @@ def test_a_server_that_shuts_down_and_comes_back_is_found_again(
     from handler.database import connection
 
     folder = tmp_path_factory.mktemp("server")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
     engine.dispose()
     try:
-        with server(folder / "data", "-c", "fsync=off") as url:
+        with server(folder, "-c", "fsync=off") as url:
+            database = read_database_settings({"DATABASE_URL": url})
             monkeypatch.setattr(connection, "address_of", lambda *_: (socket_path(url), 0, None))
             monkeypatch.setitem(vars(settings().database), "database", "postgres")
-            upgrade(read_database_settings({"DATABASE_URL": url}))
+            monkeypatch.setitem(vars(settings().database), "password", database.password)
+            upgrade(database)
             item = create()
         assert_unavailable(call("GET", "/items/1"))
         assert_unavailable(call("POST", "/items/", {"name": "new"}))
-        with server(folder / "data", "-c", "fsync=off") as url:
+        with server(folder, "-c", "fsync=off") as url:
             assert call("GET", "/items/1").json == item
             assert call("POST", "/items/", {"name": "new"}).status == 201
     finally:

@@ -21,8 +21,9 @@ from sqlalchemy.exc import OperationalError
 
 from handler import migrate, migration_function
 from handler.migration_function import MigrationFailed, NobodyTold, handler
-from handler.settings import DatabaseSettings, read_database_settings
+from handler.settings import DatabaseSettings
 from local.events import Context
+from local.postgres import over_tcp
 from local.proxy import Proxy
 from tests.bucket import HANG, Bucket, bucket
 from tests.database import connect, socket_path, temporary_database
@@ -380,10 +381,8 @@ def test_what_a_migration_may_take_comes_from_the_time_that_is_left(s3: Bucket, 
 @pytest.fixture
 def network(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A network between the function and its database that can be broken."""
-    settings = read_database_settings({"DATABASE_URL": url})
     with Proxy(socket_path(url)) as proxy:
-        address = f"postgresql://{settings.user}@127.0.0.1:{proxy.port}/{settings.database}"
-        monkeypatch.setenv("DATABASE_URL", address)
+        monkeypatch.setenv("DATABASE_URL", over_tcp(url, proxy.port))
         yield proxy
 
 

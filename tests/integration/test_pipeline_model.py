@@ -71,7 +71,7 @@ def connect_pipeline(**login: str) -> Connection:
     to = read_database_settings(os.environ)
     connection = Connection(
         (f"{to.host}/.s.PGSQL.{to.port}", 0, None),
-        {"user": to.user, "database": to.database} | login,
+        {"user": to.user, "password": to.password, "database": to.database} | login,
         timeout=5.0,
         idle_check=0.0,
     )

@@ -16,7 +16,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import pg8000.native
 import pytest
@@ -33,6 +32,7 @@ from handler.migrate import upgrade
 from handler.paging import Page, next_cursor
 from handler.settings import read_database_settings
 from local.pgbouncer import binary, pgbouncer, reserved_port
+from local.postgres import over_tcp
 from local.proxy import Proxy, _Connection, _Pipe
 from tests.database import connect as connect_directly
 from tests.database import socket_path, temporary_database
@@ -76,7 +76,10 @@ def redirected(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def console(port: int) -> Iterator[pg8000.native.Connection]:
-    connection = pg8000.native.Connection("postgres", host="127.0.0.1", port=port, database="pgbouncer")
+    password = read_database_settings(os.environ).password
+    connection = pg8000.native.Connection(
+        "postgres", password=password, host="127.0.0.1", port=port, database="pgbouncer"
+    )
     try:
         yield connection
     finally:
@@ -372,8 +375,8 @@ PINNING_WORDS = re.compile(r"\b(set_config|nextval|setval|currval|pg_\w*advisory
 # Proxy takes what drivers of other languages send at each startup.
 STARTUP = {"client_encoding", "DateStyle", "TimeZone"}
 LONGEST_STATEMENT = 16 * 1024  # bytes
-# Every statement in one flush with one Sync; nothing after Terminate.
-CONVERSATION = re.compile(r"(Q|(PBE)*PBDE(PBE)?S)*X")
+# SCRAM's two messages, then every statement in one flush with one Sync; nothing after Terminate.
+CONVERSATION = re.compile(r"pp(Q|(PBE)*PBDE(PBE)?S)*X")
 
 
 class Recorder(Proxy):
@@ -520,9 +523,8 @@ def test_nothing_that_an_engine_says_in_its_life_pins_a_proxy(recorder: Recorder
 
 def test_the_recorder_sees_what_pins_a_proxy(recorder: Recorder) -> None:
     """Stock pg8000 does all of it: names its statements, and SETs what it is told."""
-    database = urlsplit(os.environ["DATABASE_URL"]).path
-    url = f"postgresql+pg8000://postgres@127.0.0.1:{recorder.port}{database}"
-    stock = create_engine(url, connect_args={"ssl_context": False})
+    url = over_tcp(os.environ["DATABASE_URL"], recorder.port)
+    stock = create_engine(url.replace("postgresql", "postgresql+pg8000", 1), connect_args={"ssl_context": False})
     with stock.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SELECT :one"), {"one": "1"})
     stock.dispose()

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from handler.settings import read_database_settings
+from local.postgres import over_tcp
 from local.proxy import Count, Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +47,11 @@ def environment(idle_check: str = NEVER) -> Iterator[Environment]:
     """A cold one: nothing has been asked of it."""
     database = read_database_settings(os.environ)
     with Proxy(f"{database.host}/.s.PGSQL.{database.port}") as proxy:
-        url = urlsplit(os.environ["DATABASE_URL"])
-        url = url._replace(netloc=f"{database.user}@127.0.0.1:{proxy.port}", query="")
+        url = over_tcp(os.environ["DATABASE_URL"], proxy.port)
         with subprocess.Popen(
             [sys.executable, "-c", ENVIRONMENT],
             cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": url.geturl(), "DATABASE_IDLE_CHECK": idle_check},
+            env=os.environ | {"DATABASE_URL": url, "DATABASE_IDLE_CHECK": idle_check},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -99,10 +98,10 @@ def test_a_warm_request_opens_no_connection(warm: Environment) -> None:
     assert sum(warm.count("POST", "/items/", ITEM, status=201).connections for _ in range(10)) == 0
 
 
-def test_the_first_request_of_an_environment_costs_one_exchange_more_to_connect() -> None:
+def test_the_first_request_of_an_environment_costs_three_round_trips_more_to_log_in_by_scram() -> None:
     with environment() as cold:
         first = cold.count("GET", "/items/")
-        assert (first.connections, first.round_trips) == (1, 2)
+        assert (first.connections, first.round_trips) == (1, 4)
         second = cold.count("GET", "/items/")
         assert (second.connections, second.round_trips) == (0, 1)
 

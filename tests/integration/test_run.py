@@ -175,6 +175,18 @@ def test_a_busy_port_is_one_clear_line(project: Path) -> None:
         assert refused(project, PORT=str(port)).startswith(f"run: port {port}: Address already in use")
 
 
+def test_data_of_an_earlier_version_is_one_clear_line_that_says_what_to_do(project: Path) -> None:
+    """Its cluster was the folder itself, and let in every process without a password."""
+    data = project / ".local" / "postgres"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("18\n")
+    if os.geteuid() == 0:
+        shutil.chown(data, "nobody")
+    message = f"run: {data} is of an earlier version of this project: remove it (make clean)\n"
+    assert refused(project) == message
+    assert (data / "PG_VERSION").read_text() == "18\n"
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_line(project: Path) -> None:
     (project / ".local").write_text("a file is in the way")
     assert refused(project).startswith(f"run: {project}/.local cannot be written")

@@ -1,5 +1,6 @@
-"""TLS between the real handler and a real PostgreSQL. The server would take anybody in clear text: nobody asks."""
+"""TLS between the real handler and a real PostgreSQL, which accepts clear text too: the handler must not use it."""
 
+import secrets
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pg8000.native import literal
 
 from handler.database import aws
 from handler.database.engine import engine
@@ -20,13 +22,14 @@ from tests.client import call, create
 from tests.database import connect, free_port, required_program
 from tests.integration.test_faults import assert_unavailable, pooled
 
-# In clear, anybody is trusted; with TLS it takes a password, whose hash is SCRAM's, or the password itself.
+# Clear text is accepted as well as TLS. `plain` sends its password itself, and only by TLS.
 HBA = """
-local all all trust
-hostnossl all all all trust
+local all all scram-sha-256
 hostssl all plain all password
-hostssl all all all scram-sha-256
+host all all 127.0.0.1/32 scram-sha-256
 """
+PASSWORD = f"pässwörd {secrets.token_hex()}"
+TOKEN = secrets.token_hex()
 Configure = Callable[..., None]
 
 
@@ -48,18 +51,16 @@ class TlsServer:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     folder = tmp_path_factory.mktemp("tls")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
     port = free_port()
-    options = ("-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}")
     programs = required_program("postgres").parent  # the embedded one has no TLS
-    with server(folder / "data", *options, programs=programs) as url, connect(url) as admin:
-        (folder / "data" / "pg_hba.conf").write_text(HBA)
+    with server(folder, "-c", "fsync=off", port=port, programs=programs) as url, connect(url) as admin:
+        cluster = folder / "cluster"
+        (cluster / "pg_hba.conf").write_text(HBA)
         upgrade(read_database_settings({"DATABASE_URL": url}))
-        admin.run("CREATE ROLE ann LOGIN PASSWORD 'pässwörd'")
-        admin.run("CREATE ROLE plain LOGIN PASSWORD 'token'")
+        for role, password in (("ann", PASSWORD), ("plain", TOKEN)):
+            admin.run(f"CREATE ROLE {role} LOGIN PASSWORD {literal(password)}")
         admin.run("GRANT ALL ON items TO ann, plain")
-        tls = TlsServer(port, folder / "data", authority(folder / "ca.pem"), folder / "ca.pem", admin)
+        tls = TlsServer(port, cluster, authority(folder / "ca.pem"), folder / "ca.pem", admin)
         tls.present(tls.trusted)
         admin.run("ALTER SYSTEM SET ssl = on")
         admin.run("SELECT pg_reload_conf()")
@@ -72,7 +73,7 @@ def tls(running: TlsServer, configure: Configure) -> TlsServer:
     running.present(running.trusted)
     running.admin.run("TRUNCATE items RESTART IDENTITY")
     configure(
-        host="127.0.0.1", port=running.port, user="ann", password="pässwörd", database="postgres",
+        host="127.0.0.1", port=running.port, user="ann", password=PASSWORD, database="postgres",
         sslmode="verify-full", ca_bundle=str(running.bundle),
     )  # fmt: skip
     return running
@@ -115,10 +116,10 @@ def test_channel_binding_can_be_required(tls: TlsServer, configure: Configure) -
 def test_a_server_that_cannot_bind_is_refused_where_it_is_required(
     tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
-    configure(channel_binding=True, user="plain", password="token")
+    configure(channel_binding=True, user="plain", password=TOKEN)
     assert_refused("channel_binding=require", tls, caplog)
-    configure(sslmode="disable", user="ann")
-    assert_refused("has not proven", tls, caplog)
+    configure(sslmode="disable", user="ann", password=PASSWORD)
+    assert_refused("the server does not offer it", tls, caplog)
 
 
 def test_an_authority_that_is_not_trusted_is_refused(
@@ -185,7 +186,7 @@ def test_a_token_is_signed_for_every_connection_and_travels_in_tls(
 
     def token(server: str, user: str, region: str, *_: object) -> str:
         signed.append((server, user, region))
-        return "token"
+        return TOKEN
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setattr(aws, "database_token", token)

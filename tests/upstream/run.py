@@ -11,35 +11,35 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-
-import pg8000.native
+from urllib.parse import urlsplit
 
 from local.postgres import server
+from tests.database import connect
 
 HERE = Path(__file__).parent
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-# As pg8000's README, "Run Tests", has it; but for `gss`, which the embedded server is not built with.
+# As pg8000's README, "Run Tests", has it; but for `gss`, which the embedded server is not built with, and for `trust`.
 AUTHENTICATION = """
-local all all trust
+local all all scram-sha-256
 host pg8000_md5 all 127.0.0.1/32 md5
 host pg8000_password all 127.0.0.1/32 password
 host pg8000_scram_sha_256 all 127.0.0.1/32 scram-sha-256
-host all all 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
 """
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="upstream-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        folder.chmod(0o755)  # the server may run as another user
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(folder / "tools")])}
         source = _download(folder, environment)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        options = (f"port={port}", "listen_addresses=127.0.0.1", "max_prepared_transactions=10", "fsync=off")
-        with server(folder / "data", *(word for option in options for word in ("-c", option))):
-            _set_up(folder / "data", port)
-            environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGPASSWORD": "pw"}
+        options = ("-c", "max_prepared_transactions=10", "-c", "fsync=off")
+        with server(folder / "postgres", *options, port=port) as url:
+            _set_up(folder / "postgres" / "cluster", url)
+            password = str(urlsplit(url).password)
+            environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGPASSWORD": password}
             command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "tests.upstream.plugin"]
             command += ["-p", "no:cacheprovider", "--quiet", "--tb=no", "--no-summary", "test/dbapi"]
             return subprocess.run(command, cwd=source, env=environment, check=False).returncode
@@ -59,11 +59,10 @@ def _download(folder: Path, environment: dict[str, str]) -> Path:
     return source
 
 
-def _set_up(data: Path, port: int) -> None:
-    with pg8000.native.Connection("postgres", host="127.0.0.1", port=port) as admin:
-        admin.run("ALTER USER postgres PASSWORD 'pw'")
+def _set_up(cluster: Path, url: str) -> None:
+    with connect(url) as admin:
         admin.run("CREATE EXTENSION hstore")
-        (data / "pg_hba.conf").write_text(AUTHENTICATION)
+        (cluster / "pg_hba.conf").write_text(AUTHENTICATION)
         admin.run("SELECT pg_reload_conf()")
 
 
