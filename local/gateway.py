@@ -1,6 +1,7 @@
 """A local API Gateway: HTTP in, Lambda event, `handler.main.handler`, HTTP out. Started by `local/run.py`."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -24,6 +25,40 @@ MAX_REQUEST = 10 * 1024 * 1024
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def respond(send: Send, answer: Answer) -> None:
+    headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in answer.headers]
+    headers.append((b"content-length", str(len(answer.body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def for_own_hosts(app: App, port: int) -> App:
+    """Refuse requests whose Host header does not name `port` of this machine; `app` serves the others.
+
+    A web page can have its own name lead to 127.0.0.1 (DNS rebinding) and then read what this server answers, but its
+    requests carry that name. The status is RFC 9110's, 15.5.20.
+    """
+    names = ["127.0.0.1", "localhost", "[::1]"]
+    own = [f"{name}:{port}" for name in names] + (names if port == 80 else [])  # clients leave out port 80
+    problem = {
+        "type": "about:blank",
+        "title": "Misdirected Request",
+        "status": 421,
+        "detail": f"The Host header must be one of: {', '.join(own)}",
+    }
+    refused = Answer(421, [("content-type", "application/problem+json")], json.dumps(problem).encode())
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        found = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        if len(found) == 1 and found[0] in own:
+            await app(scope, receive, send)
+        else:
+            await respond(send, refused)
+
+    return checked
 
 
 class Gateway:
@@ -48,10 +83,7 @@ class Gateway:
         else:
             run = asyncio.get_running_loop().run_in_executor
             answer = await run(self._environment, self._invoke, scope, bytes(body))
-        headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in answer.headers]
-        headers.append((b"content-length", str(len(answer.body)).encode()))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await respond(send, answer)
 
     def _invoke(self, scope: Scope, body: bytes) -> Answer:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
@@ -90,8 +122,9 @@ def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     gateway = Gateway(handler)
     listeners.append(gateway.show)
+    app = for_own_hosts(gateway, listener.getsockname()[1])
     config = uvicorn.Config(
-        gateway, lifespan="off", log_level="warning", access_log=False, server_header=False,
+        app, lifespan="off", log_level="warning", access_log=False, server_header=False,
         date_header=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
     print(sys.argv[2], flush=True)

@@ -162,6 +162,44 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(pro
         assert answered <= stored
 
 
+def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(project: Path) -> None:
+    """A web page whose name leads to 127.0.0.1 (DNS rebinding) must not read what this server answers."""
+    with running(project) as run:
+        port = run.client.base_url.port
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LocalHost:{port}", f"[::1]:{port}"):
+            assert run.client.get("/items/", headers={"Host": host}).status_code == 200, host
+        names = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "127.0.0.2", "192.168.1.2"]
+        others = [f"{name}:{port}" for name in names]
+        others += [
+            *names,
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+            "localhost:1",
+            f"localhost.:{port}",
+            f"a@localhost:{port}",
+            "",
+        ]
+        for host in others:
+            response = run.client.post("/items/", json={"name": "Lamp"}, headers={"Host": host})
+            assert (response.status_code, response.headers["content-type"]) == (421, "application/problem+json"), host
+            assert f"127.0.0.1:{port}, localhost:{port}, [::1]:{port}" in response.json()["detail"]
+            assert "evil" not in response.text
+        assert raw_status(port, "GET /items/ HTTP/1.0\r\n\r\n") == 421
+        two = f"GET /items/ HTTP/1.1\r\nHost: localhost:{port}\r\nHost: evil.example\r\n\r\n"
+        assert raw_status(port, two) in (400, 421)
+        absolute = "GET http://evil.example/items/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+        assert raw_status(port, absolute) == 421
+        assert run.client.get("/items/").json()["items"] == []
+
+
+def raw_status(port: int | None, request: str) -> int:
+    """The status of the response to a request as it is given, byte for byte."""
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
+        sock.sendall(request.encode())
+        return int(sock.recv(4096).split()[1])
+
+
 @pytest.mark.parametrize("port", ["0", "70000", "http", "-1"])
 def test_a_port_that_is_none_is_one_clear_line(project: Path, port: str) -> None:
     assert refused(project, PORT=port) == f"run: PORT must be a number between 1 and 65535, not '{port}'\n"
