@@ -60,9 +60,10 @@ test: setup $(SAM_VENV)/ready ## Run the tests on real PostgreSQL (ARGS="-k name
 	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= --cov-fail-under=0 $(ARGS)
 	@$(if $(ARGS),,$(RUN) -m coverage report)
 
-check: setup $(SAM_VENV)/ready ## Format, lint, types, import direction, templates
+check: setup $(SAM_VENV)/ready ## Format, lint, security, types, import direction, templates
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
+	@$(RUN) -m bandit --quiet --configfile pyproject.toml --recursive handler local
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
 	@$(SAM) validate --lint
