@@ -23,6 +23,7 @@ from pg8000.native import literal
 
 from handler.database.connection import connect as open_connection
 from handler.settings import read_database_settings
+from local import postgres
 from local.postgres import PostgresError, over_tcp, server
 from tests.database import connect, free_port, socket_path
 
@@ -350,6 +351,17 @@ def test_a_temporary_folder_that_the_server_s_user_cannot_enter_is_one_clear_lin
         " set TMPDIR to a folder that all users can enter, or use another user"
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
+
+
+@as_root
+def test_an_account_that_has_the_server_s_user_id_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = pwd.getpwnam("daemon")
+    monkeypatch.setattr(postgres, "SERVER_ID", account.pw_uid)
+    message = f"PostgreSQL cannot run as root: daemon has user id {account.pw_uid}. Use another user"
+    with pytest.raises(PostgresError, match=message), server(tmp_path / "data"):
+        pass
 
 
 @as_root

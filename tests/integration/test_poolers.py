@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -102,6 +103,18 @@ def wait_until(condition: Callable[[], object], timeout: float = 5) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
     return bool(condition())
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("password", [None, "guess"])
+def test_pgbouncer_listens_on_loopback_and_asks_for_the_password_of_the_database(
+    password: str | None, pooler: str
+) -> None:
+    settings = read_database_settings({"DATABASE_URL": pooler})
+    assert settings.host == "127.0.0.1"
+    connect(settings).close()
+    with pytest.raises(dbapi.OperationalError, match=r"28P01|08P01|the server asks for a password"):
+        connect(replace(settings, password=password))
 
 
 # ---------------------------------------------------------------- right answers behind PgBouncer

@@ -176,6 +176,8 @@ def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(pr
             "localhost",
             "[::1]",
             "localhost:1",
+            f"localhost:{port}0",
+            f"localhost:{port}.evil.example",
             f"localhost.:{port}",
             f"a@localhost:{port}",
             "",
