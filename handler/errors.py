@@ -7,14 +7,16 @@ from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError, ResponseValidationError
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+
+from handler.database.error_fields import describe, fields_of
 
 PROBLEM_JSON = "application/problem+json"
 # RFC 9110's names, where http.HTTPStatus before Python 3.13 has older ones.
@@ -90,22 +92,12 @@ SQLSTATES: dict[str, Refusal] = {
 }
 
 
-# What the server or we say of these is about the connection: hosts and users, no statement and no value.
-OF_THE_CONNECTION = ("08", "28", "3D", "53", "57")
-
-
 def sqlstate(error: DBAPIError) -> tuple[str, str | None]:
     """The server's SQLSTATE, or "" when the error is not the server's, and the constraint's name, if any."""
     fields = error.orig.args[0] if error.orig is not None and error.orig.args else None
     if not isinstance(fields, Mapping):
         return "", None
     return fields.get("C", ""), fields.get("n")
-
-
-def _reason(error: Exception) -> str:
-    assert isinstance(error, DBAPIError)
-    assert error.orig is not None
-    return f"{error.orig.args[0]['C']} {error.orig.args[0].get('M', '')}"
 
 
 def refusal(code: str) -> Refusal | None:
@@ -177,17 +169,15 @@ async def database_error(request: Request, error: Exception) -> JSONResponse:
     if answer is None:
         return await unexpected_error(request, error)
     if answer.status == 503:
-        logger.error("database: %s", _reason(error) if code[:2] in OF_THE_CONNECTION else code or type(error).__name__)
+        logger.error("database: %s", describe(fields_of(error)) or type(error).__name__)
         return _answer(request, answer.status, answer.detail, RETRY_AFTER)
     return _answer(request, answer.status, answer.detail, constraint=constraint)
 
 
-class Unexpected(Exception):
-    """An error as the log may tell it."""
-
-
 async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    logger.error("unexpected %s", type(error).__name__, exc_info=_without_values(error))
+    # Records are redacted where they are made (handler/redaction.py).
+    route = f"{request.method} {getattr(request.scope.get('route'), 'path', '-')}"
+    logger.error("%s: unexpected %s", route, type(error).__name__, exc_info=error)
     vars(error)["is_logged"] = True
     return _answer(request, 500)
 
@@ -195,17 +185,6 @@ async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
 def is_logged(error: BaseException | None) -> bool:
     """Whether `unexpected_error` has logged it. The framework raises on what is answered, to whoever runs it."""
     return getattr(error, "is_logged", False)
-
-
-def _without_values(error: Exception) -> Exception:
-    """The same, with its traceback, where it would repeat what a client sent or what is stored."""
-    if isinstance(error, ResponseValidationError | ValidationError):
-        text = ", ".join(f"{_where(one)} {one['type']}" for one in error.errors())
-    elif isinstance(error, DBAPIError) and sqlstate(error)[0]:
-        text = f"{_reason(error)} [{error.statement}]"
-    else:
-        return error
-    return Unexpected(f"{type(error).__name__}: {text}").with_traceback(error.__traceback__)
 
 
 def describe_problems(openapi: dict[str, Any]) -> None:

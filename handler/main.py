@@ -30,10 +30,12 @@ from handler.database.spent import count
 from handler.errors import is_logged
 from handler.events import HTTP_API_2, Answer, Kind, kind_of, read_body, read_scope
 from handler.observability import tell
+from handler.redaction import redact_log_records
 from handler.settings import settings
 
 TIME_TO_ANSWER = 0.5  # seconds of the invocation that the database does not get
 
+redact_log_records()
 logging.getLogger().setLevel(settings().log_level)
 # It has a line for every request too, and one for every exception that leaves the application.
 logging.getLogger("mangum").setLevel(logging.WARNING)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from handler.database import credentials
 from handler.database.deadline import within
 from handler.database.dialect import NAME
+from handler.database.error_fields import fields_of
 from handler.database.pipeline import Connection
 from handler.database.wire import TlsSocket
 from handler.settings import DatabaseSettings
@@ -98,8 +99,7 @@ def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[st
 
 def sqlstate(error: DBAPIError) -> str:
     """The server's code for what it refused, or ours for what could not be done; "" where there is none."""
-    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    return str(said.get("C", "")) if isinstance(said, dict) else ""
+    return fields_of(error).get("C", "")
 
 
 def prepare(database: DatabaseSettings) -> None:

@@ -28,6 +28,7 @@ from pg8000.converters import make_params
 from pg8000.core import Context
 
 from handler.database.deadline import overtime, remaining, within
+from handler.database.error_fields import ErrorFields
 from handler.database.spent import spend
 from handler.database.values import READERS, WRITERS
 from handler.database.wire import open_socket
@@ -439,7 +440,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             fields = {"C": "08006", "M": f"the connection was lost: {error}"}
             if isinstance(talk.context.error, dbapi.DatabaseError):
                 fields |= talk.context.error.args[0]  # a FATAL error, after which the server closes
-            raise ConnectionLost(fields) from error
+            raise ConnectionLost(ErrorFields(fields)) from error
         except Exception as error:
             self.abandon()
             raise _error("08P01", f"the server cannot be understood: {type(error).__name__}") from error
@@ -599,7 +600,7 @@ def _sqlstate(error: dbapi.Error) -> str:
 def _classified(error: dbapi.DatabaseError) -> dbapi.DatabaseError:
     """What pg8000 raises as DatabaseError, as the class that PEP 249 has for its SQLSTATE."""
     fields = error.args[0]
-    return ERRORS.get(fields.get("C", "")[:2], dbapi.DatabaseError)(fields)
+    return ERRORS.get(fields.get("C", "")[:2], dbapi.DatabaseError)(ErrorFields(fields))
 
 
 # Ahead of the Sync: the transaction of a read begins and ends in one flush.

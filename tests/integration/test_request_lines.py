@@ -187,7 +187,7 @@ def test_a_500_is_an_error_with_one_traceback(
     assert call("GET", "/test/broken").status == 500
     assert (lines[-1]["level"], lines[-1]["ServerErrors"]) == ("ERROR", 1)
     (record,) = errors(caplog)
-    assert record.getMessage() == "unexpected ValueError"
+    assert record.getMessage() == "GET /test/broken: unexpected ValueError"
     assert caplog.text.count("Traceback") == 1
     assert "ValueError: the reason" in caplog.text
 
@@ -226,7 +226,8 @@ def test_an_answer_that_breaks_the_contract_is_an_error_without_what_is_stored(
     assert call("GET", "/test/contract").status == 500
     (record,) = errors(caplog)
     assert record.exc_info
-    assert str(record.exc_info[1]) == "ResponseValidationError: response.price int_parsing"
+    assert str(record.exc_info[1]) == "response.price int_parsing"
+    assert "fastapi.exceptions.ResponseValidationError: response.price int_parsing" in caplog.text
     assert MARK not in caplog.text
 
 

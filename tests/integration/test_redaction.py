@@ -1,0 +1,450 @@
+"""No log record quotes a row, a parameter or what a client sent; each still says what failed, and where."""
+
+import asyncio
+import contextlib
+import enum
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sqlalchemy import Enum, Integer, String, TypeDecorator, bindparam, column, literal, select, text
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from handler.database.session import SessionDep
+from handler.items.models import Item
+from tests.client import call, create
+
+MARK = "MARKED"  # in everything that no log may show
+
+
+class Local(DeclarativeBase):
+    """Beside the application's own metadata."""
+
+
+class Secret(Local):
+    __tablename__ = "secrets"
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Refusing(TypeDecorator[str]):
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:  # noqa: ARG002 - SQLAlchemy's
+        return str(int(value))
+
+
+class Price(BaseModel):
+    amount: int
+
+
+@pytest.fixture(autouse=True)
+def _secrets(database: Any) -> Iterator[None]:
+    database.run("CREATE TABLE secrets (name text PRIMARY KEY)")
+    database.run(f"INSERT INTO secrets VALUES ('{MARK}')")
+    yield
+    database.run("DROP TABLE secrets")
+
+
+def duplicate(session: Session) -> None:
+    """PostgreSQL's detail is Key (name)=(MARKED) already exists."""
+    session.execute(text("INSERT INTO secrets VALUES (:name)"), {"name": MARK})
+
+
+class StorageError(Exception):
+    """An application's own."""
+
+
+# --- chains ---
+
+
+def raised_from(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError as error:
+        raise StorageError("the reason") from error
+
+
+def raised_in_an_except(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError:
+        raise StorageError("the reason")  # noqa: B904 - what is tested
+
+
+def raised_from_none(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError:
+        raise StorageError("the reason") from None
+
+
+def raised_from_the_driver_s(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError as error:
+        raise StorageError("the reason") from error.orig
+
+
+def three_deep(session: Session) -> None:
+    try:
+        raised_from(session)
+    except StorageError as error:
+        raise RuntimeError("the outer reason") from error
+
+
+def with_its_text(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError as error:
+        raise StorageError(f"the reason: {error}") from error
+
+
+def in_a_group(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError as error:
+        raise ExceptionGroup("the reason", [StorageError("another"), error])  # noqa: B904 - what is tested
+
+
+def in_a_group_of_groups(session: Session) -> None:
+    try:
+        in_a_group(session)
+    except ExceptionGroup as error:
+        raise ExceptionGroup("the reason", [error, StorageError("another")]) from error
+
+
+def with_notes(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError as error:
+        error.add_note(f"while storing {MARK}")
+        reason = StorageError("the reason")
+        reason.add_note(f"it was {error}")
+        raise reason from error
+
+
+def in_a_circle(session: Session) -> None:
+    try:
+        duplicate(session)
+    except IntegrityError as error:
+        reason = StorageError("the reason")
+        error.__cause__ = reason
+        raise reason from error
+
+
+# --- what the server, SQLAlchemy, pydantic and Python write ---
+
+
+def a_function_s_message(session: Session) -> None:
+    session.execute(text("DO $$ BEGIN RAISE EXCEPTION '%', (SELECT name FROM secrets); END $$"))
+
+
+def a_function_s_message_with_a_connection_s_sqlstate(session: Session) -> None:
+    statement = "DO $$ BEGIN RAISE EXCEPTION '%', (SELECT name FROM secrets) USING ERRCODE = '54023'; END $$"
+    session.execute(text(statement))
+
+
+def an_internal_error(session: Session) -> None:
+    statement = "DO $$ BEGIN RAISE EXCEPTION '%', (SELECT name FROM secrets) USING ERRCODE = 'XX000'; END $$"
+    session.execute(text(statement))
+
+
+def a_column_that_is_not_there(session: Session) -> None:
+    session.execute(text(f"SELECT name FROM secrets WHERE name = {MARK.lower()}"))
+
+
+def a_syntax_error(session: Session) -> None:
+    session.execute(text(f"SELECT name FROM secrets WHERE name = 'O'{MARK}'"))
+
+
+def a_literal_in_a_statement(session: Session) -> None:
+    session.connection().exec_driver_sql(f"INSERT INTO nothing VALUES ('{MARK}') -- {MARK}")
+
+
+def a_division(session: Session) -> None:
+    session.execute(text(f"SELECT 1 / 0, '{MARK}', $${MARK}$$"))
+
+
+def a_session_that_had_failed(session: Session) -> None:
+    session.add(Secret(name=MARK))
+    with contextlib.suppress(IntegrityError):
+        session.flush()
+    session.execute(text("SELECT 1"))
+
+
+def a_session_that_had_failed_outside_of_a_context(session: Session) -> None:
+    with Session(session.get_bind()) as other:
+        other.add(Secret(name=MARK))
+        with contextlib.suppress(IntegrityError):
+            other.flush()
+        other.execute(text("SELECT 1"))
+
+
+def a_parameter_that_its_type_refuses(session: Session) -> None:
+    session.execute(select(bindparam("value", MARK, Refusing())))
+
+
+def a_parameter_that_an_enum_lacks(session: Session) -> None:
+    session.execute(select(literal(MARK, Enum(Colour, native_enum=False, validate_strings=True))))
+
+
+def a_stored_value_that_an_enum_lacks(session: Session) -> None:
+    session.scalars(select(column("name", Enum(Colour, native_enum=False))).select_from(text("secrets"))).all()
+
+
+def a_literal_that_cannot_be_written(session: Session) -> None:
+    statement = select(literal(MARK, Integer))
+    statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+
+
+def a_model_s_validation(_session: Session) -> None:
+    Price.model_validate({"amount": MARK})
+
+
+def a_model_s_validation_behind_another(_session: Session) -> None:
+    try:
+        Price.model_validate({"amount": MARK})
+    except ValueError as error:
+        raise StorageError(f"the reason: {error}") from error
+
+
+def a_number_that_is_none(session: Session) -> None:
+    int(session.scalar(text("SELECT name FROM secrets")))
+
+
+def a_key_of_a_dictionary(session: Session) -> None:
+    {}[session.scalar(text("SELECT name FROM secrets"))]
+
+
+def a_time_of_a_library(session: Session) -> None:
+    from datetime import datetime
+
+    datetime.strptime(session.scalar(text("SELECT name FROM secrets")) or "", "%Y").astimezone()
+
+
+FAILURES: dict[Callable[[Session], None], list[str]] = {
+    raised_from: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason"],
+    raised_in_an_except: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason"],
+    raised_from_none: ["StorageError: the reason"],
+    raised_from_the_driver_s: ["IntegrityError: 23505", "StorageError: the reason"],
+    three_deep: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason", "RuntimeError: the outer reason"],
+    with_its_text: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason: 23505 [INSERT]"],
+    in_a_group: ["IntegrityError: 23505 [INSERT]", "StorageError: another", "ExceptionGroup: the reason"],
+    in_a_group_of_groups: ["IntegrityError: 23505 [INSERT]", "ExceptionGroup: the reason (2 sub-exceptions)"],
+    with_notes: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason", "it was 23505 [INSERT]"],
+    in_a_circle: ["IntegrityError: 23505 [INSERT]", "StorageError"],
+    a_function_s_message: ["DatabaseError: P0001 [DO]"],
+    a_function_s_message_with_a_connection_s_sqlstate: ["54023 [DO]"],
+    an_internal_error: ["InternalError: XX000 [DO]"],
+    a_column_that_is_not_there: ["ProgrammingError: 42703 [SELECT]"],
+    a_syntax_error: ["ProgrammingError: 42601 [SELECT]"],
+    a_literal_in_a_statement: ["ProgrammingError: 42P01 [INSERT]"],
+    a_session_that_had_failed: ["InvalidRequestError: Can't operate on closed transaction"],
+    a_session_that_had_failed_outside_of_a_context: ["PendingRollbackError: This Session's transaction"],
+    a_parameter_that_its_type_refuses: ["StatementError: ValueError [SELECT]", "in process_bind_param"],
+    a_parameter_that_an_enum_lacks: ["StatementError: LookupError [SELECT]"],
+    a_stored_value_that_an_enum_lacks: ["LookupError"],
+    a_literal_that_cannot_be_written: ["CompileError"],
+    a_model_s_validation: ["ValidationError: amount int_parsing"],
+    a_model_s_validation_behind_another: ["ValidationError: amount int_parsing", "StorageError: the reason: amount"],
+    a_number_that_is_none: ["ValueError"],
+    a_key_of_a_dictionary: ["KeyError"],
+    a_time_of_a_library: ["ValueError"],
+}
+
+
+def as_lambda_formats(records: list[logging.LogRecord]) -> str:
+    """What the runtime of Lambda writes: type, text and traceback of a record's exception."""
+    runtime = pytest.importorskip("awslambdaric.lambda_runtime_log_utils", reason="the runtime is not installed")
+    formatter = runtime.JsonFormatter()
+    return "".join(formatter.format(record) for record in records)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.__name__)
+def test_a_failure_is_logged_with_types_and_places_and_without_values(
+    failure: Callable[[Session], None], app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.put("/test/{number}")
+    async def _route(session: SessionDep, number: int) -> None:
+        assert number == 7
+        failure(session)
+
+    response = call("PUT", "/test/7")
+    assert response.status == 500
+    (record,) = caplog.records
+    assert record.getMessage().startswith("PUT /test/{number}: unexpected ")
+    for logged in (caplog.text, as_lambda_formats(caplog.records), response.body.decode()):
+        assert MARK.lower() not in logged.lower()
+    for expected in FAILURES[failure]:
+        assert expected in caplog.text
+    assert re.search(rf'test_redaction\.py", line \d+, in {failure.__name__}\n', caplog.text)
+    assert json.loads(as_lambda_formats(caplog.records))["errorType"] in caplog.text
+    assert create("after")["name"] == "after"
+
+
+def test_the_tables_of_the_application_are_named(app: FastAPI, caplog: pytest.LogCaptureFixture, database: Any) -> None:
+    """A flush has no line of the route in its traceback: the statement says what it stored."""
+    database.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '%', NEW.name; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    try:
+
+        @app.post("/test/flush")
+        async def _route(session: SessionDep) -> None:
+            session.add(Item(name=MARK))
+
+        assert call("POST", "/test/flush").status == 500
+    finally:
+        database.run("DROP TRIGGER refuse ON items; DROP FUNCTION refuse")
+    assert "DatabaseError: P0001 [INSERT items]" in caplog.text
+    assert MARK not in caplog.text
+
+
+def test_an_outage_s_line_has_no_message_of_a_function(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    @app.post("/test/raise/{code}")
+    async def _route(session: SessionDep, code: str) -> None:
+        statement = f"DO $$ BEGIN RAISE EXCEPTION '{MARK}' USING ERRCODE = '{code}'; END $$"
+        session.execute(text(statement))
+
+    for code in ("08006", "28000", "53300", "57P01", "57014", "40001", "55P03", "25P03"):
+        caplog.clear()
+        assert call("POST", f"/test/raise/{code}").status == 503
+        assert [record.getMessage() for record in caplog.records] == [f"database: {code}"]
+
+
+def test_what_the_application_writes_is_logged_as_it_is(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    error = ValueError("the reason")
+    error.add_note("a note")
+
+    def first() -> None:
+        raise LookupError("the first reason")
+
+    @app.get("/test/written")
+    async def _route() -> None:
+        try:
+            first()
+        except LookupError as reason:
+            raise error from reason
+
+    assert call("GET", "/test/written").status == 500
+    (record,) = caplog.records
+    assert record.exc_info
+    assert record.exc_info[1] is error, "nothing was copied"
+    for expected in ("LookupError: the first reason", "ValueError: the reason", "a note"):
+        assert expected in caplog.text
+
+
+class Broken(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError(MARK)
+
+
+def test_an_exception_that_cannot_be_shown_is_logged_by_its_type(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.post("/test/broken")
+    async def _route(session: SessionDep) -> None:
+        try:
+            duplicate(session)
+        except IntegrityError as error:
+            raise Broken from error
+
+    assert call("POST", "/test/broken").status == 500
+    assert "Broken" in caplog.text
+    assert "in _route" in caplog.text
+    assert MARK not in caplog.text
+
+
+def test_a_long_chain_is_logged(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    @app.post("/test/long")
+    async def _route(session: SessionDep) -> None:
+        error: BaseException | None = None
+        try:
+            duplicate(session)
+        except IntegrityError as first:
+            error = first
+        for number in range(3000):
+            nested = StorageError(f"reason {number}")
+            nested.__cause__, error = error, nested
+        assert error is not None
+        raise error
+
+    assert call("POST", "/test/long").status == 500
+    assert "StorageError" in caplog.text
+    assert MARK not in caplog.text
+    assert create("after")["name"] == "after"
+
+
+# --- every way to log ---
+
+logger = logging.getLogger("an.application")
+WAYS: dict[str, Callable[[Exception], None]] = {
+    "as exc_info": lambda error: logger.warning("it failed", exc_info=error),
+    "as the message": logger.error,
+    "as an argument": lambda error: logger.error("it failed: %s", error),
+    "as a repr": lambda error: logger.error("it failed: %r", error),
+    "as a named argument": lambda error: logger.error("it failed: %(error)s", {"error": error}),
+    "in an f-string": lambda error: logger.error(f"it failed: {error}"),  # noqa: G004 - what is tested
+    "as a repr in an f-string": lambda error: logger.error(f"it failed: {error!r}"),  # noqa: G004
+    "the driver's, in an f-string": lambda error: logger.error(f"{error.__cause__!r} {error.__cause__}"),  # noqa: G004
+    "by the root": lambda error: logging.getLogger().error("it failed", exc_info=error),
+    "by Mangum": lambda error: logging.getLogger("mangum.http").error("it failed", exc_info=error),
+    "by the pool": lambda error: logging.getLogger("sqlalchemy.pool.QueuePool").error("it failed", exc_info=error),
+    "by asyncio": lambda error: asyncio.get_running_loop().call_exception_handler(
+        {"message": "it failed", "exception": error}
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_a_route_logs_an_error_of_the_database_no_value_is_shown(
+    way: str, app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.post("/test/log")
+    async def _route(session: SessionDep) -> None:
+        try:
+            with session.begin_nested():
+                duplicate(session)
+        except SQLAlchemyError as error:
+            WAYS[way](error)
+            logger.exception("and in an except")
+
+    assert call("POST", "/test/log").status == 200
+    assert len(caplog.records) == 2
+    for record in caplog.records:
+        logged = as_lambda_formats([record])
+        assert "23505" in logged
+        assert MARK not in logged
+    assert MARK not in caplog.text
+
+
+class Stop(BaseException):
+    """What no exception handler of the application answers."""
+
+
+def test_what_mangum_logs_is_redacted(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    @app.post("/test/stop")
+    async def _route(session: SessionDep) -> None:
+        try:
+            duplicate(session)
+        except IntegrityError as error:
+            raise Stop("the reason") from error
+
+    assert call("POST", "/test/stop").status == 500
+    (record,) = caplog.records
+    assert record.name == "mangum.http"
+    assert "Stop: the reason" in caplog.text
+    assert "IntegrityError: 23505 [INSERT]" in caplog.text
+    assert MARK not in caplog.text
