@@ -10,6 +10,7 @@ from mangum.types import ASGI, Receive, Scope, Send
 
 from handler import health
 from handler.auth import GuardedRoute, describe_authorization
+from handler.docs_pages import replace_docs_pages
 from handler.errors import METHODS, add_error_handlers, describe_problems, too_large
 from handler.items import routes as items
 from handler.settings import settings
@@ -36,6 +37,7 @@ def create_app() -> FastAPI:
     app.router.route_class = GuardedRoute
     app.dependency_overrides = MappingProxyType({})  # type: ignore[assignment] # such routes would not look at it
     add_error_handlers(app)
+    replace_docs_pages(app)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign] # the way that FastAPI documents
     return app
 
