@@ -80,7 +80,9 @@ def test_a_page_may_run_its_scripts_and_no_other_and_is_shown_in_no_frame(path: 
     hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in page.inline]
     files = [one["url"] for one in page.loaded if not one["url"].endswith(".css")]
     assert sorted(allowed["script-src"]) == sorted([*files, *(f"'sha256-{one}'" for one in hashes)])
-    for directive in ("default-src", "frame-ancestors", "base-uri", "form-action"):
+    nothing = {"default-src", "frame-ancestors", "base-uri", "form-action"}
+    assert set(allowed) <= nothing | {"script-src", "style-src", "img-src", "connect-src", "worker-src"}
+    for directive in nothing:
         assert allowed[directive] == ["'none'"]
     for directive in ("connect-src", "img-src", "style-src"):
         for source in allowed.get(directive, []):
@@ -109,6 +111,11 @@ def test_a_page_that_is_disabled_stays_so() -> None:
     app = FastAPI(openapi_url=None)
     replace_docs_pages(app)
     assert app.routes == []
+
+
+def test_no_other_server_learns_of_the_page() -> None:
+    """Swagger UI sends the schema's address to a validator, and shows its badge, unless it is asked not to."""
+    assert '"validatorUrl": null' in call("GET", "/docs").body.decode()
 
 
 def test_a_page_finds_the_schema_from_wherever_it_is() -> None:

@@ -293,6 +293,21 @@ def test_a_database_that_is_gone_is_503_and_liveness_stays() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
+def test_a_connection_that_has_closed_itself_is_503(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    """The driver closes a connection whose state is in doubt; it has no SQLSTATE for what is asked of it then."""
+
+    @app.post("/test/closed")
+    async def _route(session: SessionDep) -> None:
+        driver: Any = session.connection().connection.dbapi_connection
+        driver.abandon()
+        session.execute(text("SELECT 1"))
+
+    response = call("POST", "/test/closed")
+    assert (response.status, response.headers["retry-after"]) == (503, "1")
+    assert [record.getMessage() for record in caplog.records] == ["database: InterfaceError"]
+    assert create("after")["name"] == "after"
+
+
 def test_a_database_that_takes_no_connections_is_503_and_the_log_says_why(
     server_url: str, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
