@@ -47,13 +47,14 @@ CANCEL_REQUEST = 80877102
 # CommandComplete of what has no number of rows.
 COUNTLESS = frozenset((b"BEGIN\x00", b"COMMIT\x00", b"SET\x00", b"SHOW\x00"))
 READY, COPY_IN = b"Z", b"G"
-ROW, COPY_DATA = b"D", b"d"
+REPEATED = (b"D", b"d")  # rows, and lines of a COPY: one letter for all that follow each other
+REPEATED_BEHIND_SHOW = (b"d",)  # it has one row
 SILENT = frozenset((b"1", b"2", b"n"))  # Parse and Bind are done, there will be no rows: nothing to take from them
 ASYNCHRONOUS = frozenset((b"N", b"A", b"S"))  # notice, notification, parameter status: may come at any moment
 FATAL = b"\x00VFATAL\x00"  # a severity: manual, 54.8 "Error and Notice Message Fields"
 STATUSES = (b"I", b"T", b"E")  # of ReadyForQuery: idle, in a transaction, in a failed one
 # The replies to a flush, a letter for each, one for all rows of a result or lines of a COPY.
-_STATEMENT = rb"12(?:TD?|n)(?:C|I|Gc?C|Hd?cC)"
+_STATEMENT = rb"12(?:TD*|n)(?:C|I|Gc?C|Hd?cC)"
 _ERROR = rb"|[^EZ]*EZ"
 REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
 
@@ -261,18 +262,18 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         """
         if self._in_transaction:
             return self._converse(self._talk(statement, values, oids, stream))
-        begin = self._begin() if self.read_only or not self.autocommit else ""
+        begins = self.read_only or not self.autocommit
         # Several statements in one text may end their transaction themselves.
         once = stream is not None or (not values and _may_be_several(statement))
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                if begin:
-                    return self._run_first(statement, values, oids, stream)
-                return self._converse(self._talk(statement, values, oids, stream))
+                if begins and self._overrides is None:
+                    return self._run_unknowing(statement, values, oids, stream)
+                return self._converse(self._talk(statement, values, oids, stream, self._begin() if begins else ""))
             except dbapi.Error as error:
-                if self.autocommit and begin:
+                if self.autocommit and begins:
                     self.rollback()  # the error has left out the COMMIT that went along
-                if once or not begin or attempt == ATTEMPTS:
+                if once or not begins or attempt == ATTEMPTS:
                     raise
                 if isinstance(error, ConnectionLost) and attempt == 1:
                     self._renew()
@@ -283,20 +284,19 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _run_first(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any) -> Any:
-        """Run what begins a transaction. Raises dbapi.Error.
+    def _run_unknowing(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any) -> Any:
+        """Run what begins a connection's first transaction. Raises dbapi.Error.
 
         What ran before the connection knew that a setting has another default is undone, and runs again with the right
         one. Nothing of it was committed, unless it could only read.
         """
-        unknown = self._overrides is None
         try:
             context = self._converse(self._talk(statement, values, oids, stream, self._begin()))
         except dbapi.Error:
-            if not (unknown and self._overrides) or self.closed:
+            if not self._overrides or self.closed:
                 raise
         else:
-            if not (unknown and self._overrides):
+            if not self._overrides:
                 return context
         self.rollback()
         return self._converse(self._talk(statement, values, oids, stream, self._begin()))
@@ -345,8 +345,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def _begin(self) -> str:
         level = f" isolation level {self.isolation_level}" if self.isolation_level else ""
-        mode = f"{' read only' if self.read_only else ''}{' deferrable' if self.deferrable else ''}"
-        return f"begin{level}{mode}{self._overrides or ''}"
+        deferrable = " deferrable" if self.deferrable else ""
+        return f"begin{level}{' read only' if self.read_only else ''}{deferrable}{self._overrides or ''}"
 
     def _talk(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> _Talk:
         if not values and stream is None and (not begin or _may_be_several(statement)):
@@ -375,24 +375,18 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     ) -> _Talk:
         """All messages of a statement with parameters, or dbapi.DataError before any of them is sent."""
         context = Context(statement, stream=stream)
-        parts = [_begun(begin)] if begin else []
         # Not where it cannot run again: a stream has been read by then.
-        shows = bool(begin) and self._overrides is None and stream is None
+        shows = self._overrides is None and begin != "" and stream is None
         if shows:
-            parts.append(_shown(self._settings))
             context.rows, context.input_funcs = [], [str]  # SHOW without Describe: its rows come undescribed
-        parts.append(_parse(self._text(statement), oids))
+        before, after, replies = _frame(begin, self._settings if shows else (), self.autocommit and begin != "")
+        parts = [before, _parse(self._text(statement), oids)]
         try:
             params = make_params(self.py_types, values)
             encoded = [None if param is None else param.encode(self._client_encoding) for param in params]
-            parts += (_bind(encoded), DESCRIBE, EXECUTE)
+            parts += (_bind(encoded), after)
         except Exception as error:
             raise _error("22000", f"a parameter cannot be sent: {type(error).__name__}") from error
-        is_read = bool(begin) and self.autocommit
-        if is_read:
-            parts.append(COMMIT)
-        parts.append(SYNC)
-        replies = _replies(begin.count(";") + 1 if begin else 0, len(self._settings) if shows else 0, is_read)
         return _Talk(b"".join(parts), replies, context, shows)
 
     def _converse(self, talk: _Talk) -> Any:
@@ -429,7 +423,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         try:
             self._sock.write(talk.messages)
             self._sock.flush()
-            return self._listen(talk.context)
+            return self._listen(talk.context, REPEATED_BEHIND_SHOW if talk.shows else REPEATED)
         except TimeoutError as error:
             if talk.messages != PING:
                 self._cancel()
@@ -458,7 +452,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 f";set local {name} = '{needed}'" for (name, needed), [found] in pairs if found != needed
             )
 
-    def _listen(self, context: Any) -> tuple[bytes, Exception | None]:
+    def _listen(self, context: Any, repeated: tuple[bytes, ...]) -> tuple[bytes, Exception | None]:
         """Read up to ReadyForQuery. Returns the letters of the replies, and what kept one from being understood."""
         message, handlers, heard, unreadable = self._sock.message, self.message_types, bytearray(), None
         last = b""
@@ -475,9 +469,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                     raise  # the server waits for us, or we do not know what it said
                 if code not in ASYNCHRONOUS:
                     unreadable = unreadable or error
-            # One letter for all rows of a result, and for all lines of a COPY; SHOW has one row.
-            repeats = code == last and ((code == ROW and context.columns is not None) or code == COPY_DATA)
-            if code not in ASYNCHRONOUS and not repeats:
+            if code not in ASYNCHRONOUS and not (code == last and code in repeated):
                 heard += code
                 last = code
             if code == READY:
@@ -550,22 +542,25 @@ def _message(code: bytes, data: bytes) -> bytes:
     return code + _int32(len(data) + 4) + data
 
 
-@lru_cache
-def _begun(begin: str) -> bytes:
-    """`begin`, and what is behind it with semicolons between."""
-    return b"".join(_parse(statement.encode()) + _bind(()) + EXECUTE for statement in begin.split(";"))
+def _executed(statement: str) -> bytes:
+    """A statement without parameters, undescribed, to go along with another."""
+    return _parse(statement.encode()) + _bind(()) + EXECUTE
 
 
 @lru_cache
-def _shown(settings: tuple[tuple[str, str], ...]) -> bytes:
-    """SHOW needs no snapshot: the statement behind it may still be SET TRANSACTION or LOCK."""
-    return b"".join(_begun(f"show {name}") for name, _ in settings)
+def _frame(
+    begin: str, settings: tuple[tuple[str, str], ...], is_read: bool
+) -> tuple[bytes, bytes, "re.Pattern[bytes]"]:
+    """What goes before the Parse of a statement and behind its Bind, and what may come back.
 
-
-@lru_cache
-def _replies(begun: int, shown: int, is_read: bool) -> "re.Pattern[bytes]":
-    """What may answer a statement with so many before it, and COMMIT behind it."""
-    return re.compile(rb"12C" * begun + rb"12DC" * shown + _STATEMENT + rb"12C" * is_read + rb"Z" + _ERROR)
+    `begin` may be several statements, with semicolons between; `settings` are asked for by SHOW, which needs no
+    snapshot: the statement behind it may still be SET TRANSACTION or LOCK. A read is committed in the same flush.
+    """
+    begun = begin.split(";") if begin else []
+    before = b"".join(_executed(statement) for statement in (*begun, *(f"show {name}" for name, _ in settings)))
+    after = DESCRIBE + EXECUTE + (_executed("commit") if is_read else b"") + SYNC
+    replies = rb"12C" * len(begun) + rb"12DC" * len(settings) + _STATEMENT + rb"12C" * is_read + rb"Z" + _ERROR
+    return before, after, re.compile(replies)
 
 
 @lru_cache(maxsize=512)
@@ -601,7 +596,3 @@ def _classified(error: dbapi.DatabaseError) -> dbapi.DatabaseError:
     """What pg8000 raises as DatabaseError, as the class that PEP 249 has for its SQLSTATE."""
     fields = error.args[0]
     return ERRORS.get(fields.get("C", "")[:2], dbapi.DatabaseError)(ErrorFields(fields))
-
-
-# Ahead of the Sync: the transaction of a read begins and ends in one flush.
-COMMIT = _begun("commit")
