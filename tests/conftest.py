@@ -22,7 +22,7 @@ from tests.database import connect, url_of
 
 CLEANUP = pytest.StashKey[ExitStack]()
 SERVER_URL = pytest.StashKey[str]()
-# By the unix socket, in a folder that is closed to other users, roles that stand for IAM users log in without one.
+# Roles that stand for IAM users have no password: they log in by the unix socket, whose folder is closed to others.
 AUTHENTICATION = """
 local all postgres scram-sha-256
 local all all trust

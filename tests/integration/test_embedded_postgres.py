@@ -63,10 +63,10 @@ SHOW = ["/bin/sh", "-c", 'echo "$DATABASE_URL"; cat']
 
 
 @contextmanager
-def showing(*command: str, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A command that ends with SHOW, and the URL that it says."""
+def showing(folder: Path, *command: str, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A command that ends with SHOW, started in `folder`, and the URL that it says."""
     process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command, cwd=folder, env=os.environ | environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with process:
         assert process.stdout
@@ -279,7 +279,7 @@ def test_a_user_other_than_root_has_the_same_promise() -> None:
         paths = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "DATABASE_URL": ""}
         command = [sys.executable, "-c", AS_USER, str(folder / ".local"), str(nobody), *SHOW]
         for _ in range(2):
-            with showing(*command, **paths) as (process, url):
+            with showing(folder, *command, **paths) as (process, url):
                 with connect(url) as superuser:
                     assert superuser.run("SELECT 1") == [[1]]
                 sockets = Path(socket_path(url)).parent
@@ -302,8 +302,8 @@ def test_a_second_command_uses_the_server_of_the_first(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "local", tmp_path / "local")
     command = [sys.executable, "-m", "local.postgres", *SHOW]
     with (
-        showing(*command, PYTHONPATH=str(tmp_path), DATABASE_URL="") as (first, url),
-        showing(*command, PYTHONPATH=str(tmp_path), DATABASE_URL="") as (second, same_url),
+        showing(tmp_path, *command, DATABASE_URL="") as (first, url),
+        showing(tmp_path, *command, DATABASE_URL="") as (second, same_url),
     ):
         assert same_url == url
         second.communicate()
@@ -317,12 +317,12 @@ def test_a_start_leaves_nothing_behind_in_the_temporary_folder_also_after_one_th
     shutil.copytree(ROOT / "local", tmp_path / "local")
     with folder_for_all() as temporary:
         command = [sys.executable, "-m", "local.postgres", *SHOW]
-        environment = {"PYTHONPATH": str(tmp_path), "DATABASE_URL": "", "TMPDIR": str(temporary)}
-        with showing(*command, **environment) as (process, _):
+        environment = {"DATABASE_URL": "", "TMPDIR": str(temporary)}
+        with showing(tmp_path, *command, **environment) as (process, _):
             left = psutil.Process(process.pid).children(recursive=True)
             process.kill()
             assert len(list(temporary.iterdir())) == 1
-        with showing(*command, **environment) as (process, url):
+        with showing(tmp_path, *command, **environment) as (process, url):
             with connect(url) as superuser:
                 assert superuser.run("SELECT 1") == [[1]]
             process.communicate()
