@@ -32,7 +32,8 @@ def upgrade(database: DatabaseSettings, revision: str = "head") -> str | None:
     The same transaction lets `database.api_user`, where it is set, read and change rows.
 
     Returns the revision that the schema is at. Raises sqlalchemy.exc.DBAPIError; migrations.history.DatabaseIsAhead
-    when a newer release has migrated already; alembic.util.CommandError for what cannot be right.
+    when a newer release has migrated already; alembic.util.CommandError for what cannot be right; SettingsError when
+    the CA file of the settings cannot be read.
     """
     engine = make_engine(database, poolclass=NullPool)
     alembic = Config(attributes={"engine": engine, "api_user": database.api_user})

@@ -13,8 +13,8 @@ from handler import database_url
 
 AUTH_MODES = ("none", "iam", "jwt")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-# `make ca-bundle` fetches it: without a setting, what is shipped is trusted.
-CA_BUNDLE = Path(__file__).with_name("global-bundle.pem")
+# `make ca-bundle` writes this file. When it is shipped, it is the only trust unless a setting names another.
+CA_BUNDLE = Path(__file__).with_name("ca-bundle.pem")
 BOOLEANS = {"true": True, "false": False}
 Bounds = tuple[type[int] | type[float], float, float]
 # The numbers of DatabaseSettings: each is set by DATABASE_ and its name, between these bounds (seconds for times).
@@ -135,6 +135,11 @@ def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettin
         "DATABASE_IAM_AUTH needs AWS_REGION": bool(iam and not region),
         "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot say sslmode=disable": bool(
             iam and parts.get("sslmode") == "disable"
+        ),
+        # As in libpq: a public authority gives anyone a certificate for a host of their own.
+        "DATABASE_URL: sslmode=verify-ca needs a CA file (sslrootcert or DATABASE_CA_BUNDLE); with the system's"
+        " authorities use sslmode=verify-full": bool(
+            parts.get("sslmode") == "verify-ca" and parts.get("ca_bundle") in (None, "system")
         ),
         "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot name a unix socket": bool(
             iam and str(parts.get("host")).startswith("/")

@@ -37,7 +37,7 @@ UNUSED = (
     "*.dist-info/INSTALLER",
     "*.dist-info/REQUESTED",
 )
-CA_BUNDLE = "handler/global-bundle.pem"
+CA_BUNDLE = "handler/ca-bundle.pem"
 
 
 class BuildError(Exception):
@@ -149,8 +149,8 @@ def main() -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"build: {size / 1e6:.1f} MB for Python {RUNTIME} on {architecture}")
     if not (folder / CA_BUNDLE).exists():
-        print(f"build: WARNING: {CA_BUNDLE} is not here: the function trusts the system's authorities only, and those")
-        print("build: of RDS instances are not among them (those of RDS Proxy are). `make ca-bundle` fetches them.")
+        print(f"build: WARNING: {CA_BUNDLE} is not here: the function trusts the system's authorities, and those of")
+        print("build: RDS instances are not among them (those of RDS Proxy are). `make ca-bundle` writes the file.")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from cryptography.x509.oid import NameOID
 Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
-def authority(path: Path) -> Authority:
-    """A new one, whose certificate is written to `path`."""
+def authority(path: Path, days: int = 30) -> Authority:
+    """A new one, whose certificate is written to `path`; expired with negative `days`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Authority {path.name}")])
     constraints = x509.BasicConstraints(ca=True, path_length=None)
@@ -22,14 +22,17 @@ def authority(path: Path) -> Authority:
         key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False, key_encipherment=False,
         data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
     )  # fmt: skip
-    builder = _builder(name, name, key, days=30).add_extension(constraints, critical=True)
+    builder = _builder(name, name, key, days).add_extension(constraints, critical=True)
     certificate = builder.add_extension(usage, critical=True).sign(key, hashes.SHA256())
     path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
 
 
-def issue(by: Authority, folder: Path, host: str, days: int = 30) -> None:
-    """server.crt and server.key in `folder`, for `host`; expired with negative `days`."""
+def issue(by: Authority, folder: Path, host: str, days: int = 30, *, alternative_name: bool = True) -> None:
+    """server.crt and server.key in `folder`, for `host`; expired with negative `days`.
+
+    Without `alternative_name`, the host is only the subject's common name.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     try:
@@ -37,7 +40,8 @@ def issue(by: Authority, folder: Path, host: str, days: int = 30) -> None:
     except ValueError:
         names = x509.DNSName(host)
     builder = _builder(name, by[0].subject, key, days)
-    builder = builder.add_extension(x509.SubjectAlternativeName([names]), critical=False)
+    if alternative_name:
+        builder = builder.add_extension(x509.SubjectAlternativeName([names]), critical=False)
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(by[1].public_key())
     builder = builder.add_extension(identifier, critical=False)
     certificate = builder.sign(by[1], hashes.SHA256())

@@ -1,7 +1,6 @@
 """How a connection is made of the settings, and an engine of connections."""
 
 import ssl
-from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from handler.database.dialect import NAME
 from handler.database.error_fields import fields_of
 from handler.database.pipeline import Connection
 from handler.database.wire import TlsSocket
-from handler.settings import DatabaseSettings
+from handler.settings import DatabaseSettings, SettingsError
 
 REFUSED = ("28P01", "28000")  # the password; the user, or how it came
 # What roles, databases and servers must not decide: how values travel (docs/adr/0006). PgBouncer and RDS Proxy accept
@@ -36,7 +35,11 @@ SETTINGS = {
 
 
 def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
-    """An engine on `database`; `options` are those of `sqlalchemy.create_engine`. Does not connect."""
+    """An engine on `database`; `options` are those of `sqlalchemy.create_engine`. Does not connect.
+
+    Raises SettingsError when the CA file that connections will need cannot be read.
+    """
+    prepare(database)
     return create_engine(f"{NAME}://", creator=partial(connect, database), hide_parameters=True, **options)
 
 
@@ -84,7 +87,7 @@ def _connect(database: DatabaseSettings, login: credentials.Login) -> Connection
 
 
 def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[str, int, ssl.SSLContext | None]:
-    """The arguments of `wire.open_socket`. Raises CredentialsError when the CA bundle cannot be read."""
+    """The arguments of `wire.open_socket`. Raises CredentialsError when the CA file cannot be read."""
     if login.host.startswith("/"):
         # The file's name: PostgreSQL manual, 19.3.1 "unix_socket_directories".
         return (f"{login.host}/.s.PGSQL.{login.port}", 0, None)
@@ -93,8 +96,7 @@ def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[st
     try:
         return (login.host, login.port, _tls(database.ca_bundle, database.sslmode != "verify-ca"))
     except OSError as error:
-        reason = error.strerror or "it holds no certificates"
-        raise credentials.CredentialsError(f"DATABASE_CA_BUNDLE (or sslrootcert) cannot be read: {reason}") from error
+        raise credentials.CredentialsError(_unreadable(error)) from error
 
 
 def sqlstate(error: DBAPIError) -> str:
@@ -103,14 +105,23 @@ def sqlstate(error: DBAPIError) -> str:
 
 
 def prepare(database: DatabaseSettings) -> None:
-    """Make at init what the first connection needs and no server has to be asked for. Raises nothing.
+    """Make the TLS context at init, where connections will need one.
+
+    Raises SettingsError when its CA file cannot be read.
 
     Init has a whole processor on Lambda, whatever the function's memory; an invocation has its share.
     """
-    host = database.host or ""  # where it is in a secret, it is no machine that needs no TLS
+    host = database.host or ""  # a host that is in a secret is not this machine, and needs TLS
     if not host.startswith("/") and _wants_tls(database, host):
-        with suppress(OSError):  # the first connection says which setting is wrong
+        try:
             _tls(database.ca_bundle, database.sslmode != "verify-ca")
+        except OSError as error:
+            raise SettingsError([_unreadable(error)]) from error
+
+
+def _unreadable(error: OSError) -> str:
+    reason = error.strerror if error.strerror and not isinstance(error, ssl.SSLError) else "it holds no certificate"
+    return f"the CA file of DATABASE_CA_BUNDLE (or of sslrootcert in DATABASE_URL) cannot be read: {reason}"
 
 
 def _wants_tls(database: DatabaseSettings, host: str) -> bool:
@@ -120,14 +131,14 @@ def _wants_tls(database: DatabaseSettings, host: str) -> bool:
 
 @cache
 def _tls(ca_bundle: str | None, check_hostname: bool) -> ssl.SSLContext:
-    """One context for the process: reading the system's roots takes some 40 ms.
+    """The process's TLS context. Raises OSError, ssl.SSLError among them, when `ca_bundle` cannot be read.
 
-    RDS instances chain to the RDS roots, which are in the bundle; RDS Proxy chains to Amazon's, which are in the
-    system's.
+    The certificates in the file `ca_bundle` are the only trusted authorities, as in libpq; without one, or with
+    "system", the operating system's are. Reading those takes some 20 ms, hence one context per process.
     """
-    context = ssl.create_default_context()
+    context = ssl.create_default_context(cafile=None if ca_bundle == "system" else ca_bundle)
     context.check_hostname = check_hostname
-    if ca_bundle and ca_bundle != "system":
-        context.load_verify_locations(ca_bundle)
+    # Python's default accepts the common name of a certificate without subjectAltName, which RFC 9525 forbids.
+    context.hostname_checks_common_name = False
     context.sslsocket_class = TlsSocket
     return context

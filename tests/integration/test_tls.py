@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pg8000.native import literal
 
-from handler.database import aws
+from handler.database import aws, connection
 from handler.database.engine import engine
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
@@ -43,8 +43,8 @@ class TlsServer:
     bundle: Path
     admin: Any
 
-    def present(self, by: Authority, host: str = "127.0.0.1", days: int = 30) -> None:
-        issue(by, self.folder, host, days)
+    def present(self, by: Authority, host: str = "127.0.0.1", days: int = 30, **options: bool) -> None:
+        issue(by, self.folder, host, days, **options)
         self.admin.run("SELECT pg_reload_conf()")
 
 
@@ -129,11 +129,47 @@ def test_an_authority_that_is_not_trusted_is_refused(
     assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
 
 
-def test_without_the_bundle_only_the_system_s_authorities_are_trusted(
+@pytest.fixture
+def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Authority]:
+    """An authority that the operating system trusts: OpenSSL reads SSL_CERT_FILE in place of the system's file."""
+    found = authority(tmp_path / "system.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    connection._tls.cache_clear()
+    yield found
+    connection._tls.cache_clear()
+
+
+@pytest.mark.parametrize("sslmode", ["verify-ca", "verify-full"])
+def test_a_named_ca_file_is_the_only_trust(
+    sslmode: str, tls: TlsServer, public: Authority, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(sslmode=sslmode)
+    create()
+    tls.present(public)
+    engine.dispose()
+    assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
+
+
+@pytest.mark.parametrize("ca_bundle", [None, "system"])
+def test_without_a_named_ca_file_the_system_s_authorities_are_the_only_trust(
+    ca_bundle: str | None, tls: TlsServer, public: Authority, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(ca_bundle=ca_bundle)
+    assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
+    tls.present(public)
+    create()
+    assert in_use(tls) == [[True, "ann"]]
+
+
+def test_a_certificate_that_has_its_host_only_as_common_name_is_refused(
     tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
-    configure(ca_bundle=None)
-    assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
+    tls.present(tls.trusted, host="localhost")
+    configure(host="localhost")
+    create()
+    engine.dispose()
+    tls.present(tls.trusted, host="localhost", alternative_name=False)
+    assert_refused("Hostname mismatch", tls, caplog)
 
 
 def test_a_certificate_for_another_host_is_refused_but_by_verify_ca(
@@ -155,7 +191,11 @@ def test_a_bundle_that_cannot_be_read_is_refused_by_its_setting(
     tls: TlsServer, configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(ca_bundle=str(tmp_path / "missing.pem"))
-    assert_refused("DATABASE_CA_BUNDLE (or sslrootcert) cannot be read: No such file", tls, caplog)
+    assert_refused(
+        "the CA file of DATABASE_CA_BUNDLE (or of sslrootcert in DATABASE_URL) cannot be read: No such file",
+        tls,
+        caplog,
+    )
 
 
 def test_a_server_that_declines_tls_is_refused_though_it_would_take_clear_text(

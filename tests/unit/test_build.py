@@ -75,13 +75,13 @@ def test_the_authorities_of_rds_are_shipped_and_missed(
     artifact.mkdir()
     (handler / "main.py").write_text("")
     if is_here:
-        (handler / "global-bundle.pem").write_text("authorities")
+        (handler / "ca-bundle.pem").write_text("authorities")
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(build, "install", lambda *_: None)
     monkeypatch.setattr(build, "runtime_python", lambda: sys.executable)
     monkeypatch.setattr(sys, "argv", ["build", str(artifact), "arm64"])
     build.main()
-    assert (artifact / "handler" / "global-bundle.pem").exists() == is_here
+    assert (artifact / "handler" / "ca-bundle.pem").exists() == is_here
     assert ("make ca-bundle" in capsys.readouterr().out) != is_here  # SAM hides what goes to stderr
 
 

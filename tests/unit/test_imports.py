@@ -73,10 +73,6 @@ def test_init_asks_no_server() -> None:
             server.accept()
 
 
-def test_init_is_not_stopped_by_what_only_a_connection_needs() -> None:
-    import_handler("postgresql://ann@db.example/shop?sslrootcert=/nowhere")
-
-
 @pytest.mark.parametrize("mode", AUTH_MODES)
 def test_the_first_request_imports_nothing(mode: str) -> None:
     said = import_handler(os.environ["DATABASE_URL"], "request", mode=mode)

@@ -43,7 +43,7 @@ def test_a_url_has_any_of_the_usual_schemes(scheme: str) -> None:
         ("postgresql://ann@h/my%20shop", {"database": "my shop"}),
         ("postgresql://ann@h/d?password=a+b%2B", {"password": "a+b+"}),
         ("postgresql://ann@h/d?sslmode=disable", {"sslmode": "disable"}),
-        ("postgresql://ann@h/d?sslmode=verify-ca", {"sslmode": "verify-ca"}),
+        ("postgresql://ann@h/d?sslmode=verify-ca&sslrootcert=/ca", {"sslmode": "verify-ca", "ca_bundle": "/ca"}),
         # What Neon writes.
         (
             "postgresql://ann:pw@ep-1.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
@@ -163,11 +163,11 @@ def test_a_unix_socket_is_found_by_its_folder_and_port() -> None:
 def test_tls_is_on_unless_the_host_is_this_machine(host: str) -> None:
     context = address(f"postgresql://ann@{host}/d")[2]
     assert (context is not None) == (host == "db.example")
-    for mode in ("require", "verify-ca", "verify-full"):
+    for mode in ("require", "verify-full"):
         context = address(f"postgresql://ann@{host}/d?sslmode={mode}")[2]
         assert context is not None
         assert context.verify_mode == ssl.CERT_REQUIRED
-        assert context.check_hostname == (mode != "verify-ca")
+        assert context.check_hostname
     assert address(f"postgresql://ann@{host}/d?sslmode=disable")[2] is None
 
 
@@ -220,7 +220,7 @@ def test_a_name_that_the_server_would_change_is_refused(name: str) -> None:
 def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, shipped = "postgresql://ann@db.example/d", tmp_path / "global-bundle.pem"
+    url, shipped = "postgresql://ann@db.example/d", tmp_path / "ca-bundle.pem"
     monkeypatch.setattr(settings, "CA_BUNDLE", shipped)
     assert read(url)["ca_bundle"] is None
     shipped.touch()
