@@ -13,8 +13,6 @@ COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-an
 
 # What the function is built for, and must be deployed on: arm64, or x86_64 with the template's parameter of that name.
 ARCHITECTURE ?= arm64
-CA_BUNDLE = handler/global-bundle.pem
-CA_BUNDLE_URL = https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
 # `sam local` runs the host's own architecture, in a build beside the one that is deployed.
 HOST_ARCHITECTURE = $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 SAM_BUILD_HERE = ARCHITECTURE=$(HOST_ARCHITECTURE) $(SAM) build --build-dir .local/sam/build \
@@ -129,12 +127,8 @@ bench-cost: $(BENCH_VENV)/ready ## What the measured times cost on AWS, from 10 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
 
-ca-bundle: ## Fetch the authorities of RDS into handler/, where the function finds them; commit the file
-	@curl --fail --silent --show-error --max-time 60 --output $(CA_BUNDLE).new $(CA_BUNDLE_URL)
-	@$(PYTHON) -c 'import ssl, sys; ssl.create_default_context(cafile=sys.argv[1])' $(CA_BUNDLE).new 2>/dev/null || \
-		{ rm $(CA_BUNDLE).new; echo "ca-bundle: what came is no list of certificates" >&2; exit 1; }
-	@mv $(CA_BUNDLE).new $(CA_BUNDLE)
-	@echo "ca-bundle: $$(grep -c 'BEGIN CERTIFICATE' $(CA_BUNDLE)) authorities are in $(CA_BUNDLE)"
+ca-bundle: ## Write the authorities of RDS and RDS Proxy into handler/: make ca-bundle REGION=eu-central-1
+	@$(PYTHON) -m local.ca_bundle "$(REGION)"
 
 sam-local: setup $(SAM_VENV)/ready ## Serve the built function in Lambda's container (Docker; PORT=, DATABASE_URL=)
 	@$(DOCKER_ANSWERS) || { echo "sam-local: $(NO_DOCKER)" >&2; exit 1; }
