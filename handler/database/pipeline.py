@@ -77,9 +77,22 @@ _OF_THE_SOCKET = (
     *("parameter_statuses", "_overrides"),
 )
 
-# Authentication requests: manual, 54.7.
-AUTHENTICATED, PLAIN, MD5, SASL, SASL_FINAL = 0, 3, 5, 10, 12
-BINDING_MECHANISM = b"SCRAM-SHA-256-PLUS"
+# Authentication requests (manual, 54.7), and which of them may follow which (54.2.1 and 54.3 "SASL Authentication").
+AUTHENTICATED, CLEARTEXT, MD5, SASL, SASL_CONTINUE, SASL_FINAL = 0, 3, 5, 10, 11, 12
+FIRST_REQUESTS = (AUTHENTICATED, CLEARTEXT, MD5, SASL)
+NEXT_REQUESTS: dict[int, tuple[int, ...]] = {
+    CLEARTEXT: (AUTHENTICATED,),
+    MD5: (AUTHENTICATED,),
+    SASL: (SASL_CONTINUE,),
+    SASL_CONTINUE: (SASL_FINAL,),
+    SASL_FINAL: (AUTHENTICATED,),
+    AUTHENTICATED: (),
+}
+MAX_AUTHENTICATION = 2000  # bytes of a request, as in libpq
+SCRAM, SCRAM_PLUS = b"SCRAM-SHA-256", b"SCRAM-SHA-256-PLUS"
+# The server chooses how often the password is hashed, and nothing interrupts that. This many take 0.2 s of a processor.
+MAX_ITERATIONS = 600_000
+_iterations = re.compile(rb",i=([0-9]+)").search
 
 PING = b"Q\x00\x00\x00\x05\x00"  # an empty query
 
@@ -130,6 +143,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     `numbered` is set.
     """
 
+    _last_request: int | None = None  # for authentication
+
     def __init__(  # noqa: PLR0913 - all of it is known when a connection is made, and none later
         self,
         address: tuple[str, int, ssl.SSLContext | None],
@@ -154,8 +169,6 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self._peer: Any = None
         self._idle_check = idle_check
         self._must_bind = channel_binding
-        self._proven = not channel_binding
-        self._authenticated = False
         self._usock: Any = None
         self._sock: Any = None
         self.isolation_level: str | None = None
@@ -172,13 +185,14 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                     spend(time.perf_counter() - started, connections=1)
                 self._peer = sock.getpeername()
                 super().__init__(sock=sock, ssl_context=False, **login)
-                if not self._authenticated:
-                    raise dbapi.InterfaceError("the server did not say who we are")  # noqa: TRY301 - closed below
+                if self._last_request != AUTHENTICATED:
+                    raise _error("08P01", "the server did not authenticate the user")  # noqa: TRY301 - closed below
                 on_failure.pop_all()
             except dbapi.DatabaseError as error:
                 raise _classified(error) from None
             except Exception as error:
                 raise _error("08001", f"cannot connect to {address[0]}: {error}") from error
+        del self.message_types[b"R"]  # the server may ask for no password from now on
         self.pg_types.update(READERS)
         self.py_types.update(WRITERS)
         self._transaction_status = b"I"  # pg8000 forgets what the server has just said
@@ -186,22 +200,34 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         _open.add(self)
 
     def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """pg8000's, which trusts a server that skips its own proof (manual, 54.2.1 and 54.3 "SASL Authentication")."""
+        """pg8000's, for a request that follows the one before and that this connection may answer.
+
+        pg8000 answers every request at every moment: a server could ask for the password in clear after it began
+        SCRAM, or leave out the proof that it knows the password. In clear or as MD5, the password is sent only to a
+        server whose certificate was verified (docs/adr/0023). Raises dbapi.OperationalError, dbapi.InterfaceError.
+        """
         code = int.from_bytes(data[:4])
-        if code in (PLAIN, MD5, SASL) and self.password is None:
+        possible = FIRST_REQUESTS if self._last_request is None else NEXT_REQUESTS[self._last_request]
+        if code not in possible or not 4 <= len(data) <= MAX_AUTHENTICATION:
+            raise _error("08P01", f"the server sent an authentication request out of order, or an unknown one: {code}")
+        secure = isinstance(self._usock, ssl.SSLSocket) and self._usock.context.verify_mode == ssl.CERT_REQUIRED
+        if code in (CLEARTEXT, MD5, SASL) and self.password is None:
             raise dbapi.InterfaceError("the server asks for a password, and there is none")
-        if self._must_bind and code in (PLAIN, MD5):
-            raise dbapi.InterfaceError("channel_binding=require, and the server asks for a password without it")
+        if self._must_bind and self._last_request is None and code != SASL:
+            raise dbapi.InterfaceError("channel_binding=require, and the server does not authenticate by SCRAM")
+        if code in (CLEARTEXT, MD5) and not secure:
+            raise dbapi.InterfaceError("the server asks for the password in clear or as MD5, and TLS is not used")
         if code == SASL:
-            self._proven = False
-            bound = isinstance(self._usock, ssl.SSLSocket) and BINDING_MECHANISM in data[4:].split(b"\x00")
-            if self._must_bind and not bound:
+            known = [name for name in data[4:].split(b"\x00") if name in (SCRAM, SCRAM_PLUS)]
+            if self._must_bind and not (secure and SCRAM_PLUS in known):
                 raise dbapi.InterfaceError("channel_binding=require, and the server does not offer it")
-        if code == AUTHENTICATED and not self._proven:
-            raise dbapi.InterfaceError("the server has not proven that it knows the password")
+            if not known:
+                raise dbapi.InterfaceError("the server offers neither SCRAM-SHA-256 nor SCRAM-SHA-256-PLUS")
+            data = data[:4] + b"\x00".join(known) + b"\x00\x00"
+        if code == SASL_CONTINUE and (found := _iterations(data)) and int(found[1]) > MAX_ITERATIONS:
+            raise dbapi.InterfaceError(f"the server asks for more than {MAX_ITERATIONS} iterations of SCRAM")
         super().handle_AUTHENTICATION_REQUEST(data, context)
-        self._proven = self._proven or code == SASL_FINAL
-        self._authenticated = self._authenticated or code == AUTHENTICATED
+        self._last_request = code
 
     def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """pg8000's, which takes as long as several rows; a statement is described by the same bytes each time."""

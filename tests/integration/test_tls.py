@@ -26,6 +26,7 @@ from tests.integration.test_faults import assert_unavailable, pooled
 HBA = """
 local all all scram-sha-256
 hostssl all plain all password
+hostssl all digest all md5
 host all all 127.0.0.1/32 scram-sha-256
 """
 PASSWORD = f"pässwörd {secrets.token_hex()}"
@@ -59,7 +60,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
         upgrade(read_database_settings({"DATABASE_URL": url}))
         for role, password in (("ann", PASSWORD), ("plain", TOKEN)):
             admin.run(f"CREATE ROLE {role} LOGIN PASSWORD {literal(password)}")
-        admin.run("GRANT ALL ON items TO ann, plain")
+        admin.run("SET password_encryption = 'md5'")
+        admin.run(f"CREATE ROLE digest LOGIN PASSWORD {literal(TOKEN)}")
+        admin.run("GRANT ALL ON items TO ann, plain, digest")
         tls = TlsServer(port, cluster, authority(folder / "ca.pem"), folder / "ca.pem", admin)
         tls.present(tls.trusted)
         admin.run("ALTER SYSTEM SET ssl = on")
@@ -120,6 +123,15 @@ def test_a_server_that_cannot_bind_is_refused_where_it_is_required(
     assert_refused("channel_binding=require", tls, caplog)
     configure(sslmode="disable", user="ann", password=PASSWORD)
     assert_refused("the server does not offer it", tls, caplog)
+
+
+@pytest.mark.parametrize("user", ["plain", "digest"])
+def test_in_clear_and_as_md5_a_password_is_sent_in_verified_tls(
+    user: str, tls: TlsServer, configure: Configure
+) -> None:
+    configure(user=user, password=TOKEN)
+    create()
+    assert in_use(tls) == [[True, user]]
 
 
 def test_an_authority_that_is_not_trusted_is_refused(

@@ -1,75 +1,278 @@
-"""What a server must say before it is trusted with a statement."""
+"""What a server must say, and in which order, before it gets a password or a statement."""
 
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pg8000 import dbapi
+from scramp import ScramMechanism
 
+from handler.database import pipeline
 from handler.database.pipeline import Connection
+from handler.database.wire import SSL_REQUEST, TlsSocket
+from tests.certificates import authority, issue
+
+Address = tuple[str, int, ssl.SSLContext | None]
+PASSWORD = "correct horse battery staple"
 
 
 def message(code: bytes, data: bytes) -> bytes:
     return code + (len(data) + 4).to_bytes(4) + data
 
 
+def request(code: int, data: bytes = b"") -> bytes:
+    """An authentication request: PostgreSQL manual, 54.7."""
+    return message(b"R", code.to_bytes(4) + data)
+
+
 READY = message(b"Z", b"I")
-SASL = message(b"R", (10).to_bytes(4) + b"SCRAM-SHA-256\x00\x00")
-AUTHENTICATED = message(b"R", bytes(4))
+AUTHENTICATED, CLEARTEXT, MD5 = request(0), request(3), request(5, b"salt")
+SASL = request(10, b"SCRAM-SHA-256\x00\x00")
+SASL_PLUS = request(10, b"SCRAM-SHA-256-PLUS\x00SCRAM-SHA-256\x00\x00")
+SASL_CONTINUE, SASL_FINAL = request(11, b"r=x,s=c2FsdHNhbHRzYWx0,i=4096"), request(12, b"v=x")
 KEY = message(b"K", bytes(8))
 
 
+class Server:
+    """A server that answers each message with the next of `replies`, whatever it was, and remembers what it heard.
+
+    A reply may be a function of what the client said. After the last reply it waits for the client to leave.
+    """
+
+    def __init__(self, listener: socket.socket, tls: ssl.SSLContext | None, replies: tuple[Any, ...]) -> None:
+        self.listener, self.tls, self.replies = listener, tls, replies
+        self.heard = b""
+
+    def serve(self) -> None:
+        peer, _ = self.listener.accept()
+        if self.tls:
+            assert peer.recv(8) == SSL_REQUEST
+            peer.sendall(b"S")
+            peer = self.tls.wrap_socket(peer, server_side=True)
+        with peer, suppress(OSError):
+            for reply in self.replies:
+                said = peer.recv(4096)
+                self.heard += said
+                if said[:1] in (b"", b"X"):  # Terminate
+                    return
+                peer.sendall(reply(said) if callable(reply) else reply)
+            while said := peer.recv(4096):
+                self.heard += said
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    issue(authority(folder / "ca.pem"), folder, "127.0.0.1")
+    return folder
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture(params=["plain", "tls"])
+def serve(request: pytest.FixtureRequest, certificates: Path, tmp_path: Path) -> Serve:
+    """Makes a server on a unix socket, or on TCP with TLS that the client verifies."""
+    return tls_server(certificates) if request.param == "tls" else plain_server(tmp_path)
+
+
+def plain_server(folder: Path) -> Serve:
+    @contextmanager
+    def serve(*replies: Any) -> Iterator[tuple[Server, Address]]:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "s"))
+            listener.listen()
+            with running(Server(listener, None, replies)) as server:
+                yield server, (str(folder / "s"), 0, None)
+        (folder / "s").unlink()
+
+    return serve
+
+
+def tls_server(certificates: Path) -> Serve:
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    ours = ssl.create_default_context(cafile=certificates / "ca.pem")
+    ours.sslsocket_class = TlsSocket
+
+    @contextmanager
+    def serve(*replies: Any) -> Iterator[tuple[Server, Address]]:
+        with socket.create_server(("127.0.0.1", 0)) as listener, running(Server(listener, theirs, replies)) as server:
+            yield server, ("127.0.0.1", listener.getsockname()[1], ours)
+
+    return serve
+
+
 @contextmanager
-def server(path: Path, *replies: bytes) -> Iterator[None]:
-    """Answers each thing that is said to it with the next of `replies`, whatever it was, and waits for the end."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
+def running(server: Server) -> Iterator[Server]:
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    yield server
+    thread.join()
 
-        def serve() -> None:
-            peer, _ = listener.accept()
-            with peer:
-                for reply in replies:
-                    peer.recv(4096)
-                    peer.sendall(reply)
-                peer.recv(4096)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield
-        thread.join()
+def connect(address: Address, **options: Any) -> Connection:
+    return Connection(address, {"user": "ann", "password": PASSWORD}, timeout=5, idle_check=60, **options)
+
+
+def assert_kept(password: str, server: Server) -> None:
+    assert password.encode() not in server.heard
+    assert b"md5" not in server.heard
+
+
+OUT_OF_ORDER = {
+    "ready without authentication": (READY,),
+    "ready after SASL began": (SASL, READY),
+    "authenticated after SASL began": (SASL, AUTHENTICATED + READY),
+    "authenticated twice": (AUTHENTICATED + AUTHENTICATED + READY,),
+    "in clear after SASL began": (SASL, CLEARTEXT, AUTHENTICATED + READY),
+    "MD5 after SASL began": (SASL, MD5, AUTHENTICATED + READY),
+    "in clear after authenticated": (AUTHENTICATED + CLEARTEXT, READY),
+    "MD5 after authenticated": (AUTHENTICATED + MD5, READY),
+    "SASL twice": (SASL, SASL),
+    "SASL's end after its beginning": (SASL, SASL_FINAL),
+    "SASL's middle first": (SASL_CONTINUE,),
+    "SASL's end first": (SASL_FINAL,),
+    "unknown": (request(6),),
+    "without a code": (message(b"R", b""),),
+    "with half a code": (message(b"R", bytes(2)),),
+    "too long": (request(10, b"SCRAM-SHA-256\x00" * 200 + b"\x00"),),
+}
+
+
+@pytest.mark.parametrize("replies", OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)
+@pytest.mark.parametrize("channel_binding", [False, True])
+def test_an_authentication_request_out_of_order_is_a_protocol_error_and_gets_no_password(
+    replies: tuple[bytes, ...], channel_binding: bool, serve: Serve
+) -> None:
+    with serve(*replies) as (server, address), pytest.raises(dbapi.OperationalError) as error:
+        connect(address, channel_binding=channel_binding)
+    assert channel_binding or error.value.args[0]["C"] == "08P01"
+    assert_kept(PASSWORD, server)
+
+
+def test_the_password_in_clear_is_asked_for_once(certificates: Path) -> None:
+    for again in (CLEARTEXT, MD5, SASL):
+        with (
+            tls_server(certificates)(CLEARTEXT, again, AUTHENTICATED + READY) as (server, address),
+            pytest.raises(dbapi.OperationalError, match="out of order"),
+        ):
+            connect(address)
+        assert server.heard.count(PASSWORD.encode()) == 1
+        assert b"md5" not in server.heard
+
+
+@pytest.mark.parametrize("asked", [CLEARTEXT, MD5, SASL])
+def test_a_server_that_asks_for_the_password_in_the_middle_of_a_query_gets_none(asked: bytes, serve: Serve) -> None:
+    with serve(AUTHENTICATED + KEY + READY, asked) as (server, address):
+        connection = connect(address)
+        with pytest.raises(dbapi.OperationalError) as error:
+            connection.run("select %s", ("x",))
+        assert connection.closed
+    assert error.value.args[0]["C"] == "08P01"
+    assert_kept(PASSWORD, server)
+
+
+@pytest.mark.parametrize("asked", [CLEARTEXT, MD5], ids=["in clear", "MD5"])
+def test_in_clear_and_as_md5_the_password_is_sent_only_in_tls(asked: bytes, certificates: Path, tmp_path: Path) -> None:
+    with (
+        plain_server(tmp_path)(asked) as (server, address),
+        pytest.raises(dbapi.OperationalError, match="TLS is not used"),
+    ):
+        connect(address)
+    assert_kept(PASSWORD, server)
+    with tls_server(certificates)(asked, AUTHENTICATED + KEY + READY) as (server, address):
+        connect(address).close()
+    assert (PASSWORD.encode() in server.heard) == (asked == CLEARTEXT)
+    assert (b"md5" in server.heard) == (asked == MD5)
+
+
+def test_a_certificate_that_was_not_verified_is_no_tls(certificates: Path) -> None:
+    for asked in (CLEARTEXT, MD5):
+        with tls_server(certificates)(asked) as (server, (host, port, context)):
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            with pytest.raises(dbapi.OperationalError, match="TLS is not used"):
+                connect((host, port, context))
+        assert_kept(PASSWORD, server)
 
 
 @pytest.mark.parametrize(
-    ("replies", "channel_binding", "reason"),
+    "names", [b"SCRAM-SHA-1", b"SCRAM-SHA-512\x00SCRAM-SHA3-512-PLUS", b"PLAIN", b"OAUTHBEARER", b""]
+)
+def test_a_server_that_offers_neither_scram_sha_256_nor_its_plus_is_refused(names: bytes, serve: Serve) -> None:
+    with (
+        serve(request(10, names + b"\x00\x00")) as (_, address),
+        pytest.raises(dbapi.OperationalError, match="neither SCRAM-SHA-256 nor SCRAM-SHA-256-PLUS"),
+    ):
+        connect(address)
+
+
+def scram(iterations: int = 4096, offered: bytes = SASL) -> tuple[Any, ...]:
+    """The replies of a server that knows the password, by scramp."""
+    mechanism = ScramMechanism("SCRAM-SHA-256")
+    server = mechanism.make_server(lambda _: mechanism.make_auth_info(PASSWORD, iteration_count=iterations))
+
+    def first(said: bytes) -> bytes:
+        name, _, rest = said[5:].partition(b"\x00")
+        assert name == b"SCRAM-SHA-256"
+        server.set_client_first(rest[4:].decode())
+        return request(11, server.get_server_first().encode())
+
+    def final(said: bytes) -> bytes:
+        server.set_client_final(said[5:].decode())
+        return request(12, server.get_server_final().encode()) + AUTHENTICATED + KEY + READY
+
+    return offered, first, final
+
+
+@pytest.mark.parametrize("offered", [SASL, request(10, b"OAUTHBEARER\x00SCRAM-SHA-256\x00SCRAM-SHA-512\x00\x00")])
+def test_scram_sha_256_is_chosen_among_what_is_offered(offered: bytes, serve: Serve) -> None:
+    with serve(*scram(offered=offered)) as (server, address):
+        connect(address).close()
+    assert_kept(PASSWORD, server)
+
+
+def test_a_server_that_asks_for_more_iterations_than_the_limit_is_refused_before_they_are_made(serve: Serve) -> None:
+    with (
+        serve(*scram(pipeline.MAX_ITERATIONS + 1)) as (server, address),
+        pytest.raises(dbapi.OperationalError, match="more than 600000 iterations"),
+    ):
+        connect(address)
+    assert b"p=" not in server.heard.partition(b"r=")[2]
+    with serve(*scram(pipeline.MAX_ITERATIONS)) as (_, address):
+        connect(address).close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
     [
-        ((READY,), False, "did not say who we are"),
-        ((READY,), True, "did not say who we are"),
-        ((SASL, READY), False, "did not say who we are"),
-        ((SASL, AUTHENTICATED + READY), False, "has not proven"),
-        ((AUTHENTICATED + READY,), True, "has not proven"),
-        ((SASL,), True, "does not offer it"),
-        ((message(b"R", (3).to_bytes(4)),), True, "without it"),
+        (AUTHENTICATED + READY, "does not authenticate by SCRAM"),
+        (CLEARTEXT, "does not authenticate by SCRAM"),
+        (SASL, "does not offer it"),
     ],
 )
-def test_a_server_that_skips_a_step_is_not_trusted(
-    replies: tuple[bytes, ...], channel_binding: bool, reason: str, tmp_path: Path
-) -> None:
-    with server(tmp_path / "s", *replies), pytest.raises(dbapi.OperationalError, match=reason):
-        Connection(
-            (str(tmp_path / "s"), 0, None),
-            {"user": "ann", "password": "secret"},
-            timeout=5,
-            idle_check=60,
-            channel_binding=channel_binding,
-        )
+def test_channel_binding_that_is_required_is_not_left_out(reply: bytes, reason: str, serve: Serve) -> None:
+    with serve(reply) as (server, address), pytest.raises(dbapi.OperationalError, match=reason):
+        connect(address, channel_binding=True)
+    assert_kept(PASSWORD, server)
 
 
-def test_a_server_that_trusts_us_is_trusted_where_nothing_more_is_asked_for(tmp_path: Path) -> None:
-    with server(tmp_path / "s", AUTHENTICATED + KEY + READY):
-        connection = Connection((str(tmp_path / "s"), 0, None), {"user": "ann"}, timeout=5, idle_check=60)
+def test_channel_binding_needs_tls(tmp_path: Path) -> None:
+    with (
+        plain_server(tmp_path)(SASL_PLUS) as (_, address),
+        pytest.raises(dbapi.OperationalError, match="does not offer it"),
+    ):
+        connect(address, channel_binding=True)
+
+
+def test_a_server_that_asks_for_nothing_is_accepted_and_gets_nothing(serve: Serve) -> None:
+    with serve(AUTHENTICATED + KEY + READY) as (server, address):
+        connection = connect(address)
         assert not connection.closed
         connection.close()
+    assert_kept(PASSWORD, server)

@@ -235,7 +235,8 @@ def test_a_cursor_reads_what_pipeline_writes() -> None:
             pipeline.Connection,
             dbapi.Connection,
             {"closed", "isolation_level", "is_alive", "run", "abandon", "_begin", "_talk", "_extended", "_converse"}
-            | {"_exchange", "_listen", "_learn", "_run_unknowing", "_renew", "_cancel", "_touch", "_query", "_text"},
+            | {"_exchange", "_listen", "_learn", "_run_unknowing", "_renew", "_cancel", "_touch", "_query", "_text"}
+            | {"_last_request"},
         ),
         (pipeline.Cursor, dbapi.Cursor, set()),
         (dialect.Dialect, PGDialect_pg8000, set()),
@@ -267,7 +268,7 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
     (
         core.CoreConnection.handle_AUTHENTICATION_REQUEST,
         "1bce623334c9f27f",
-        "an SSLSocket binds SCRAM to the channel: wire.TlsSocket",
+        "it answers every request at every moment: Connection.handle_AUTHENTICATION_REQUEST; wire.TlsSocket",
     ),
     (
         core.CoreConnection.handle_COPY_IN_RESPONSE,
