@@ -50,6 +50,7 @@ class Server:
 
     def serve(self) -> None:
         peer, _ = self.listener.accept()
+        peer.settimeout(5)
         if self.tls:
             assert peer.recv(8) == SSL_REQUEST
             peer.sendall(b"S")
