@@ -59,6 +59,13 @@ class Dialect(PGDialect_pg8000):
         held = connection or (cursor and cursor._c)  # noqa: SLF001 - pg8000 warns about the public name
         return isinstance(getattr(held, "dbapi_connection", held), Connection) and held.closed
 
+    def do_rollback(self, dbapi_connection: Any) -> None:
+        """Roll back, or close where memory does not suffice: a session whose rollback raises keeps its connection."""
+        try:
+            dbapi_connection.rollback()
+        except Exception:  # noqa: BLE001 - MemoryError and RecursionError: the driver has raised no other
+            dbapi_connection.abandon()
+
     def do_close(self, dbapi_connection: Any) -> None:
         if not dbapi_connection.closed:  # it may have closed itself, which is nothing to log
             dbapi_connection.close()

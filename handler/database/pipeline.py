@@ -14,6 +14,7 @@ import os
 import random
 import re
 import ssl
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -23,7 +24,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from pg8000 import dbapi
+from pg8000 import converters, dbapi
 from pg8000.converters import make_params
 from pg8000.core import Context
 
@@ -31,7 +32,7 @@ from handler.database.deadline import overtime, remaining, within
 from handler.database.error_fields import ErrorFields
 from handler.database.spent import spend
 from handler.database.values import READERS, WRITERS
-from handler.database.wire import open_socket
+from handler.database.wire import TooMuch, open_socket
 
 PING_TIMEOUT = 1.0  # seconds that a connection gets to prove, after an idle time, that it is alive
 FAREWELL_TIMEOUT = 0.25  # seconds for a cancel request or a goodbye, also when the deadline has passed
@@ -103,6 +104,31 @@ _int16 = Struct("!H").pack
 _int32 = Struct("!i").pack
 
 
+# What the server may choose (docs/adr/0024).
+MAX_COLUMNS = 1664  # of a result: PostgreSQL manual, appendix K "PostgreSQL Limits"
+MAX_CACHED = 4096  # bytes of a RowDescription that is kept
+MAX_PARAMETERS = 100  # that it reports; PostgreSQL 18 has 15
+MAX_NOTICE = 8192  # bytes that are kept; pg8000 keeps a hundred notices
+MAX_REPLIES = 100_000  # to one flush, a result's rows counted as one; the check of their order takes 260 bytes for each
+LONG_ROW = 64 * 1024  # bytes; the values of a longer row are looked at before they are read
+MAX_READ = 4 * 1024 * 1024  # bytes of a value that Python code reads letter by letter: 0.6 s
+READ_BY_LETTERS = frozenset(converters.PG_TYPES) - {
+    *(converters.BYTES, converters.CHAR, converters.CSTRING, converters.JSON, converters.JSONB, converters.NAME),
+    *(converters.TEXT, converters.UNKNOWN, converters.VARCHAR),
+}
+# What the manual's table 23.3 lists and Python reads. Python has other encodings, in which SQL would be other SQL.
+CLIENT_ENCODINGS = frozenset(
+    {"big5", "euc_cn", "euc_jis_2004", "euc_jp", "euc_kr", "gb18030", "gbk", "johab", "shift_jis_2004", "sjis", "uhc"}
+    | {"sql_ascii", "unicode", "utf8", "win874"}
+    | {f"latin{number}" for number in range(1, 11)}
+    | {f"win{number}" for number in range(1250, 1259)}
+)
+
+
+class OutOfProtocol(Exception):
+    """The server has sent what no server sends. The connection cannot be used any more."""
+
+
 class ConnectionLost(dbapi.OperationalError):  # type: ignore[misc] # pg8000 ships no types
     """The connection ended under a statement, which may have happened or not."""
 
@@ -143,6 +169,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     `numbered` is set.
     """
 
+    _usock: Any = None
+    _sock: Any = None
     _last_request: int | None = None  # for authentication
 
     def __init__(  # noqa: PLR0913 - all of it is known when a connection is made, and none later
@@ -169,8 +197,6 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self._peer: Any = None
         self._idle_check = idle_check
         self._must_bind = channel_binding
-        self._usock: Any = None
-        self._sock: Any = None
         self.isolation_level: str | None = None
         self.read_only = self.deferrable = False
         self.numbered = False
@@ -193,6 +219,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             except Exception as error:
                 raise _error("08001", f"cannot connect to {address[0]}: {error}") from error
         del self.message_types[b"R"]  # the server may ask for no password from now on
+        self._sock.trust()
         self.pg_types.update(READERS)
         self.py_types.update(WRITERS)
         self._transaction_status = b"I"  # pg8000 forgets what the server has just said
@@ -231,24 +258,52 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """pg8000's, which takes as long as several rows; a statement is described by the same bytes each time."""
-        context.columns = _columns(data, self._client_encoding)
+        columns = _columns if len(data) <= MAX_CACHED else _columns.__wrapped__
+        context.columns = columns(data, self._client_encoding)
         context.input_funcs = [self.pg_types[column["type_oid"]] for column in context.columns]
         if context.rows is None:
             context.rows = []
 
     def handle_DATA_ROW(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """pg8000's, but for what it asks again for each value: a list of 50 items has 300 (docs/adr/0020)."""
+        """pg8000's, but for what it asks again for each value: a list of 50 items has 300 (docs/adr/0020).
+
+        pg8000 cuts a value whose length is beyond the message. Raises OutOfProtocol or struct.error for such a row.
+        """
+        if len(data) > LONG_ROW:
+            _check_long(data, context)
         row: list[Any] = []
         start, encoding = 2, self._client_encoding
         for convert in context.input_funcs:
             (length,) = _length(data, start)
             start += 4
-            if length == -1:
+            if length >= 0:
+                end = start + length
+                row.append(convert(data[start:end].decode(encoding)))
+                start = end
+            elif length == -1:
                 row.append(None)
             else:
-                row.append(convert(data[start : start + length].decode(encoding)))
-                start += length
+                raise OutOfProtocol("a value of negative length")
+        if start != len(data):
+            raise OutOfProtocol("a row that does not end with its message")
         context.rows.append(row)
+
+    def handle_COPY_DATA(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's. What the stream has taken is not held any more, so that a COPY may be of any length."""
+        super().handle_COPY_DATA(data, context)
+        self._sock.release(len(data) + 5)
+
+    def handle_NOTICE_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, which keeps a hundred of them."""
+        super().handle_NOTICE_RESPONSE(data[:MAX_NOTICE], context)
+
+    def handle_PARAMETER_STATUS(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """pg8000's, which keeps as many as there are, and takes every encoding. Raises OutOfProtocol."""
+        super().handle_PARAMETER_STATUS(data, context)
+        if len(self.parameter_statuses) > MAX_PARAMETERS:
+            raise OutOfProtocol(f"more than {MAX_PARAMETERS} parameters")
+        if self.parameter_statuses.get("client_encoding", "utf8").lower() not in CLIENT_ENCODINGS:
+            raise OutOfProtocol("an unknown client_encoding")
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """pg8000's, which looks for a number of rows and takes a microsecond not to find it."""
@@ -343,7 +398,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         if self._in_transaction and not self.closed:
             try:
                 self._converse(self._query("rollback"))
-            except dbapi.Error:
+            except Exception:  # noqa: BLE001 - MemoryError and RecursionError too: it must not stay in its transaction
                 self.abandon()
 
     def execute_simple(self, statement: str) -> Any:
@@ -411,6 +466,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             params = make_params(self.py_types, values)
             encoded = [None if param is None else param.encode(self._client_encoding) for param in params]
             parts += (_bind(encoded), after)
+        except (MemoryError, RecursionError):
+            raise  # the value is not at fault
         except Exception as error:
             raise _error("22000", f"a parameter cannot be sent: {type(error).__name__}") from error
         return _Talk(b"".join(parts), replies, context, shows)
@@ -424,7 +481,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         except TimeoutError as error:
             raise _error("57014", "no time is left for a statement") from error
         heard, unreadable = self._exchange(talk)
-        if not talk.replies.fullmatch(heard):
+        if len(heard) > MAX_REPLIES or not talk.replies.fullmatch(heard):
             self.abandon()
             raise _error("08P01", f"the server's replies are out of order: {heard[:80]!r}")
         self._touch()
@@ -461,9 +518,13 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             if isinstance(talk.context.error, dbapi.DatabaseError):
                 fields |= talk.context.error.args[0]  # a FATAL error, after which the server closes
             raise ConnectionLost(ErrorFields(fields)) from error
+        except TooMuch as error:
+            self.abandon()
+            raise _error("XX000", str(error)) from error
         except Exception as error:
             self.abandon()
-            raise _error("08P01", f"the server cannot be understood: {type(error).__name__}") from error
+            said = str(error) if isinstance(error, OutOfProtocol) else type(error).__name__
+            raise _error("08P01", f"the server cannot be understood: {said}") from error
         except BaseException:
             self.abandon()
             raise
@@ -490,6 +551,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 continue
             try:
                 handlers[code](data, context)
+            except (OutOfProtocol, struct.error, MemoryError):
+                raise
             except Exception as error:
                 if code == COPY_IN or code not in handlers:
                     raise  # the server waits for us, or we do not know what it said
@@ -541,12 +604,23 @@ def _may_be_several(statement: str) -> bool:
 
 def _may_follow(messages: bytes) -> bool:
     """Whether the server may say this after the end of the replies: what is asynchronous, and its last words."""
-    while messages[:1] in ASYNCHRONOUS and len(messages) >= 5:
-        messages = messages[1 + int.from_bytes(messages[1:5]) :]
-    if messages[:1] == b"E":
+    start = 0
+    while messages[start : start + 1] in ASYNCHRONOUS and len(messages) >= start + 5:
+        start += 1 + max(4, int.from_bytes(messages[start + 1 : start + 5]))
+    if messages[start : start + 1] == b"E":
         # Ended between two statements, it says why, in answer to none (manual, 54.2 "Termination").
-        return FATAL in messages[: 1 + int.from_bytes(messages[1:5])]
-    return not messages or messages[:1] in ASYNCHRONOUS
+        return FATAL in messages[start : start + 1 + int.from_bytes(messages[start + 1 : start + 5])]
+    return start >= len(messages) or messages[start : start + 1] in ASYNCHRONOUS
+
+
+def _check_long(data: bytes, context: Any) -> None:
+    """Raises OutOfProtocol when the row has a value that would be read letter by letter for longer than a moment."""
+    start = 2
+    for column in context.columns or ():
+        (length,) = _length(data, start)
+        if length > MAX_READ and column["type_oid"] in READ_BY_LETTERS:
+            raise OutOfProtocol(f"a value of {length} bytes of the type with the oid {column['type_oid']}")
+        start += 4 + max(length, 0)
 
 
 def _parse(statement: bytes, oids: Sequence[int] = ()) -> bytes:
@@ -591,14 +665,21 @@ def _frame(
 
 @lru_cache(maxsize=512)
 def _columns(description: bytes, encoding: str) -> list[dict[str, Any]]:
-    """The columns of a RowDescription (manual, 54.7) as pg8000 keeps them. Shared: nobody changes them."""
+    """The columns of a RowDescription (manual, 54.7) as pg8000 keeps them. Shared: nothing changes them.
+
+    Raises OutOfProtocol.
+    """
     columns: list[dict[str, Any]] = []
-    start = 2
-    for _ in range(int.from_bytes(description[:2])):
+    count, start = int.from_bytes(description[:2]), 2
+    if count > MAX_COLUMNS:
+        raise OutOfProtocol(f"a result of {count} columns")
+    for _ in range(count):
         end = description.index(b"\x00", start)
         fields = zip(COLUMN, _column(description, end + 1), strict=True)
         columns.append(dict(fields, name=description[start:end].decode(encoding)))
         start = end + 19
+    if start != len(description):
+        raise OutOfProtocol("a description that does not end with its message")
     return columns
 
 

@@ -6,7 +6,7 @@ PostgreSQL manual: 8.4 "Binary Data Types", 8.5.5 "Interval Output".
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from pg8000 import PGInterval, Range
@@ -16,12 +16,11 @@ from pg8000.converters import (
     INTERVAL,
     INTERVAL_ARRAY,
     PY_TYPES,
-    TIMESTAMPTZ,
-    TIMESTAMPTZ_ARRAY,
     _parse_array,
     make_param,
-    timestamptz_in,
 )
+
+from handler.database.moments import MOMENTS
 
 _ESCAPED = re.compile(rb"\\(\\|[0-7]{3})")
 # Years and months with a hyphen between (sql_standard), a time, or a number and its unit.
@@ -88,15 +87,6 @@ def write_interval(value: PGInterval) -> str:
     return re.sub(r"(^| )(?=\d)", r"\1+", str(value)) or "0"
 
 
-def read_timestamptz(text: str) -> Any:
-    """A moment, in UTC. pg8000 reads it with strptime, which takes ten times as long."""
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return timestamptz_in(text)  # infinity, years before 1 or after 9999
-
-
 def write_array(values: list[Any]) -> str:
     """An array with all elements quoted (manual, 8.15.6), or a multirange, whose ranges are not.
 
@@ -123,8 +113,6 @@ READERS = {
     BYTES_ARRAY: lambda text: _parse_array(text, read_bytea),
     INTERVAL: read_interval,
     INTERVAL_ARRAY: lambda text: _parse_array(text, read_interval),
-    TIMESTAMPTZ: read_timestamptz,
-    TIMESTAMPTZ_ARRAY: lambda text: _parse_array(text, read_timestamptz),
-}
+} | MOMENTS
 WRITERS: dict[type, Any] = {timedelta: write_timedelta, PGInterval: write_interval, list: write_array}
 _WRITERS = PY_TYPES | WRITERS

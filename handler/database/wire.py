@@ -37,14 +37,26 @@ else:
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(PEER_TIMEOUT * 1000)),
     ]
 
+# What the server may send before something else is sent to it, in bytes, and of it in one message (docs/adr/0024).
+LOGIN_LIMIT = 64 * 1024
+REPLY_LIMIT = 32 * 1024 * 1024
+SHORT_MESSAGE = CHUNK
+# RowDescription, errors and notices. A row, and a piece of a COPY, may be as long as the whole reply.
+LONG_MESSAGES = {b"T": 256 * 1024, b"E": 1024 * 1024, b"N": 1024 * 1024, b"D": REPLY_LIMIT, b"d": REPLY_LIMIT}
+
 _head = Struct("!ci").unpack_from
+
+
+class TooMuch(Exception):
+    """The server sends more, or announces more, than it may."""
 
 
 class Stream:
     """What pg8000 reads and writes as a file: whole messages, gathered until `flush`, under the deadline.
 
     A socket's own file object sets its timeout for each recv, so a server that drips bytes outlives any deadline;
-    here each wait is what remains.
+    here each wait is what remains. What the server sends is held in memory, so it is limited: to LOGIN_LIMIT at first,
+    to REPLY_LIMIT once it has authenticated the user (`trust`).
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -53,6 +65,14 @@ class Stream:
         self._in = b""
         self._start = 0
         self._asked = False  # something was sent, and nothing has come since
+        self._limit = self._left = LOGIN_LIMIT
+
+    def trust(self) -> None:
+        self._limit = REPLY_LIMIT
+
+    def release(self, size: int) -> None:
+        """Bytes that have come are no longer held: as many more may come."""
+        self._left += size
 
     def write(self, data: bytes) -> None:
         self._out += data
@@ -61,6 +81,7 @@ class Stream:
         """Send what was written. Raises OSError, TimeoutError only when the deadline has passed."""
         data, self._out = self._out, bytearray()
         self._asked = True
+        self._left = self._limit
         started = perf_counter()
         try:
             self._socket.settimeout(remaining())
@@ -71,7 +92,7 @@ class Stream:
             spend(perf_counter() - started)
 
     def read(self, size: int) -> bytes:
-        """`size` bytes. Raises OSError, also when the server closes before."""
+        """`size` bytes. Raises OSError, also when the server closes before, and TooMuch."""
         if size < 0:
             raise ConnectionError("a message of negative length")
         self._receive(size)
@@ -79,7 +100,7 @@ class Stream:
         return self._in[start : self._start]
 
     def message(self) -> tuple[bytes, bytes]:
-        """The letter of the next message and what it holds. Raises OSError.
+        """The letter of the next message and what it holds. Raises OSError, TooMuch.
 
         PostgreSQL manual, 54.7: a letter, then the length of the rest, its own four bytes among it.
         """
@@ -89,13 +110,17 @@ class Stream:
         if length < 4:
             raise ConnectionError("a message of negative length")
         if len(self._in) - self._start <= length:
+            if length > LONG_MESSAGES.get(letter, SHORT_MESSAGE):
+                raise TooMuch(f"the server announces a message of {length} bytes")
             self._receive(1 + length)
         start, self._start = self._start, self._start + 1 + length
         return letter, self._in[start + 5 : self._start]
 
     def _receive(self, size: int) -> None:
-        """Wait until `size` bytes are unread, or more."""
+        """Wait until `size` bytes are unread, or more. Asks for none when they would be too many."""
         unread = len(self._in) - self._start
+        if size - unread > self._left:
+            raise TooMuch(f"the server's reply is longer than {self._limit} bytes")
         parts = [self._in[self._start :]]
         started, answered = perf_counter(), False
         try:
@@ -107,6 +132,7 @@ class Stream:
                 answered, self._asked = answered or self._asked, False
                 parts.append(chunk)
                 unread += len(chunk)
+                self._left -= len(chunk)
         except TimeoutError as error:
             raise _reason_of(error) from None
         finally:

@@ -236,7 +236,7 @@ def test_a_cursor_reads_what_pipeline_writes() -> None:
             dbapi.Connection,
             {"closed", "isolation_level", "is_alive", "run", "abandon", "_begin", "_talk", "_extended", "_converse"}
             | {"_exchange", "_listen", "_learn", "_run_unknowing", "_renew", "_cancel", "_touch", "_query", "_text"}
-            | {"_last_request"},
+            | {"_last_request", "_usock", "_sock"},
         ),
         (pipeline.Cursor, dbapi.Cursor, set()),
         (dialect.Dialect, PGDialect_pg8000, set()),
@@ -288,12 +288,18 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
     (
         core.CoreConnection.handle_DATA_ROW,
         "d6a80acc05cbc255",
-        "it may raise, and the replies go on: Connection._listen",
+        "what Connection.handle_DATA_ROW does",
     ),
     (
         core.CoreConnection.handle_PARAMETER_STATUS,
         "a10155ab03ed149d",
-        "client_encoding; pipeline.py sends and reads UTF-8",
+        "client_encoding: Connection.handle_PARAMETER_STATUS looks at what it keeps",
+    ),
+    (core.CoreConnection.handle_NOTICE_RESPONSE, "a1e625bcaf3bb2d4", "Connection.handle_NOTICE_RESPONSE cuts it"),
+    (
+        core.CoreConnection.handle_COPY_DATA,
+        "d600b4bbf98a3a86",
+        "it hands the data on and keeps none: Connection.handle_COPY_DATA",
     ),
     (core.CoreConnection.execute_unnamed, "2e8af5bad64b6640", "what Connection._extended does in one flush"),
     (core.CoreConnection.execute_simple, "57ca4e0354186ded", "what Connection.execute_simple does"),
@@ -316,6 +322,11 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
         "d86b773c239000bd",
         "pipeline._numbered keeps its result: it may depend on nothing but the statement",
     ),
+    (converters._array_in, "e5910769300adeef", "moments.py makes arrays of its own readers"),
+    (converters._range_in, "4c307637aed1c3ef", "moments.py makes ranges of its own readers"),
+    (converters._multirange_in, "3867ee5eebe77c3d", "moments.py makes multiranges of its own readers"),
+    (converters.timestamp_in, "b6ecc8b2f93568bd", "moments.py calls it for what is not in ISO 8601"),
+    (converters.timestamptz_in, "44cfaf2647764916", "moments.py calls it for what is not in ISO 8601"),
     (converters.make_params, "d164156f5ba5b850", "Connection._extended calls it before the first byte"),
     (
         converters.make_param,

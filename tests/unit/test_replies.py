@@ -278,11 +278,13 @@ MUTABLE = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 
 
 @contextmanager
-def scripted(*replies: Iterable[bytes], shows: bool = False) -> Iterator[tuple[Connection, Script]]:
+def scripted(
+    *replies: Iterable[bytes], shows: bool = False, greeting: Iterable[bytes] = (GREETING,)
+) -> Iterator[tuple[Connection, Script]]:
     """A connection, past its startup, whose server answers with `replies`, and never lets it connect again."""
     near, far = socket.socketpair()
     with far, Script(fileno=near.detach()) as script, pytest.MonkeyPatch.context() as patch:
-        script.server, script.replies = far, iter(((GREETING,), *replies))
+        script.server, script.replies = far, iter((greeting, *replies))
         unused = iter((script,))
 
         def open_once(*_: Any) -> Script:
