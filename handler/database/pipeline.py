@@ -398,7 +398,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         if self._in_transaction and not self.closed:
             try:
                 self._converse(self._query("rollback"))
-            except Exception:  # noqa: BLE001 - MemoryError and RecursionError too: it must not stay in its transaction
+            except dbapi.Error:
                 self.abandon()
 
     def execute_simple(self, statement: str) -> Any:
