@@ -259,7 +259,10 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """pg8000's, which takes as long as several rows; a statement is described by the same bytes each time."""
         columns = _columns if len(data) <= MAX_CACHED else _columns.__wrapped__
-        context.columns = columns(data, self._client_encoding)
+        try:
+            context.columns = columns(data, self._client_encoding)
+        except ValueError as error:
+            raise OutOfProtocol("a description that cannot be read") from error
         context.input_funcs = [self.pg_types[column["type_oid"]] for column in context.columns]
         if context.rows is None:
             context.rows = []
