@@ -1,32 +1,45 @@
-"""One frozen view of the environment, checked once, at start, with every problem reported at once."""
+"""The environment variables of the service as pydantic models, checked once, at startup, with every problem at once.
 
-import math
+The models are validated from `os.environ` directly: docs/adr/0005 says why that is not done by pydantic-settings.
+"""
+
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
 
 from handler import database_url
+from handler.origins import read_origins
 
-AUTH_MODES = ("none", "iam", "jwt")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+Model = TypeVar("Model", bound=BaseModel)
+AuthMode = Literal["none", "iam", "jwt"]
+AUTH_MODES = get_args(AuthMode)
+# Python's names and Lambda's (Lambda developer guide, "Log-level filtering").
+LogLevel = Literal["NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"]
 # `make ca-bundle` writes this file. When it is shipped, it is the only trust unless a setting names another.
 CA_BUNDLE = Path(__file__).with_name("ca-bundle.pem")
-BOOLEANS = {"true": True, "false": False}
-Bounds = tuple[type[int] | type[float], float, float]
-# The numbers of DatabaseSettings: each is set by DATABASE_ and its name, between these bounds (seconds for times).
-# A checkout or a connect that lasts longer than API Gateway waits (30 s) is of use to nobody.
-DATABASE_NUMBERS: dict[str, Bounds] = {
-    "pool_size": (int, 1, 100),
-    "checkout_timeout": (float, 0.1, 20),
-    "connect_timeout": (float, 0.1, 20),
-    "idle_check": (float, 0, 300),
-    "recycle": (float, 1, 3600),
-}
-CONTRACT_NUMBERS: dict[str, Bounds] = {"idempotency_ttl": (int, 60, 30 * 86_400)}
+
+# What a login can carry. PostgreSQL's protocol ends a user and a database with NUL; SASLprep prohibits every control
+# character in a password (RFC 4013, 2.3). A control character is usually a line end that was pasted along.
+Text = Annotated[str, StringConstraints(pattern=r"^\P{Cc}*$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+TEXT = "it without control characters, such as a line end"
 
 
 class SettingsError(Exception):
@@ -37,47 +50,195 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True)
-class DatabaseSettings:
-    """Where the database is, who we are there, and how connections to it are kept. Times are in seconds.
+def _in_url(part: str) -> AliasPath:
+    return AliasPath("DATABASE_URL", part)
 
-    `host` is a folder when it starts with `/` (unix socket). With a `secret_arn`, what is None here is in the secret.
+
+def _sslmode(mode: str) -> str:
+    """In libpq, `require` encrypts and does not verify the certificate; here it is verify-full."""
+    return {"require": "verify-full"}.get(mode, mode)
+
+
+def _channel_binding(mode: str) -> bool | None:
+    return {"prefer": False, "require": True}.get(mode)
+
+
+def _log_level(level: str) -> str:
+    """TRACE is DEBUG, as in Lambda's own runtime."""
+    return {"TRACE": "DEBUG"}.get(level, level)
+
+
+def _base_path(path: str) -> str:
+    key = path.strip("/")
+    return f"/{key}" if key else ""
+
+
+class DatabaseSettings(BaseModel):
+    """Where the database is, as which user to log in, and how connections to it are kept. Times are in seconds.
+
+    `host` is a folder when it starts with `/` (unix socket). With a `secret_arn`, the secret has what is None here.
     The network between a function and its database forgets a connection that is silent for 350 s (load balancers,
     NAT): `recycle` is below it.
     """
 
-    host: str | None = None
-    port: int | None = None
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    database: str | None = None
-    secret_arn: str | None = None
-    iam_auth: bool = False
-    region: str | None = None
-    sslmode: str | None = None
-    ca_bundle: str | None = None
-    channel_binding: bool = False
-    application_name: str | None = None
-    api_user: str | None = None  # whom migrations let read and change rows
-    pool_size: int = 1
-    checkout_timeout: float = 3.0
-    connect_timeout: float = 3.0
-    idle_check: float = 1.0
-    recycle: float = 300.0
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, loc_by_alias=False)
+
+    iam_auth: bool = Field(False, validation_alias="DATABASE_IAM_AUTH", description="true or false")
+    secret_arn: Text | None = Field(
+        None,
+        validation_alias="DATABASE_SECRET_ARN",
+        pattern=r"^(arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]+:secret:.+|[\w/+=.@-]+)$",
+        description="the ARN or the name of a secret in Secrets Manager",
+    )
+    region: Text | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
+        description=TEXT,
+        validate_default=True,
+    )
+    host: Text | None = Field(None, validation_alias=_in_url("host"), description=TEXT, validate_default=True)
+    port: Port | None = Field(None, validation_alias=_in_url("port"), description="a number from 1 to 65535")
+    user: Text | None = Field(None, validation_alias=_in_url("user"), description=TEXT)
+    password: Text | None = Field(
+        None, validation_alias=_in_url("password"), description=TEXT, repr=False, exclude=True
+    )
+    database: Text | None = Field(None, validation_alias=_in_url("dbname"), description=TEXT)
+    application_name: Text | None = Field(None, validation_alias=_in_url("application_name"), description=TEXT)
+    sslmode: Annotated[Literal["disable", "verify-ca", "verify-full"], BeforeValidator(_sslmode)] | None = Field(
+        None, validation_alias=_in_url("sslmode"), description="one of disable, require, verify-ca, verify-full"
+    )
+    ca_bundle: Text | None = Field(
+        default_factory=lambda: str(CA_BUNDLE) if CA_BUNDLE.exists() else None,
+        validation_alias=AliasChoices("DATABASE_CA_BUNDLE", _in_url("sslrootcert")),
+        description=TEXT,
+        validate_default=True,
+    )
+    channel_binding: Annotated[bool, BeforeValidator(_channel_binding)] = Field(
+        False, validation_alias=_in_url("channel_binding"), description="prefer or require"
+    )
+    # The user that migrations let read and change rows.
+    api_user: Text | None = Field(
+        None,
+        validation_alias="DATABASE_API_USER",
+        description="a name of at most 63 bytes, without control characters",
+    )
+    pool_size: int = Field(
+        1, validation_alias="DATABASE_POOL_SIZE", ge=1, le=100, description="a whole number from 1 to 100"
+    )
+    # API Gateway waits for 30 s: a longer wait than 20 s, for a connection or to connect, helps no client.
+    checkout_timeout: float = Field(
+        3.0, validation_alias="DATABASE_CHECKOUT_TIMEOUT", ge=0.1, le=20, description="seconds from 0.1 to 20"
+    )
+    connect_timeout: float = Field(
+        3.0,
+        validation_alias=AliasChoices("DATABASE_CONNECT_TIMEOUT", _in_url("connect_timeout")),
+        ge=0.1,
+        le=20,
+        description="seconds from 0.1 to 20",
+    )
+    idle_check: float = Field(
+        1.0, validation_alias="DATABASE_IDLE_CHECK", ge=0, le=300, description="seconds from 0 to 300"
+    )
+    recycle: float = Field(
+        300.0, validation_alias="DATABASE_RECYCLE", ge=1, le=3600, description="seconds from 1 to 3600"
+    )
+
+    # Validators of single fields, in the order of the fields: one of the whole model would not run, and its problems
+    # would not be reported, while another field has a problem.
+
+    @field_validator("secret_arn")
+    @classmethod
+    def _credentials_have_one_source(cls, secret_arn: str | None, info: ValidationInfo) -> str | None:
+        if secret_arn and info.data.get("iam_auth"):
+            raise ValueError("and DATABASE_IAM_AUTH are both set: choose one")
+        return secret_arn
+
+    @field_validator("region")
+    @classmethod
+    def _signature_has_a_region(cls, region: str | None, info: ValidationInfo) -> str | None:
+        if region is None and info.data.get("iam_auth"):
+            raise ValueError("is not set, and DATABASE_IAM_AUTH needs it: write the region of the database")
+        if region is None and not (info.data.get("secret_arn") or "arn:").startswith("arn:"):
+            raise ValueError("is not set, and DATABASE_SECRET_ARN does not name it: write the region, or the whole ARN")
+        return region
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_here_or_in_the_secret(cls, host: str | None, info: ValidationInfo) -> str | None:
+        if host and host.startswith("/") and info.data.get("iam_auth"):
+            raise ValueError("is a unix socket, but DATABASE_IAM_AUTH needs TLS: name a host")
+        return host or (None if info.data.get("secret_arn") else "localhost")
+
+    @field_validator("password")
+    @classmethod
+    def _password_has_one_source(cls, password: str | None, info: ValidationInfo) -> str | None:
+        for field, variable in (("iam_auth", "DATABASE_IAM_AUTH"), ("secret_arn", "DATABASE_SECRET_ARN")):
+            if password and info.data.get(field):
+                raise ValueError(f"is not used with {variable}, which has its own: remove it")
+        return password
+
+    @field_validator("sslmode")
+    @classmethod
+    def _token_is_not_sent_without_tls(cls, sslmode: str | None, info: ValidationInfo) -> str | None:
+        if sslmode == "disable" and info.data.get("iam_auth"):
+            raise ValueError("is disable, but DATABASE_IAM_AUTH needs TLS: remove it")
+        return sslmode
+
+    @field_validator("ca_bundle")
+    @classmethod
+    def _verify_ca_has_a_file(cls, ca_bundle: str | None, info: ValidationInfo) -> str | None:
+        """As in libpq: a public authority gives anyone a certificate for a host of their own."""
+        if info.data.get("sslmode") == "verify-ca" and ca_bundle in (None, "system"):
+            raise ValueError(
+                "names no file, but sslmode=verify-ca needs a CA file (sslrootcert or DATABASE_CA_BUNDLE):"
+                " with the system's authorities use sslmode=verify-full"
+            )
+        return ca_bundle
+
+    @field_validator("api_user")
+    @classmethod
+    def _name_is_not_cut(cls, api_user: str | None) -> str | None:
+        if api_user and len(api_user.encode()) > 63:
+            raise ValueError  # PostgreSQL would cut off the rest, and make another user
+        return api_user
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything the service reads from its environment."""
+class Settings(BaseModel):
+    """Everything that the service reads from its environment."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, loc_by_alias=False)
 
     database: DatabaseSettings
-    auth_mode: str
-    log_level: str
-    auth_public: bool = False  # documentation and liveness are for everybody
-    base_path: str = ""  # the mapping key of a custom domain, as "/key"
-    cors_origins: tuple[str, ...] = ()
-    require_if_match: bool = False
-    idempotency_ttl: int = 86_400  # seconds
+    auth_mode: AuthMode = Field(validation_alias="AUTH_MODE", description="one of none, iam, jwt")
+    # Whether documentation and liveness need no authorization.
+    auth_public: bool = Field(False, validation_alias="AUTH_PUBLIC", description="true or false")
+    log_level: Annotated[LogLevel, BeforeValidator(str.upper), AfterValidator(_log_level)] = Field(
+        "INFO", validation_alias="LOG_LEVEL", description=f"one of {', '.join(get_args(LogLevel))}"
+    )
+    # The mapping key of a custom domain, as "/key": `key`, `/key` and `/key/` are the same.
+    base_path: Annotated[str, AfterValidator(_base_path)] = Field(
+        "",
+        validation_alias="BASE_PATH",
+        pattern=r"^/*([A-Za-z0-9_$.+!*'()-]+(/[A-Za-z0-9_$.+!*'()-]+)*/*)?$",
+        description="the mapping key of a custom domain, such as shop or shop/v1",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), validation_alias="CORS_ORIGINS", description="origins with commas between, or *"
+    )
+    require_if_match: bool = Field(False, validation_alias="REQUIRE_IF_MATCH", description="true or false")
+    # How long, in seconds, an Idempotency-Key is kept.
+    idempotency_ttl: int = Field(
+        86_400,
+        validation_alias="IDEMPOTENCY_TTL",
+        ge=60,
+        le=2_592_000,
+        description="a whole number of seconds from 60 to 2592000",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _read_origins(cls, text: str) -> tuple[str, ...]:
+        return read_origins(text)
 
 
 @cache
@@ -87,117 +248,45 @@ def settings() -> Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Check `environ` whole. Raises SettingsError with every problem, and shows no value that may be secret."""
-    problems: list[str] = []
-    found = Settings(
-        database=_database(environ, problems),
-        auth_mode=_one_of("AUTH_MODE", environ.get("AUTH_MODE"), AUTH_MODES, problems),
-        auth_public=_boolean("AUTH_PUBLIC", environ, problems),
-        log_level=_one_of("LOG_LEVEL", environ.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS, problems),
-        base_path=_base_path(environ.get("BASE_PATH", ""), problems),
-        cors_origins=_origins(environ.get("CORS_ORIGINS", ""), problems),
-        require_if_match=_boolean("REQUIRE_IF_MATCH", environ, problems),
-        **_numbers("", CONTRACT_NUMBERS, environ, problems),
-    )
-    if problems:
-        raise SettingsError(problems)
-    return found
+    """The settings in `environ`. An empty variable is an unset one.
+
+    Raises SettingsError with every problem, each with what to write instead and without the value.
+    """
+    return _read(Settings, environ)
 
 
 def read_database_settings(environ: Mapping[str, str]) -> DatabaseSettings:
-    """Only what is needed to reach the database: migrations have no callers to authorize."""
+    """Only what is needed to reach the database, which is what migrations need. Raises SettingsError likewise."""
+    return _read(DatabaseSettings, environ)
+
+
+def _read(model: type[Model], environ: Mapping[str, str]) -> Model:
     problems: list[str] = []
-    found = _database(environ, problems)
+    values: dict[str, Any] = {name: value for name, value in environ.items() if value}
+    values["DATABASE_URL"] = database_url.parse(
+        values.get("DATABASE_URL", ""), problems, needs_user="DATABASE_SECRET_ARN" not in values
+    )
+    try:
+        found = model.model_validate({**values, "database": values})
+    except ValidationError as error:
+        problems += map(_problem, error.errors())
     if problems:
         raise SettingsError(problems)
     return found
 
 
-def _database(environ: Mapping[str, str], problems: list[str]) -> DatabaseSettings:
-    url, secret_arn = environ.get("DATABASE_URL", ""), environ.get("DATABASE_SECRET_ARN") or None
-    if not url and not secret_arn:
-        problems.append(f"DATABASE_URL is not set: {database_url.SHAPE}")
-    parts = database_url.parse(url, problems) if url else {}
-    parts |= _numbers("DATABASE_", DATABASE_NUMBERS, environ, problems)
-    iam = _boolean("DATABASE_IAM_AUTH", environ, problems)
-    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-    api_user = environ.get("DATABASE_API_USER")
-    if "DATABASE_CA_BUNDLE" in environ:
-        parts["ca_bundle"] = environ["DATABASE_CA_BUNDLE"] or None
-    elif CA_BUNDLE.exists():
-        parts.setdefault("ca_bundle", str(CA_BUNDLE))
-    if url and not secret_arn:
-        parts.setdefault("host", "localhost")
-        if "user" not in parts:
-            problems.append(f"DATABASE_URL names no user: {database_url.SHAPE}")
-    mistakes = {
-        "DATABASE_IAM_AUTH and DATABASE_SECRET_ARN are both set: choose one": bool(iam and secret_arn),
-        "DATABASE_IAM_AUTH needs AWS_REGION": bool(iam and not region),
-        "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot say sslmode=disable": bool(
-            iam and parts.get("sslmode") == "disable"
-        ),
-        # As in libpq: a public authority gives anyone a certificate for a host of their own.
-        "DATABASE_URL: sslmode=verify-ca needs a CA file (sslrootcert or DATABASE_CA_BUNDLE); with the system's"
-        " authorities use sslmode=verify-full": bool(
-            parts.get("sslmode") == "verify-ca" and parts.get("ca_bundle") in (None, "system")
-        ),
-        "DATABASE_IAM_AUTH needs TLS: DATABASE_URL cannot name a unix socket": bool(
-            iam and str(parts.get("host")).startswith("/")
-        ),
-        "DATABASE_IAM_AUTH signs the password: DATABASE_URL must have none": bool(iam and "password" in parts),
-        "DATABASE_SECRET_ARN has the password: DATABASE_URL must have none": bool(secret_arn and "password" in parts),
-        "DATABASE_SECRET_ARN needs AWS_REGION, or an ARN that names it": bool(
-            secret_arn and not region and not secret_arn.startswith("arn:")
-        ),
-        # PostgreSQL would cut off the rest, and make another user.
-        "DATABASE_API_USER must be a name of at most 63 bytes": bool(
-            api_user and not (api_user.isprintable() and len(api_user.encode()) <= 63)
-        ),
-    }
-    problems += [text for text, is_wrong in mistakes.items() if is_wrong]
-    return DatabaseSettings(secret_arn=secret_arn, iam_auth=iam, region=region, api_user=api_user, **parts)
+def _problem(error: ErrorDetails) -> str:
+    """The variable, what is wrong with it, and what to write instead."""
+    field = (Settings.model_fields | DatabaseSettings.model_fields)[str(error["loc"][-1])]
+    text = str(error["ctx"]["error"]) if error["type"] == "value_error" else ""
+    what = "is not set" if error["type"] == "missing" else "is not valid"
+    return f"{_variable(field.validation_alias)} {text or f'{what}: write {field.description}'}"
 
 
-def _one_of(name: str, value: str | None, allowed: tuple[str, ...], problems: list[str]) -> str:
-    if value not in allowed:
-        problems.append(f"{name} must be set to one of: {', '.join(allowed)}")
-        return ""
-    return value
-
-
-def _boolean(name: str, environ: Mapping[str, str], problems: list[str]) -> bool:
-    found = BOOLEANS.get(environ.get(name, "false").lower())
-    if found is None:
-        problems.append(f"{name} must be true or false")
-    return bool(found)
-
-
-def _base_path(text: str, problems: list[str]) -> str:
-    """`key`, `/key` and `/key/` are `/key`."""
-    path = text.strip("/")
-    if path and not re.fullmatch(r"[\w$.+!*'()-]+(/[\w$.+!*'()-]+)*", path, re.ASCII):
-        problems.append("BASE_PATH must be a path, as in an API mapping")
-    return f"/{path}" if path else ""
-
-
-def _origins(text: str, problems: list[str]) -> tuple[str, ...]:
-    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
-    if not all(origin == "*" or re.fullmatch(r"https?://[^/\s]+", origin) for origin in origins):
-        problems.append("CORS_ORIGINS must be *, or origins (https://app.example) with commas between")
-    return origins
-
-
-def _numbers(
-    prefix: str, numbers: Mapping[str, Bounds], environ: Mapping[str, str], problems: list[str]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, (kind, low, high) in numbers.items():
-        variable = f"{prefix}{name.upper()}"
-        if variable in environ:
-            try:
-                found[name] = kind(environ[variable])
-            except ValueError:
-                found[name] = math.nan
-            if not low <= found[name] <= high:
-                problems.append(f"{variable} must be a number between {low} and {high}")
-    return found
+def _variable(alias: str | AliasPath | AliasChoices | None) -> str:
+    match alias:
+        case AliasChoices():
+            return " or ".join(map(_variable, alias.choices))
+        case AliasPath():
+            return f"{alias.path[0]}'s {alias.path[1]}"
+    return str(alias)

@@ -53,7 +53,7 @@ def migrate(url: str) -> bool:
 @contextmanager
 def service(listener: socket.socket, url: str, banner: str) -> Iterator["subprocess.Popen[bytes]"]:
     """The process that serves, as long as the block lasts."""
-    environment = {"AUTH_MODE": "none", **os.environ, "DATABASE_URL": url}
+    environment = os.environ | {"AUTH_MODE": os.environ.get("AUTH_MODE") or "none", "DATABASE_URL": url}
     command = [sys.executable, "-m", "local.gateway", str(listener.fileno()), banner]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[listener.fileno()], stdin=subprocess.PIPE)
     try:

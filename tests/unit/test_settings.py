@@ -1,17 +1,35 @@
-"""The environment is checked at start: every problem at once, no secret shown."""
+"""The environment is checked at startup: every problem at once, each with what to write, and no secret shown."""
 
+import logging
+import re
 import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices, AliasPath
 
 from handler import settings
 from handler.database.connection import address_of
 from handler.database.credentials import CredentialsError, Login
-from handler.settings import SettingsError, read_database_settings, read_settings
+from handler.settings import DatabaseSettings, Settings, SettingsError, read_database_settings, read_settings
 from local.build import CA_BUNDLE
+
+URL = "postgresql://ann@h/d"
+SERVICE = {"DATABASE_URL": URL, "AUTH_MODE": "none"}
+SHAPE = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
+PORT = "DATABASE_URL's port is not valid: write a number from 1 to 65535"
+TIMEOUT = "DATABASE_CONNECT_TIMEOUT or DATABASE_URL's connect_timeout is not valid: write seconds from 0.1 to 20"
+NO_CONTROLS = "is not valid: write it without control characters, such as a line end"
+UNREADABLE = f"DATABASE_URL cannot be read: write {SHAPE}, special characters percent-encoded"
+SCHEME = "DATABASE_URL must start with one of: postgresql://, postgres://, postgresql+pg8000://"
+
+
+def problems_of(**environ: str) -> list[str]:
+    with pytest.raises(SettingsError) as error:
+        read_settings(SERVICE | environ)
+    return error.value.problems
 
 
 def read(url: str) -> dict[str, object]:
@@ -60,89 +78,247 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, object]) 
 
 
 @pytest.mark.parametrize(
-    ("url", "problem"),
+    ("url", "problems"),
     [
-        ("", "is not set"),
-        ("mysql://ann:SECRET@h/d", "must start with"),
-        ("SECRET", "must start with"),
-        ("postgresql://:SECRET@h/d", "names no user"),
-        ("postgresql://ann:SECRET@h:99999/d", "has a port"),
-        ("postgresql://ann:SECRET@h:x/d", "has a port"),
-        ("postgresql://ann:SECRET@h:0/d", "has a port"),
-        ("postgresql://ann:SECRET@[::1/d", "cannot be read"),
-        ("postgresql://ann:SECRET@a[b]/d", "cannot be read"),
-        ("postgresql://ann:SECRET@h/d?x", "cannot be read"),
-        ("postgresql://ann:SECRET@h/d?sslmode=prefer", "sslmode"),
-        ("postgresql://ann:SECRET@h/d?channel_binding=disable", "channel_binding"),
-        ("postgresql://ann:pass?secret=word@h/d", "one that libpq has not"),
-        ("postgresql://ann:SECRET@h/d#sslmode=disable", "cannot be read"),
-        ("postgresql://ann%00:SECRET@h/d", "cannot be read"),
-        ("postgresql://ann:SECRET@h:" + "9" * 5000 + "/d", "has a port"),
-        ("postgresql://ann:SECRET@h/d?connect_timeout=0", "connect_timeout"),
-        ("postgresql://ann:SECRET@h/d?connect_timeout=SECRET", "connect_timeout"),
-        ("postgresql://ann:SECRET@h/d?target_session_attrs=any&options=-c", "honoured: options, target_session_attrs"),
+        ("", [f"DATABASE_URL is not set: write {SHAPE}"]),
+        ("mysql://ann:SECRET@h/d", [SCHEME]),
+        ("SECRET", [SCHEME, f"DATABASE_URL names no user: write {SHAPE}"]),
+        ("postgresql://:SECRET@h/d", [f"DATABASE_URL names no user: write {SHAPE}"]),
+        ("postgresql://ann:SECRET@h:99999/d", [PORT]),
+        ("postgresql://ann:SECRET@h:65536/d", [PORT]),
+        ("postgresql://ann:SECRET@h:x/d", [PORT]),
+        ("postgresql://ann:SECRET@h:0/d", [PORT]),
+        ("postgresql://ann:SECRET@h:-1/d", [PORT]),
+        ("postgresql://ann:SECRET@h:" + "9" * 5000 + "/d", [PORT]),
+        ("postgresql://ann:SECRET@[::1/d", [UNREADABLE]),
+        ("postgresql://ann:SECRET@a[b]/d", [UNREADABLE]),
+        ("postgresql://ann:SECRET@h/d?x", [UNREADABLE]),
+        ("postgresql://ann:SECRET@h/d#sslmode=disable", [UNREADABLE]),
+        ("postgresql://ann:SECRET@h/d\n", [UNREADABLE]),
+        ("postgresql://ann:SEC\tRET@h/d", [UNREADABLE]),
+        (
+            "postgresql://ann:SECRET@h/d?sslmode=prefer",
+            ["DATABASE_URL's sslmode is not valid: write one of disable, require, verify-ca, verify-full"],
+        ),
+        (
+            "postgresql://ann:SECRET@h/d?channel_binding=disable",
+            ["DATABASE_URL's channel_binding is not valid: write prefer or require"],
+        ),
+        (
+            "postgresql://ann:pass?secret=word@h/d",
+            [
+                f"DATABASE_URL names no user: write {SHAPE}",
+                "DATABASE_URL has options that are not supported: (one that libpq does not have)",
+                PORT,
+            ],
+        ),
+        ("postgresql://ann%00:SECRET@h/d", [f"DATABASE_URL's user {NO_CONTROLS}"]),
+        ("postgresql://ann:SECRET%0A@h/d", [f"DATABASE_URL's password {NO_CONTROLS}"]),
+        ("postgresql://ann:SECRET@h%7F/d", [f"DATABASE_URL's host {NO_CONTROLS}"]),
+        ("postgresql://ann:SECRET@h/d%C2%85", [f"DATABASE_URL's dbname {NO_CONTROLS}"]),
+        ("postgresql://ann:SECRET@h/d?connect_timeout=0", [TIMEOUT]),
+        ("postgresql://ann:SECRET@h/d?connect_timeout=SECRET", [TIMEOUT]),
+        (
+            "postgresql://ann:SECRET@h/d?target_session_attrs=any&options=-c",
+            ["DATABASE_URL has options that are not supported: options, target_session_attrs"],
+        ),
+        (
+            "postgresql://ann:SECRET@h/d?sslmode=verify-full&sslmode=disable",
+            ["DATABASE_URL has options more than once: sslmode"],
+        ),
+        ("postgresql://ann@h/d?password=SECRET&p%61ssword=x", ["DATABASE_URL has options more than once: password"]),
+        ("postgresql://ann:SECRET@h/d?port=1&port=1", ["DATABASE_URL has options more than once: port"]),
+        (
+            "postgresql://ann:SECRET@h/d?SECRET=1&SECRET=1",
+            [
+                "DATABASE_URL has options more than once: (one that libpq does not have)",
+                "DATABASE_URL has options that are not supported: (one that libpq does not have)",
+            ],
+        ),
     ],
 )
-def test_a_url_that_cannot_be_honoured_is_refused_without_showing_it(url: str, problem: str) -> None:
-    with pytest.raises(SettingsError, match=problem) as error:
+def test_a_url_that_cannot_be_used_is_refused_without_showing_it(url: str, problems: list[str]) -> None:
+    with pytest.raises(SettingsError) as error:
         read_database_settings({"DATABASE_URL": url})
+    assert sorted(error.value.problems) == sorted(problems)
     assert "SECRET" not in str(error.value)
-    assert "secret=" not in str(error.value)
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    with pytest.raises(SettingsError) as error:
-        read_settings({"DATABASE_URL": "mysql://:x@h:0/d?a=b", "LOG_LEVEL": "loud"})
-    assert len(error.value.problems) == 6
-    assert {problem.split()[0] for problem in error.value.problems} == {"DATABASE_URL", "AUTH_MODE", "LOG_LEVEL"}
+    environ = {
+        "DATABASE_URL": "mysql://:SECRET@h:0/d?a=b&sslmode=x&sslmode=y",
+        "DATABASE_POOL_SIZE": "SECRET",
+        "DATABASE_IAM_AUTH": "true",
+        "DATABASE_SECRET_ARN": "name",
+        "AUTH_MODE": "",
+        "AUTH_PUBLIC": "SECRET",
+        "LOG_LEVEL": "loud",
+        "BASE_PATH": "a b",
+        "CORS_ORIGINS": "SECRET",
+        "IDEMPOTENCY_TTL": "1",
+    }
+    assert problems_of(**environ) == [
+        SCHEME,
+        "DATABASE_URL has options more than once: sslmode",
+        "DATABASE_URL has options that are not supported: (one that libpq does not have)",
+        "DATABASE_SECRET_ARN and DATABASE_IAM_AUTH are both set: choose one",
+        "AWS_REGION or AWS_DEFAULT_REGION is not set, and DATABASE_IAM_AUTH needs it: write the region of the database",
+        PORT,
+        "DATABASE_URL's password is not used with DATABASE_IAM_AUTH, which has its own: remove it",
+        "DATABASE_URL's sslmode is not valid: write one of disable, require, verify-ca, verify-full",
+        "DATABASE_POOL_SIZE is not valid: write a whole number from 1 to 100",
+        "AUTH_MODE is not set: write one of none, iam, jwt",
+        "AUTH_PUBLIC is not valid: write true or false",
+        "LOG_LEVEL is not valid: write one of NOTSET, TRACE, DEBUG, INFO, WARN, WARNING, ERROR, FATAL, CRITICAL",
+        "BASE_PATH is not valid: write the mapping key of a custom domain, such as shop or shop/v1",
+        "CORS_ORIGINS is not valid: origin 1 is not a URL: write it like https://app.example",
+        "IDEMPOTENCY_TTL is not valid: write a whole number of seconds from 60 to 2592000",
+    ]
 
 
-@pytest.mark.parametrize("mode", [None, "", "basic", "None"])
-def test_no_authorization_is_only_ever_chosen_explicitly(mode: str | None) -> None:
-    environment = {"DATABASE_URL": "postgresql://ann@h/d"} | ({} if mode is None else {"AUTH_MODE": mode})
-    with pytest.raises(SettingsError, match="AUTH_MODE must be set to one of: none, iam, jwt"):
-        read_settings(environment)
+def test_a_process_with_wrong_settings_does_not_start_and_shows_no_value() -> None:
+    environ = SERVICE | {"DATABASE_URL": "postgresql://ann:SECRET@h:SECRET/d", "AUTH_PUBLIC": "SECRET"}
     done = subprocess.run(
-        [sys.executable, "-c", "import handler.main"], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", "import handler.main"], env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
-    assert "AUTH_MODE must be set to one of: none" in done.stderr
+    assert f"{PORT}; AUTH_PUBLIC is not valid: write true or false" in done.stderr
+    assert "SECRET" not in done.stderr
 
 
-@pytest.mark.parametrize(("value", "public"), [(None, False), ("false", False), ("true", True), ("True", True)])
-def test_documentation_is_public_only_where_somebody_says_so(value: str | None, public: bool) -> None:
-    environment = {"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt"}
-    environment |= {} if value is None else {"AUTH_PUBLIC": value}
-    assert read_settings(environment).auth_public is public
+@pytest.mark.parametrize("mode", [None, "", "basic", "None", "jwt "])
+def test_no_authorization_is_only_ever_chosen_explicitly(mode: str | None) -> None:
+    environ = {"DATABASE_URL": URL} | ({} if mode is None else {"AUTH_MODE": mode})
+    with pytest.raises(SettingsError) as error:
+        read_settings(environ)
+    what = "not valid" if mode else "not set"
+    assert error.value.problems == [f"AUTH_MODE is {what}: write one of none, iam, jwt"]
 
 
-def test_a_word_that_is_no_boolean_makes_nothing_public() -> None:
-    with pytest.raises(SettingsError, match="AUTH_PUBLIC must be true or false"):
-        read_settings({"DATABASE_URL": "postgresql://ann@h/d", "AUTH_MODE": "jwt", "AUTH_PUBLIC": "docs"})
+@pytest.mark.parametrize(("value", "public"), [("false", False), ("true", True), ("True", True), ("0", False)])
+def test_documentation_is_public_only_when_the_setting_says_so(value: str, public: bool) -> None:
+    assert not read_settings(SERVICE).auth_public
+    assert read_settings(SERVICE | {"AUTH_PUBLIC": value}).auth_public is public
+
+
+def test_a_word_that_is_not_a_boolean_makes_nothing_public() -> None:
+    assert problems_of(AUTH_PUBLIC="docs") == ["AUTH_PUBLIC is not valid: write true or false"]
 
 
 def test_the_password_is_in_no_representation() -> None:
-    settings = read_settings({"DATABASE_URL": "postgresql://ann:SECRET@h/d", "AUTH_MODE": "none"})
-    assert "SECRET" not in repr(settings)
+    settings = read_settings(SERVICE | {"DATABASE_URL": "postgresql://ann:SECRET@h/d"})
+    assert settings.database.password == "SECRET"
+    for shown in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "SECRET" not in shown
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    empty = dict.fromkeys(variables() - SERVICE.keys(), "")
+    assert len(empty) == 17
+    assert read_settings(SERVICE | empty) == read_settings(SERVICE)
+    assert read_database_settings(SERVICE | {"AWS_REGION": "", "AWS_DEFAULT_REGION": "eu-west-1"}).region == "eu-west-1"
+
+
+def test_an_empty_option_of_the_url_is_an_unset_one() -> None:
+    options = "&".join(f"{name}=" for name in ("host", "port", "sslmode", "sslrootcert", "channel_binding", "dbname"))
+    assert read(f"{URL}?{options}&connect_timeout=&application_name=") == read("postgresql://ann@")
+
+
+def variables() -> set[str]:
+    """The environment variables of all settings."""
+    fields = [*Settings.model_fields.values(), *DatabaseSettings.model_fields.values()]
+    aliases = [field.validation_alias for field in fields if field.validation_alias]
+    choices = [
+        choice for alias in aliases for choice in (alias.choices if isinstance(alias, AliasChoices) else [alias])
+    ]
+    return {str(choice.path[0]) if isinstance(choice, AliasPath) else choice for choice in choices}
+
+
+def test_every_variable_is_in_the_settings_table_of_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", readme, re.MULTILINE))
+    assert documented == variables() - {"AWS_REGION", "AWS_DEFAULT_REGION"}, "Lambda sets the region"
+
+
+@pytest.mark.parametrize("name", [*logging.getLevelNamesMapping(), "TRACE", "debug", "Warn"])
+def test_the_log_level_is_any_name_that_python_or_lambda_knows(name: str) -> None:
+    levels = logging.getLevelNamesMapping()
+    level = read_settings(SERVICE | {"LOG_LEVEL": name}).log_level
+    assert levels[level] == levels["DEBUG" if name == "TRACE" else name.upper()]
+
+
+@pytest.mark.parametrize("name", ["loud", "10", "INFO ", "WARN,ERROR"])
+def test_a_log_level_without_a_name_is_refused(name: str) -> None:
+    assert problems_of(LOG_LEVEL=name) == [
+        "LOG_LEVEL is not valid: write one of NOTSET, TRACE, DEBUG, INFO, WARN, WARNING, ERROR, FATAL, CRITICAL"
+    ]
+
+
+@pytest.mark.parametrize("path", ["shop/v1", "/shop/v1", "/shop/v1/", "//shop/v1//"])
+def test_a_base_path_has_one_form(path: str) -> None:
+    assert read_settings(SERVICE | {"BASE_PATH": path}).base_path == "/shop/v1"
+    assert read_settings(SERVICE | {"BASE_PATH": "/"}).base_path == ""
+
+
+@pytest.mark.parametrize("path", ["a//b", "a b", "a?b", "a\n", "ä", "a/%20"])
+def test_a_base_path_that_no_mapping_has_is_refused(path: str) -> None:
+    assert problems_of(BASE_PATH=path)[0].startswith("BASE_PATH is not valid: write the mapping key")
+
+
+REGION = "AWS_REGION or AWS_DEFAULT_REGION is not set, and "
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem"),
+    ("changes", "problems"),
     [
-        ({"DATABASE_IAM_AUTH": "yes"}, "DATABASE_IAM_AUTH must be true or false"),
-        ({"DATABASE_IAM_AUTH": "true"}, "DATABASE_IAM_AUTH needs AWS_REGION"),
-        ({"DATABASE_IAM_AUTH": "true", "DATABASE_SECRET_ARN": "x"}, "both set"),
-        ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann:SECRET@h/d"}, "must have none"),
-        ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@h/d?sslmode=disable"}, "needs TLS"),
-        ({"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@/d?host=/tmp"}, "unix socket"),
-        ({"DATABASE_SECRET_ARN": "name"}, "needs AWS_REGION"),
-        ({"DATABASE_SECRET_ARN": "arn:x", "DATABASE_URL": "postgresql://ann:SECRET@h/d"}, "must have none"),
+        ({"DATABASE_IAM_AUTH": "docs"}, ["DATABASE_IAM_AUTH is not valid: write true or false"]),
+        (
+            {"DATABASE_IAM_AUTH": "true", "AWS_REGION": ""},
+            [REGION + "DATABASE_IAM_AUTH needs it: write the region of the database"],
+        ),
+        (
+            {"DATABASE_IAM_AUTH": "true", "DATABASE_SECRET_ARN": "x"},
+            ["DATABASE_SECRET_ARN and DATABASE_IAM_AUTH are both set: choose one"],
+        ),
+        (
+            {"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann:SECRET@h/d"},
+            ["DATABASE_URL's password is not used with DATABASE_IAM_AUTH, which has its own: remove it"],
+        ),
+        (
+            {"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@h/d?sslmode=disable"},
+            ["DATABASE_URL's sslmode is disable, but DATABASE_IAM_AUTH needs TLS: remove it"],
+        ),
+        (
+            {"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@/d?host=/tmp"},
+            ["DATABASE_URL's host is a unix socket, but DATABASE_IAM_AUTH needs TLS: name a host"],
+        ),
+        (
+            {"DATABASE_SECRET_ARN": "name", "AWS_REGION": ""},
+            [REGION + "DATABASE_SECRET_ARN does not name it: write the region, or the whole ARN"],
+        ),
+        (
+            {"DATABASE_SECRET_ARN": "name", "DATABASE_URL": "postgresql://ann:SECRET@h/d"},
+            ["DATABASE_URL's password is not used with DATABASE_SECRET_ARN, which has its own: remove it"],
+        ),
+        *(
+            (
+                {"DATABASE_SECRET_ARN": arn},
+                ["DATABASE_SECRET_ARN is not valid: write the ARN or the name of a secret in Secrets Manager"],
+            )
+            for arn in (
+                "arn:x",
+                "arn:aws:rds:eu-west-1:1:db:x",
+                "arn:aws:secretsmanager::1:secret:x",
+                "a secret",
+                "x\n",
+            )
+        ),
     ],
 )
-def test_a_credential_that_contradicts_another_is_refused(changes: dict[str, str], problem: str) -> None:
-    with pytest.raises(SettingsError, match=problem) as error:
-        read_database_settings({"DATABASE_URL": "postgresql://ann@h/d"} | changes)
-    assert "SECRET@" not in str(error.value)
+def test_a_credential_that_contradicts_another_is_refused(changes: dict[str, str], problems: list[str]) -> None:
+    with pytest.raises(SettingsError) as error:
+        read_database_settings({"DATABASE_URL": URL, "AWS_REGION": "eu-central-1"} | changes)
+    assert error.value.problems == problems
 
 
 def test_with_a_secret_the_rest_may_be_in_it() -> None:
@@ -187,21 +363,99 @@ def test_a_bundle_that_cannot_be_read_is_named_when_it_is_needed(tmp_path: Path)
             address("postgresql://ann@db.example/d", DATABASE_CA_BUNDLE=str(bundle))
 
 
+NUMBERS = {
+    "DATABASE_POOL_SIZE": (1, 100),
+    "DATABASE_CHECKOUT_TIMEOUT": (0.1, 20),
+    "DATABASE_CONNECT_TIMEOUT": (0.1, 20),
+    "DATABASE_IDLE_CHECK": (0, 300),
+    "DATABASE_RECYCLE": (1, 3600),
+    "IDEMPOTENCY_TTL": (60, 2592000),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_is_accepted_between_its_bounds_only_and_the_message_has_them(name: str) -> None:
+    low, high = NUMBERS[name]
+    for bound in (low, high):
+        read_settings(SERVICE | {name: str(bound)})
+    for value in (f"{low - 0.01}", str(high + 1), "nan", "inf", "-inf", "forever", "1,5", "9" * 5000):
+        (problem,) = problems_of(**{name: value})
+        assert problem.startswith(name)
+        assert problem.endswith(f" from {low} to {high}")
+
+
+@pytest.mark.parametrize("name", ["DATABASE_POOL_SIZE", "IDEMPOTENCY_TTL"])
+def test_a_count_has_no_fraction(name: str) -> None:
+    assert "write a whole number" in problems_of(**{name: "61.5"})[0]
+
+
+def test_a_variable_takes_precedence_over_the_option_of_the_url() -> None:
+    environ = {"DATABASE_URL": f"{URL}?connect_timeout=5&sslrootcert=/a", "DATABASE_CONNECT_TIMEOUT": "7"}
+    assert read_database_settings(environ).connect_timeout == 7
+    assert read_database_settings(environ | {"DATABASE_CA_BUNDLE": "/b"}).ca_bundle == "/b"
+
+
+ORIGIN_FORMS = {
+    "https://App.example": "has upper-case letters: write https://app.example",
+    "HTTPS://app.example": "has upper-case letters: write https://app.example",
+    "https://app.example:443": "has the default port: write https://app.example",
+    "http://app.example:80": "has the default port: write http://app.example",
+    "https://app.example:0443": "has the default port: write https://app.example",
+    "https://app.example:": "has the default port: write https://app.example",
+    "https://app.example/": "has a slash at the end: write https://app.example",
+    "https://app.example/v1": "has a path: write https://app.example",
+    "https://app.example?a=b": "has a query: write https://app.example",
+    "https://app.example#a": "has a fragment: write https://app.example",
+    "https://ann:SECRET@app.example": "has a user name or password: write https://app.example",
+    "https://@app.example": "has a user name or password: write https://app.example",
+    "https://münchen.example": "has letters that browsers send as punycode: write https://xn--mnchen-3ya.example",
+    "https://straße.example": "has letters that browsers send as punycode: write https://xn--strae-oqa.example",
+    "https://APP.example:443/SECRET?SECRET": (
+        "has upper-case letters and the default port and a path and a query: write https://app.example"
+    ),
+    "http://127.1:3000": "has a form that browsers do not send: write http://127.0.0.1:3000",
+    "http://[0::1]:3000": "has a form that browsers do not send: write http://[::1]:3000",
+    "http://app.example:08080": "has a form that browsers do not send: write http://app.example:8080",
+    "https:app.example": "has a form that browsers do not send: write https://app.example",
+    "https://app\t.example": "has a form that browsers do not send: write https://app.example",
+    "https://*.example.com": (
+        "has a wildcard, which matches nothing: write each origin, like https://app.example, or only *"
+    ),
+    "https://*": "has a wildcard, which matches nothing: write each origin, like https://app.example, or only *",
+    "null": "is null, which every sandboxed page sends, of any author: remove it",
+    "app.example": "is not a URL: write it like https://app.example",
+    "https://": "is not a URL: write it like https://app.example",
+    "https://app.example:65536": "is not a URL: write it like https://app.example",
+    "https://a b": "is not a URL: write it like https://app.example",
+    "localhost:3000": "does not start with https:// or http://: write it like https://app.example",
+    "file:///": "does not start with https:// or http://: write it like https://app.example",
+    "postgresql://ann:SECRET@h/d": "does not start with https:// or http://: write it like https://app.example",
+}
+
+
+@pytest.mark.parametrize("origin", ORIGIN_FORMS)
+def test_an_origin_that_no_browser_sends_is_refused_with_the_one_that_it_sends(origin: str) -> None:
+    assert problems_of(CORS_ORIGINS=origin) == [f"CORS_ORIGINS is not valid: origin 1 {ORIGIN_FORMS[origin]}"]
+
+
+def test_each_wrong_origin_is_named_by_its_place() -> None:
+    (problem,) = problems_of(CORS_ORIGINS="https://a.example, https://b.example/, https://C.example")
+    assert problem == (
+        "CORS_ORIGINS is not valid: origin 2 has a slash at the end: write https://b.example;"
+        " origin 3 has upper-case letters: write https://c.example"
+    )
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "origin",
     [
-        ("DATABASE_POOL_SIZE", "0"),
-        ("DATABASE_POOL_SIZE", "1.5"),
-        ("DATABASE_POOL_SIZE", ""),
-        ("DATABASE_CHECKOUT_TIMEOUT", "30"),
-        ("DATABASE_CONNECT_TIMEOUT", "nan"),
-        ("DATABASE_IDLE_CHECK", "-1"),
-        ("DATABASE_RECYCLE", "forever"),
+        *("*", "https://app.example", "http://localhost:3000", "https://app.example:8443", "http://app.example:443"),
+        *("http://127.0.0.1:3000", "http://[::1]:3000", "https://xn--mnchen-3ya.example", "https://my_app.example"),
     ],
 )
-def test_a_number_out_of_its_bounds_is_refused(name: str, value: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name} must be a number between"):
-        read_database_settings({"DATABASE_URL": "postgresql://ann@h/d", name: value})
+def test_an_origin_as_browsers_send_it_is_accepted(origin: str) -> None:
+    assert read_settings(SERVICE | {"CORS_ORIGINS": origin}).cors_origins == (origin,)
+    assert read_settings(SERVICE | {"CORS_ORIGINS": f" {origin} , ,"}).cors_origins == (origin,)
 
 
 def test_the_numbers_of_the_pool_can_be_set() -> None:
@@ -212,7 +466,7 @@ def test_the_numbers_of_the_pool_can_be_set() -> None:
 @pytest.mark.parametrize("name", ["a" * 64, "ä" * 32, "a\nb", "\udcff"])
 def test_a_name_that_the_server_would_change_is_refused(name: str) -> None:
     environ = {"DATABASE_URL": "postgresql://ann@h/d"}
-    with pytest.raises(SettingsError, match="DATABASE_API_USER must be a name of at most 63 bytes"):
+    with pytest.raises(SettingsError, match="DATABASE_API_USER is not valid: write a name of at most 63 bytes"):
         read_database_settings(environ | {"DATABASE_API_USER": name})
     assert read_database_settings(environ | {"DATABASE_API_USER": "a" * 63}).api_user == "a" * 63
 
@@ -226,7 +480,7 @@ def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_othe
     shipped.touch()
     assert read(url)["ca_bundle"] == str(shipped)
     assert read(f"{url}?sslrootcert=/ca.pem")["ca_bundle"] == "/ca.pem"
-    for value, expected in {"/ca.pem": "/ca.pem", "": None}.items():
+    for value, expected in {"/ca.pem": "/ca.pem", "system": "system", "": str(shipped)}.items():
         found = read_database_settings({"DATABASE_URL": url, "DATABASE_CA_BUNDLE": value})
         assert found.ca_bundle == expected
 
