@@ -47,7 +47,7 @@ def connect(database: DatabaseSettings) -> Connection:
     """A new connection, by the first login that the server takes. Raises pg8000's OperationalError."""
     refused: Exception | None = None
     try:
-        for login in credentials.logins(database):
+        for login in credentials.candidate_logins(database):
             try:
                 connection = _connect(database, login)
             except dbapi.OperationalError as error:
@@ -55,7 +55,7 @@ def connect(database: DatabaseSettings) -> Connection:
                     raise
                 refused = error
             else:
-                credentials.accept(database, login)
+                credentials.mark_accepted(database, login)
                 return connection
     except credentials.CredentialsError as error:
         raise dbapi.OperationalError({"S": "ERROR", "C": "08001", "M": str(error)}) from error

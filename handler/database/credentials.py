@@ -1,24 +1,24 @@
-"""Who we are to the database, found anew for every physical connection: static, a secret, or a signed token.
+"""The user and the password for each new physical connection: static, from a secret, or a signed token.
 
-A warm function outlives its password. A secret is used until the server refuses it; then the newest is fetched, and
-the pending one, which the server already takes during a rotation (Secrets Manager user guide, "Rotation strategies").
-What the server took last survives an outage of Secrets Manager.
+A process outlives its password. A secret is used until the server refuses it; then the current version is fetched, and
+the pending one, which the server already accepts during a rotation (Secrets Manager user guide, "Rotation strategies").
+The login that the server accepted last survives an outage of Secrets Manager.
 """
 
-import json
-import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from handler.settings import DatabaseSettings
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-REFRESH_EVERY = 5.0  # seconds; no more often is Secrets Manager asked, whatever it answers
+from handler.settings import DatabaseSettings, Port, Text
+
+REFRESH_EVERY = 5.0  # seconds between two requests for the same secret, whatever the response
 
 
 class CredentialsError(Exception):
-    """There is nobody to be; the message names the setting, and shows no value."""
+    """There are no credentials to log in with. The message names the setting and shows no value."""
 
 
 class Login(NamedTuple):
@@ -32,32 +32,53 @@ class Login(NamedTuple):
         return f"Login(host={self.host!r}, user={self.user!r})"
 
 
+class DatabaseSecret(BaseModel):
+    """The JSON of a secret as RDS writes it: Secrets Manager user guide, "JSON structure of secrets"."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    username: Text = Field(min_length=1)
+    password: Text = Field(min_length=1, repr=False, exclude=True)
+    host: Text | None = None
+    port: Port | None = None
+    dbname: Text | None = None
+
+
 _accepted: dict[str, Login] = {}  # by secret
-_asked: dict[str, float] = {}  # by secret, in seconds of the monotonic clock
+_requested: dict[str, float] = {}  # by secret, in seconds of the monotonic clock
 
 
-def logins(database: DatabaseSettings) -> Iterator[Login]:
-    """What to try, in this order, until the server takes one. Raises CredentialsError."""
+def preload(database: DatabaseSettings) -> None:
+    """Make at init what the first login needs and no server has to be asked for: code, and a TLS context."""
+    if database.secret_arn or database.iam_auth:
+        from handler.database import aws, https  # noqa: F401, PLC0415 - only a function that signs imports them
+
+        if database.secret_arn:
+            https.tls_context()
+
+
+def candidate_logins(database: DatabaseSettings) -> Iterator[Login]:
+    """The logins to try, in this order, until the server accepts one. Raises CredentialsError."""
     if database.secret_arn:
-        yield from _of_secret(database, database.secret_arn)
+        yield from _logins_of_secret(database, database.secret_arn)
     elif database.iam_auth:
-        yield _of_token(database)
+        yield _login_of_token(database)
     else:
-        yield _login(database, {"username": database.user, "password": database.password})
+        yield _login(database, database.user, database.password)
 
 
-def accept(database: DatabaseSettings, login: Login) -> None:
-    """The server took this one: it is the first to try from now on."""
+def mark_accepted(database: DatabaseSettings, login: Login) -> None:
+    """Remember that the server accepted `login`: it is the first candidate from now on."""
     if database.secret_arn:
         _accepted[database.secret_arn] = login
 
 
-def _of_token(database: DatabaseSettings) -> Login:
+def _login_of_token(database: DatabaseSettings) -> Login:
     from handler.database import aws  # noqa: PLC0415 - only a function that signs imports it
 
-    login = _login(database, {"username": database.user, "password": None})
+    login = _login(database, database.user, None)
     try:
-        signer = aws.keys()
+        signer = aws.load_credentials()
     except aws.AwsError as error:
         raise CredentialsError(f"DATABASE_IAM_AUTH: {error}") from error
     assert database.region is not None
@@ -66,56 +87,56 @@ def _of_token(database: DatabaseSettings) -> Login:
     return login._replace(password=aws.database_token(server, login.user, database.region, signer, now))
 
 
-def _of_secret(database: DatabaseSettings, secret: str) -> Iterator[Login]:
-    tried = _accepted.get(secret)
+def _logins_of_secret(database: DatabaseSettings, secret_arn: str) -> Iterator[Login]:
+    tried = _accepted.get(secret_arn)
     if tried:
         yield tried
     now = time.monotonic()
-    if now - _asked.get(secret, -REFRESH_EVERY) < REFRESH_EVERY:
+    if now - _requested.get(secret_arn, -REFRESH_EVERY) < REFRESH_EVERY:
         if tried is None:
             raise CredentialsError("DATABASE_SECRET_ARN: the secret could not be read a moment ago")
         return
-    _asked[secret] = now
+    _requested[secret_arn] = now
     for stage in ("AWSCURRENT", "AWSPENDING"):
         try:
-            login = _fetch(database, secret, stage)
+            login = _fetch(database, secret_arn, stage)
         except CredentialsError:
             if tried is None:
                 raise
-            return  # what was accepted last is all there is
+            return  # the login that was accepted last is the only one
         if login and login != tried:
-            _accepted.setdefault(secret, login)
+            _accepted.setdefault(secret_arn, login)
             tried = login
             yield login
 
 
-def _fetch(database: DatabaseSettings, secret: str, stage: str) -> Login | None:
+def _fetch(database: DatabaseSettings, secret_arn: str, stage: str) -> Login | None:
     from handler.database import aws  # noqa: PLC0415 - only a function that has a secret imports it
 
     try:
-        text = aws.secret_value(secret, stage, database.region or "")
+        text = aws.secret_value(secret_arn, stage, database.region or "")
     except aws.AwsError as error:
         raise CredentialsError(f"DATABASE_SECRET_ARN: {error}") from error
     if text is None:
         return None
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
-        raise CredentialsError("DATABASE_SECRET_ARN: the secret is not JSON") from None
-    if not isinstance(fields, dict) or not all(
-        isinstance(fields.get(name), str) and fields[name] for name in ("username", "password")
-    ):
-        raise CredentialsError("DATABASE_SECRET_ARN: the secret has no username and password, as RDS writes them")
-    return _login(database, fields)
+        secret = DatabaseSecret.model_validate_json(text)
+    except ValidationError as error:
+        fields = [str(problem["loc"][0]) for problem in error.errors(include_input=False) if problem["loc"]]
+        wrong = f"the secret has no valid {', '.join(fields)}" if fields else "the secret is not a JSON object"
+        raise CredentialsError(f"DATABASE_SECRET_ARN: {wrong}") from None
+    return _login(database, secret.username, secret.password, secret)
 
 
-def _login(database: DatabaseSettings, fields: dict[str, Any]) -> Login:
-    """The settings win; what they leave open is in the secret's `host`, `port`, `dbname`."""
-    host, port = database.host or fields.get("host"), database.port or fields.get("port", 5432)
-    user = fields["username"]
-    name = database.database or fields.get("dbname") or user
-    if not isinstance(host, str) or not host:
-        raise CredentialsError("DATABASE_SECRET_ARN: neither the secret nor DATABASE_URL names a host")
-    if not re.fullmatch(r"[0-9]{1,5}", str(port), re.ASCII) or not isinstance(name, str):
-        raise CredentialsError("DATABASE_SECRET_ARN: the secret's port or dbname is none")
-    return Login(host, int(port), name, user, fields["password"])
+def _login(
+    database: DatabaseSettings, user: str | None, password: str | None, secret: DatabaseSecret | None = None
+) -> Login:
+    """The settings take precedence over the secret's `host`, `port` and `dbname`."""
+    host = database.host or (secret and secret.host)
+    port = database.port or (secret and secret.port) or 5432
+    name = database.database or (secret and secret.dbname) or user
+    if not host:
+        raise CredentialsError("DATABASE_SECRET_ARN: neither the secret nor DATABASE_URL has a host")
+    assert user is not None
+    assert name is not None
+    return Login(host, port, name, user, password)

@@ -4,7 +4,7 @@ import logging
 
 from sqlalchemy import QueuePool
 
-from handler.database import snapstart
+from handler.database import credentials, snapstart
 from handler.database.connection import make_engine
 from handler.database.deadline import remaining
 from handler.settings import settings
@@ -39,4 +39,5 @@ engine = make_engine(
     pool_pre_ping=True,  # costs a round trip only after an idle time: Connection.is_alive
 )
 
+credentials.preload(settings().database)
 snapstart.register(engine)

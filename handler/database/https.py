@@ -1,22 +1,32 @@
-"""One HTTP request under the deadline, on the standard library."""
+"""One HTTP request under the deadline, on the standard library (docs/adr/0009)."""
 
 import http.client
 import io
 import socket
 import ssl
 from collections.abc import Mapping
+from functools import cache
 from urllib.parse import urlsplit
 
 from handler.database.deadline import remaining
 from handler.database.wire import open_socket
 
-MAX_ANSWER = 256 * 1024  # bytes; a secret has at most 64 KiB
+MAX_RESPONSE = 256 * 1024  # bytes; a secret has at most 64 KiB
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """The process's TLS context for HTTPS, which trusts the system's authorities. Reading them takes some 16 ms.
+
+    It is not the context of database connections, which may trust the authorities of a file and nothing else.
+    """
+    return ssl.create_default_context()
 
 
 def request(method: str, address: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer. Raises OSError, http.client.HTTPException or ValueError.
+    """Status and body of the response. Raises OSError, http.client.HTTPException or ValueError.
 
-    The whole of it is under the deadline: http.client would wait anew for every packet.
+    The deadline is for the whole exchange; the timeout of http.client would start again with every packet.
     """
     url = urlsplit(address)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
@@ -25,29 +35,28 @@ def request(method: str, address: str, headers: Mapping[str, str], body: bytes) 
     target = f"{url.path or '/'}{'?' + url.query if url.query else ''}"
     with open_socket(host, port, None) as plain:
         plain.settimeout(remaining())
-        # Another context than the database's: this one trusts only the system's authorities.
         secure = url.scheme == "https"
-        with ssl.create_default_context().wrap_socket(plain, server_hostname=host) if secure else plain as sock:
+        with tls_context().wrap_socket(plain, server_hostname=host) if secure else plain as sock:
             sock.settimeout(remaining())
             sock.sendall(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body)
-            response = http.client.HTTPResponse(_Received(_all_of(sock)), method=method)  # type: ignore[arg-type]
+            response = http.client.HTTPResponse(_Received(_receive_all(sock)), method=method)  # type: ignore[arg-type]
             response.begin()
             return response.status, response.read()
 
 
-def _all_of(sock: socket.socket) -> bytes:
+def _receive_all(sock: socket.socket) -> bytes:
     received = bytearray()
-    while len(received) <= MAX_ANSWER:
+    while len(received) <= MAX_RESPONSE:
         sock.settimeout(remaining())
-        chunk = sock.recv(MAX_ANSWER)
+        chunk = sock.recv(MAX_RESPONSE)
         if not chunk:
             return bytes(received)
         received += chunk
-    raise ValueError("the answer is too large")
+    raise ValueError("the response is too large")
 
 
 class _Received:
-    """What http.client takes for a socket, once all of it is here."""
+    """The part of a socket that HTTPResponse uses, for bytes that were received before."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

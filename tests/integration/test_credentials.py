@@ -71,6 +71,9 @@ class Secret:
         place = {"engine": "postgres", "host": "127.0.0.1", "port": self.port, "dbname": "postgres"}
         return json.dumps({"username": user, "password": password + SALT, **place})
 
+    def with_fields(self, **fields: object) -> str:
+        return json.dumps(json.loads(self.text("ann", "SECRET")) | fields)
+
     def put(self, text: str, stage: str = "AWSCURRENT") -> None:
         self.client.put_secret_value(SecretId=self.arn, SecretString=text, VersionStages=[stage])
 
@@ -96,7 +99,7 @@ def secret(moto_address: str, admin: Any, configure: Callable[..., None], monkey
 
     monkeypatch.setattr(aws, "secret_value", counted)
     monkeypatch.setattr(credentials, "_accepted", {})
-    monkeypatch.setattr(credentials, "_asked", {})
+    monkeypatch.setattr(credentials, "_requested", {})
     return made
 
 
@@ -107,7 +110,7 @@ def reconnect() -> None:
 
 def let_time_pass() -> None:
     """As if the last refresh had been long ago."""
-    credentials._asked.clear()
+    credentials._requested.clear()
 
 
 def test_a_secret_is_read_once_and_used_for_every_connection(secret: Secret) -> None:
@@ -206,14 +209,14 @@ def test_in_the_window_that_nothing_bridges_the_answer_is_503_and_then_it_works(
 
 
 @pytest.mark.usefixtures("secret")
-def test_with_the_database_gone_and_secrets_manager_throttling_it_is_asked_once_in_5_s(
+def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_once_in_5_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
 
     def throttled(*_: str) -> str:
         calls.append(time.monotonic())
-        raise aws.AwsError("Secrets Manager answers ThrottlingException")
+        raise aws.AwsError("Secrets Manager responds ThrottlingException")
 
     monkeypatch.setattr(aws, "secret_value", throttled)
     for _ in range(100):
@@ -222,7 +225,7 @@ def test_with_the_database_gone_and_secrets_manager_throttling_it_is_asked_once_
     assert calls
 
 
-def test_with_the_database_gone_a_known_secret_is_not_asked_for(secret: Secret) -> None:
+def test_with_the_database_gone_a_known_secret_is_not_requested_for(secret: Secret) -> None:
     create()
     secret.put(secret.text("ann", "first").replace(str(secret.port), "1"))
     credentials._accepted.clear()
@@ -241,7 +244,15 @@ BAD_SECRETS: dict[str, Callable[[Secret], str]] = {
     "nested deeply": lambda _: "[" * 50_000,
     "a port of many digits": lambda secret: secret.text("ann", "SECRET").replace(str(secret.port), "9" * 5000),
     "a number as password": lambda _: '{"username": "ann", "password": 12345}',
-    "a word as port": lambda secret: secret.text("ann", "SECRET").replace(str(secret.port), '"SECRET"'),
+    "a word as port": lambda secret: secret.with_fields(port="SECRET"),
+    "port 0": lambda secret: secret.with_fields(port=0),
+    "a negative port": lambda secret: secret.with_fields(port=-1),
+    "port 65536": lambda secret: secret.with_fields(port=65536),
+    "port 99999 as text": lambda secret: secret.with_fields(port="99999"),
+    "an empty user": lambda secret: secret.with_fields(username=""),
+    "an empty password": lambda secret: secret.with_fields(password=""),
+    "a host that is a list": lambda secret: secret.with_fields(host=["SECRET"]),
+    "half a surrogate pair": lambda _: '{"username": "ann", "password": "SECRET\\ud800"}',
 }
 
 
@@ -253,12 +264,42 @@ def test_a_secret_of_the_wrong_shape_is_one_clear_line(
     assert_says("DATABASE_SECRET_ARN: ", caplog)
 
 
+CONTROLS = {"NUL": "\0", "a line end": "\n", "a tab": "\t", "delete": "\x7f", "a C1 control": "\x85"}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("field", ["username", "password", "host", "dbname"])
+def test_a_control_character_in_a_secret_is_refused_before_anything_is_sent(
+    field: str, control: str, secret: Secret, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL's protocol cannot carry NUL, SASLprep none of them; a line end is one that was pasted along."""
+    fields = json.loads(secret.text("ann", "first"))
+    secret.put(json.dumps(fields | {field: fields[field] + CONTROLS[control]}))
+    assert_says(f"DATABASE_SECRET_ARN: the secret has no valid {field}", caplog)
+
+
+@pytest.mark.parametrize("password", ["pä$$ wörd", "\u3000\u00a0", "'; -- \"\\", "x" * 1000])
+def test_a_password_without_control_characters_is_sent_as_it_is(password: str, secret: Secret, admin: Any) -> None:
+    admin.run("ALTER ROLE ann PASSWORD '{}'".format(password.replace("'", "''")))
+    secret.put(secret.text("ann", password))
+    create()
+
+
+@pytest.mark.parametrize("fields", [{"dbname": None}, {"dbname": ""}, {"engine": None, "more": [1]}])
+def test_a_secret_may_leave_out_what_the_url_says(
+    fields: dict[str, object], secret: Secret, configure: Callable[..., None]
+) -> None:
+    configure(secret_arn=secret.arn, host="127.0.0.1", port=secret.port, database="postgres")
+    secret.put(secret.with_fields(password="first", host="", port=None, **fields))
+    create()
+
+
 @pytest.mark.usefixtures("secret")
 def test_a_secret_that_is_missing_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(vars(settings().database), "secret_arn", "not-there")
-    assert_says("DATABASE_SECRET_ARN: Secrets Manager answers ResourceNotFoundException", caplog)
+    assert_says("DATABASE_SECRET_ARN: Secrets Manager responds ResourceNotFoundException", caplog)
 
 
 def assert_says(text: str, caplog: pytest.LogCaptureFixture) -> Response:

@@ -266,13 +266,11 @@ def test_without_aws_credentials_the_setting_is_named(
         ({"DATABASE_SECRET_ARN": "x", "AWS_REGION": "eu-central-1"}, {"handler.database.aws"}),
     ],
 )
-def test_each_credential_imports_only_what_it_needs_and_only_when_it_connects(
-    settings: dict[str, str], imported: set[str]
-) -> None:
+def test_each_credential_imports_only_what_it_needs_and_at_init(settings: dict[str, str], imported: set[str]) -> None:
     code = (
-        "import sys; from tests.client import call; heavy = {'boto3', 'botocore', 'handler.database.aws'};"
-        "call('GET', '/health/live'); assert not heavy & set(sys.modules);"
-        "call('GET', '/health/ready'); print(*heavy & set(sys.modules))"
+        "import sys; from tests.client import call; import handler.main;"
+        "heavy = {'boto3', 'botocore', 'handler.database.aws'}; at_init = heavy & set(sys.modules);"
+        "call('GET', '/health/ready'); assert heavy & set(sys.modules) == at_init; print(*at_init)"
     )
     environment = {"DATABASE_URL": "postgresql://ann@127.0.0.1:1/d", "AUTH_MODE": "none"} | settings
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

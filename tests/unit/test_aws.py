@@ -1,12 +1,17 @@
-"""Signatures are those of the SDK; what AWS answers otherwise is one clear error."""
+"""Signatures are those of the SDK; whatever else AWS responds is one clear error."""
 
 import contextlib
 import http.server
 import json
+import os
 import socket
+import ssl
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -16,11 +21,12 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.database import aws
+from handler.database import aws, https
 from handler.database.deadline import within
+from tests.certificates import Authority, authority, issue
 
 text = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
-signers = st.builds(aws.Keys, text, text, text | st.just(""))
+signers = st.builds(aws.AwsCredentials, text, text, text | st.just(""))
 NOW = datetime(2026, 11, 22, 17, 2, 15, tzinfo=UTC)
 
 
@@ -37,12 +43,12 @@ def signed_by_the_sdk(auth: Any, request: AWSRequest) -> Any:
     return request.prepare()
 
 
-def credentials(signer: aws.Keys) -> Credentials:
+def credentials(signer: aws.AwsCredentials) -> Credentials:
     return Credentials(signer.access_key, signer.secret_key, signer.session_token or None)
 
 
 @given(signer=signers, user=st.text(min_size=1, max_size=20).filter(lambda user: user.isprintable()))
-def test_a_token_is_the_one_that_the_sdk_makes(signer: aws.Keys, user: str) -> None:
+def test_a_token_is_the_one_that_the_sdk_makes(signer: aws.AwsCredentials, user: str) -> None:
     request = AWSRequest("GET", "https://db.example:5432/", params={"Action": "connect", "DBUser": user})
     url = signed_by_the_sdk(SigV4QueryAuth(credentials(signer), "rds-db", "eu-central-1", expires=900), request).url
     token = aws.database_token("db.example:5432", user, "eu-central-1", signer, NOW)
@@ -55,7 +61,7 @@ def split(token: str) -> tuple[str, set[str]]:
 
 
 @given(signer=signers, body=st.binary(max_size=100))
-def test_a_request_is_signed_as_the_sdk_signs_it(signer: aws.Keys, body: bytes) -> None:
+def test_a_request_is_signed_as_the_sdk_signs_it(signer: aws.AwsCredentials, body: bytes) -> None:
     headers = {"content-type": "application/x-amz-json-1.1", "host": "s.example", "x-amz-target": "t"}
     request = AWSRequest("POST", "https://s.example/", headers=headers, data=body)
     expected = signed_by_the_sdk(SigV4Auth(credentials(signer), "secretsmanager", "eu-central-1"), request).headers
@@ -91,7 +97,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Endpoint]]:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", address)
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{address}/credentials")
     monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-token")
-    monkeypatch.setattr(aws, "_container_keys", None)
+    monkeypatch.setattr(aws, "_container_credentials", None)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     Endpoint.answers, Endpoint.seen = [], []
@@ -107,19 +113,25 @@ def container_answer(lifetime: timedelta) -> bytes:
     return json.dumps(keys).encode()
 
 
+def test_an_empty_access_key_is_an_unset_one(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "")
+    endpoint.answers = [(200, container_answer(timedelta(minutes=6)))]
+    assert aws.load_credentials() == ("a", "s", "t")
+
+
 def test_keys_of_the_environment_are_used_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "s"), ("SESSION_TOKEN", "t")):
         monkeypatch.setenv(f"AWS_{name}", value)
-    assert aws.keys() == ("a", "s", "t")
+    assert aws.load_credentials() == ("a", "s", "t")
 
 
 def test_keys_of_the_container_are_kept_until_they_are_about_to_expire(endpoint: type[Endpoint]) -> None:
     endpoint.answers = [(200, container_answer(timedelta(minutes=6))), (200, container_answer(timedelta(minutes=4)))]
-    assert aws.keys() == aws.keys() == ("a", "s", "t")
+    assert aws.load_credentials() == aws.load_credentials() == ("a", "s", "t")
     assert [seen["authorization"] for seen in endpoint.seen] == ["the-token"]
-    assert aws._container_keys is not None
-    aws._container_keys = (aws._container_keys[0], datetime.now(UTC) + timedelta(minutes=4))
-    aws.keys()
+    assert aws._container_credentials is not None
+    aws._container_credentials = (aws._container_credentials[0], datetime.now(UTC) + timedelta(minutes=4))
+    aws.load_credentials()
     assert len(endpoint.seen) == 2
 
 
@@ -127,7 +139,7 @@ def test_keys_of_the_container_are_kept_until_they_are_about_to_expire(endpoint:
 def test_keys_that_cannot_be_had_are_one_clear_error(answer: tuple[int, bytes], endpoint: type[Endpoint]) -> None:
     endpoint.answers = [answer]
     with pytest.raises(aws.AwsError) as error:
-        aws.keys()
+        aws.load_credentials()
     assert "SECRET" not in str(error.value)
 
 
@@ -135,7 +147,7 @@ def test_keys_that_cannot_be_had_are_one_clear_error(answer: tuple[int, bytes], 
 def test_no_keys_at_all_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
     with pytest.raises(aws.AwsError, match="no AWS credentials"):
-        aws.keys()
+        aws.load_credentials()
 
 
 def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +218,71 @@ def test_an_endpoint_that_does_not_come_to_an_end_is_given_up_in_time(
         thread.join()
 
 
+@pytest.fixture
+def https_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Endpoint]]]:
+    """Starts an endpoint with TLS on 127.0.0.1. Its authority is the only one of the system's that is left."""
+    with contextlib.ExitStack() as stack:
+        trusted = authority(tmp_path / "ca.pem")
+
+        def start(by: Authority = trusted, host: str = "127.0.0.1") -> type[Endpoint]:
+            issue(by, tmp_path, host)
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+            server.handle_error = lambda *_: None  # type: ignore[method-assign] # a refused handshake
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            for step in (server.server_close, thread.join, server.shutdown):
+                stack.callback(step)
+            monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"https://127.0.0.1:{server.server_port}")
+            return Endpoint
+
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "no-more"))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        Endpoint.answers, Endpoint.seen = [], []
+        https.tls_context.cache_clear()
+        yield start
+        https.tls_context.cache_clear()
+
+
+def test_a_secret_comes_over_tls_from_a_server_that_is_verified(
+    https_endpoint: Callable[..., type[Endpoint]], tmp_path: Path
+) -> None:
+    endpoint = https_endpoint()
+    endpoint.answers = [(200, b'{"SecretString": "x"}')]
+    assert aws.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
+    for by, host in ((authority(tmp_path / "other.pem"), "127.0.0.1"), (authority(tmp_path / "ca.pem"), "db.example")):
+        https.tls_context.cache_clear()
+        endpoint = https_endpoint(by, host)
+        with pytest.raises(aws.AwsError, match="cannot be reached: SSLCertVerificationError"):
+            aws.secret_value("name", "AWSCURRENT", "eu-central-1")
+    assert len(endpoint.seen) == 1, "no request was sent to a server that is not verified"
+
+
+def test_the_tls_context_for_secrets_is_made_once_and_at_init(
+    https_endpoint: Callable[..., type[Endpoint]], tmp_path: Path
+) -> None:
+    """Reading the system's authorities takes 16 ms of a whole processor, and an invocation has a share of one."""
+    endpoint = https_endpoint()
+    endpoint.answers = [(200, b'{"SecretString": "x"}')] * 2
+    program = f"""
+import pathlib, handler.main
+pathlib.Path({str(tmp_path / "ca.pem")!r}).unlink()  # who reads the authorities now finds none
+from handler.database import aws, credentials
+from tests.client import call
+assert call("GET", "/health/ready").status == 503  # "x" is not a secret of RDS
+credentials._requested.clear()
+assert call("GET", "/health/ready").status == 503
+"""
+    environ = {"DATABASE_SECRET_ARN": "name", "AWS_REGION": "eu-central-1", "AUTH_MODE": "none", "DATABASE_URL": ""}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | environ, check=True, timeout=60)
+    assert len(endpoint.seen) == 2
+
+
 def test_keys_are_not_shown() -> None:
-    assert "SECRET" not in repr(aws.Keys("a", "SECRET", "SECRET"))
+    assert "SECRET" not in repr(aws.AwsCredentials("a", "SECRET", "SECRET"))
 
 
 def test_an_endpoint_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,9 +48,9 @@ print(json.dumps(said))
 """
 
 
-def import_handler(database_url: str, *arguments: str, mode: str = "none") -> dict[str, Any]:
+def import_handler(database_url: str, *arguments: str, mode: str = "none", **more: str) -> dict[str, Any]:
     """What a new process says of it, with nothing in its environment that would import more, like coverage."""
-    environ = {"DATABASE_URL": database_url, "AUTH_MODE": mode}
+    environ = {"DATABASE_URL": database_url, "AUTH_MODE": mode} | more
     command = [sys.executable, "-I", "-c", PROGRAM, *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -63,6 +63,14 @@ def test_no_package_is_imported_that_is_not_weighed_and_no_heavy_module() -> Non
     packages = {name.partition(".")[0] for name, file in files.items() if "site-packages" in file}
     assert packages - {"snapshot_restore_py"} == PACKAGES, "that one comes with Lambda's runtime, on Linux here too"
     assert HEAVY.isdisjoint(files)
+
+
+@pytest.mark.parametrize("setting", [{"DATABASE_IAM_AUTH": "true"}, {"DATABASE_SECRET_ARN": "name"}])
+def test_a_function_that_signs_imports_no_further_package(setting: dict[str, str]) -> None:
+    """Neither an SDK nor an HTTP client: docs/adr/0009."""
+    plain = import_handler("postgresql://ann@db.example/shop")["files"]
+    signing = import_handler("postgresql://ann@db.example/shop", AWS_REGION="eu-central-1", **setting)["files"]
+    assert signing.keys() - plain.keys() == {"handler.database.aws", "handler.database.https"}
 
 
 def test_init_asks_no_server() -> None:
