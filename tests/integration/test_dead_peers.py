@@ -23,6 +23,7 @@ from handler.database.pipeline import Connection
 from handler.database.session import SessionDep
 from handler.database.wire import Stream, open_socket
 from handler.items.models import Item
+from handler.settings import read_database_settings
 from local.events import Context
 from local.proxy import Proxy
 from tests.certificates import authority, issue
@@ -38,8 +39,8 @@ SLOW = 20.0  # seconds
 @pytest.fixture(scope="module", autouse=True)
 def slow_statement() -> Iterator["Future[Any]"]:
     """A statement of 20 s on a TCP connection, which runs beside the other tests."""
-    database = os.environ["DATABASE_URL"].partition("?")[0].rpartition("/")[2]
-    login = {"user": "postgres", "database": database}
+    to = read_database_settings(os.environ)
+    login = {"user": to.user, "password": to.password, "database": to.database}
     with Proxy(socket_path(os.environ["DATABASE_URL"])) as proxy, ThreadPoolExecutor(1) as thread:
         connection = Connection(("127.0.0.1", proxy.port, None), login, timeout=5.0, idle_check=1.0)
         connection.run("SET LOCAL statement_timeout = 0")
