@@ -38,7 +38,7 @@ else:
     ]
 
 # What the server may send before something else is sent to it, in bytes, and of it in one message (docs/adr/0024).
-LOGIN_LIMIT = 64 * 1024
+LOGIN_LIMIT = 1024 * 1024
 REPLY_LIMIT = 32 * 1024 * 1024
 SHORT_MESSAGE = CHUNK
 # RowDescription, errors and notices. A row, and a piece of a COPY, may be as long as the whole reply.
