@@ -37,7 +37,7 @@ def upgrade(database: DatabaseSettings, revision: str = "head") -> str | None:
     """
     engine = make_engine(database, poolclass=NullPool)
     alembic = Config(attributes={"engine": engine, "api_user": database.api_user})
-    alembic.set_main_option("script_location", str(SCRIPTS))
+    alembic.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))  # configparser's interpolation
     command.upgrade(alembic, revision)
     return ", ".join(alembic.attributes["heads"]) or None
 

@@ -1,9 +1,11 @@
 """Migrations: the models' schema, up and down, and two at once."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -18,6 +20,8 @@ from handler.database.engine import engine
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from tests.database import connect, temporary_database
+
+ROOT = Path(__file__).parents[2]
 
 
 def head() -> str | None:
@@ -81,6 +85,33 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
         assert error.value.orig.args[0]["C"] == "55P03"
         assert time.monotonic() - started < 30  # it gives up; how soon is env.py's LOCK_TIMEOUT
         blocker.run("ROLLBACK")
+
+
+def test_a_checkout_may_have_any_path(server_url: str, tmp_path: Path) -> None:
+    """configparser, which Alembic keeps its options in, and the % operator read a percent sign as their own."""
+    tree = tmp_path / "100%(here)s of %s and %% {0} ä"
+    for name in ("handler", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        tree.mkdir(exist_ok=True)
+        copy(ROOT / name, tree / name)
+    commands = [
+        MIGRATE,
+        [sys.executable, "-m", "alembic", "revision", "--autogenerate", "-m", "nothing"],
+        [sys.executable, "-m", "alembic", "downgrade", "base"],
+    ]
+    with temporary_database(server_url, f"path_{os.getpid()}") as url:
+        for command_line in commands:
+            done = subprocess.run(
+                command_line,
+                env=os.environ | {"DATABASE_URL": url},
+                cwd=tree,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+    (written,) = (tree / "handler" / "migrations" / "versions").glob("*_nothing.py")
+    assert f"down_revision = {head()!r}" in written.read_text()
 
 
 @pytest.mark.parametrize(
