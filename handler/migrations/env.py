@@ -19,7 +19,7 @@ from handler.settings import read_database_settings
 # Any number, the same for every process that migrates this database.
 ADVISORY_LOCK = 2026_11_22
 # Seconds to wait for another process that migrates, where no deadline says it; and then for a table in use, at most.
-QUEUE_TIMEOUT = 60.0
+WAIT_TIMEOUT = 60.0
 LOCK_TIMEOUT = 5.0
 # Seconds before our own deadline at which the server gives up by itself: it can say what it waited for.
 HEAD_START = 1.0
@@ -27,39 +27,50 @@ HEAD_START = 1.0
 
 def run(engine: Engine) -> None:
     with engine.begin() as connection:
-        left = remaining() or math.inf
         # The database's own limits (versions/0002_limits.py) are for requests. One holds here too, and before it is
         # set: a server whose client has vanished lets go of our locks.
-        _limit(connection, "statement_timeout", left - HEAD_START)
+        _limit(connection, "statement_timeout", _time_left() - HEAD_START)
         _limit(connection, "idle_in_transaction_session_timeout", 15)
-        _queue(connection, QUEUE_TIMEOUT if left == math.inf else left - 2 * HEAD_START)
+        _queue(connection, _patience())
         # A migration that waits for a lock makes every later query of that table wait behind it: give up instead.
-        _limit(connection, "lock_timeout", min(LOCK_TIMEOUT, left - 2 * HEAD_START))
-        context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
-        ahead = None
-        with context.begin_transaction():
-            try:
-                context.run_migrations()
-            except CommandError:
-                ahead = history.check(connection, context.script, context.get_context().get_current_heads())
-                if ahead is None:
-                    raise
-            else:
-                heads = context.get_context().get_current_heads()
-                history.remember(connection, context.script, heads)
-                context.config.attributes["heads"] = heads
-        # After a newer release's migrations too: the user may be another than that release was told.
-        if user := context.config.attributes.get("api_user"):
-            access.grant(connection, user)
+        _limit(connection, "lock_timeout", min(LOCK_TIMEOUT, _patience()))
+        ahead = _migrate(connection)
     if ahead:
         raise ahead
 
 
+def _migrate(connection: Connection) -> history.DatabaseIsAhead | None:
+    """Run the migrations and the grants. Returns that the database is ahead of this code, where it is."""
+    user = context.config.attributes.get("api_user")
+    schemas = access.schemas(connection)
+    if user:
+        access.use_schemas(connection)
+        access.prepare(connection, schemas, user)
+    access.use_schemas(connection, *schemas)
+    context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+    ahead = None
+    with context.begin_transaction():
+        try:
+            context.run_migrations()
+        except CommandError:
+            ahead = history.check(connection, context.script, context.get_context().get_current_heads())
+            if ahead is None:
+                raise
+        else:
+            heads = context.get_context().get_current_heads()
+            history.remember(connection, context.script, heads)
+            context.config.attributes["heads"] = heads
+    if user:  # after a newer release's migrations too: the user may be another than that release was given
+        access.use_schemas(connection)
+        access.grant(connection, schemas[0], user)
+    return ahead
+
+
 def _queue(connection: Connection, seconds: float) -> None:
-    """Wait until nobody else migrates this database."""
+    """Wait until no other process migrates this database."""
     _limit(connection, "lock_timeout", seconds)
     try:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+        connection.execute(text("SELECT pg_catalog.pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     except DBAPIError as error:
         if sqlstate(error) == "55P03":
             raise CommandError("another process has been migrating this database all the time") from error
@@ -67,9 +78,20 @@ def _queue(connection: Connection, seconds: float) -> None:
 
 
 def _limit(connection: Connection, name: str, seconds: float) -> None:
-    """Until the transaction ends."""
+    """Set a time limit of the server until the transaction ends; `inf` is no limit."""
     milliseconds = 0 if seconds == math.inf else max(int(seconds * 1000), 1)  # 0 is no limit
     connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
+
+
+def _time_left() -> float:
+    """Seconds until the deadline, `inf` without one. Raises OutOfTime."""
+    return remaining() or math.inf
+
+
+def _patience() -> float:
+    """Seconds that may be spent waiting for a lock."""
+    left = _time_left()
+    return WAIT_TIMEOUT if left == math.inf else left - 2 * HEAD_START
 
 
 run(context.config.attributes.get("engine") or make_engine(read_database_settings(os.environ), poolclass=NullPool))

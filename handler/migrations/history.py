@@ -48,5 +48,7 @@ def remember(connection: Connection, script: ScriptDirectory, current: Collectio
 
 
 def _read(connection: Connection) -> str:
-    found = connection.execute(text("SELECT obj_description(to_regclass(:name), 'pg_class')"), {"name": VERSION_TABLE})
+    found = connection.execute(
+        text("SELECT pg_catalog.obj_description(pg_catalog.to_regclass(:name), 'pg_class')"), {"name": VERSION_TABLE}
+    )
     return found.scalar_one() or ""

@@ -1,4 +1,4 @@
-"""The API's user, whom the migration makes: it reads and changes rows, and nothing else."""
+"""The API's user, which the migration creates: it reads and changes rows, and nothing else."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pg8000.exceptions import DatabaseError
 
 from handler import migrate
 from handler.migration_function import handler
-from handler.migrations import access
+from handler.migrations import rights
 from handler.migrations.history import DatabaseIsAhead
 from handler.settings import read_database_settings
 from local.events import Context
@@ -78,18 +79,38 @@ def drop_role(admin: pg8000.native.Connection, name: str) -> None:
     admin.run(f"DROP ROLE IF EXISTS {pg8000.native.identifier(name)}")
 
 
-@pytest.fixture
-def deployed(server_url: str) -> Iterator[Deployed]:
-    user = f"api_{os.getpid()}"
+@contextmanager
+def deployment(server_url: str, name: str) -> Iterator[Deployed]:
+    user = f"api_{name}"
     with connect(server_url) as admin:
         admin.run(f"CREATE ROLE {user}_owner LOGIN CREATEROLE")
         try:
-            with temporary_database(server_url, f"access_{os.getpid()}") as url:
-                admin.run(f"ALTER DATABASE access_{os.getpid()} OWNER TO {user}_owner")
+            with temporary_database(server_url, f"access_{name}") as url:
+                admin.run(f"ALTER DATABASE access_{name} OWNER TO {user}_owner")
                 yield Deployed(url, user)
         finally:
-            for name in (user, f"{user}_owner"):
-                drop_role(admin, name)
+            for role in (user, f"{user}_owner"):
+                drop_role(admin, role)
+
+
+@pytest.fixture
+def deployed(server_url: str) -> Iterator[Deployed]:
+    with deployment(server_url, str(os.getpid())) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def migrated(server_url: str) -> Iterator[Deployed]:
+    """A deployment whose API's user existed before it, and a role `{user}_group`; tests leave it as it was."""
+    with deployment(server_url, f"m{os.getpid()}") as found, connect(server_url) as admin:
+        admin.run(f"CREATE ROLE {found.user} LOGIN; CREATE ROLE {found.user}_group")
+        found.migrate()
+        try:
+            yield found
+        finally:
+            with connect(found.url) as database:
+                database.run(f"DROP OWNED BY {found.user}, {found.user}_group")
+            drop_role(admin, f"{found.user}_group")
 
 
 @pytest.fixture
@@ -295,19 +316,319 @@ def test_a_name_that_stands_for_others_is_refused(name: str, deployed: Deployed)
         deployed.migrate(name)
 
 
-def test_who_may_do_what_the_owner_may_is_refused(deployed: Deployed, server_url: str) -> None:
-    with connect(server_url) as admin:
-        admin.run(f"CREATE ROLE {deployed.user} LOGIN")
-        admin.run(f"GRANT {deployed.user}_owner TO {deployed.user}")
-    for name in (deployed.user, f"{deployed.user}_owner", "postgres"):
-        with pytest.raises(CommandError, match=f"^DATABASE_API_USER: {name} may do what the tables' owner may"):
-            deployed.migrate(name)
+def test_the_user_that_migrates_is_refused(deployed: Deployed) -> None:
+    owner = f"{deployed.user}_owner"
+    with pytest.raises(CommandError, match=f"^DATABASE_API_USER: {owner} is the user that migrates, the tables' owner"):
+        deployed.migrate(owner)
+    with pytest.raises(CommandError, match=r"another user\.\nSUPERUSER: ALTER ROLE postgres NOSUPERUSER;\n"):
+        deployed.migrate("postgres")
+
+
+# A role that exists already may have rights of before: {group} is a role that it may be made a member of.
+THROUGH_GROUP = "GRANT {group} TO {user}; "
+LEAVE_GROUP = "REVOKE {group} FROM {user} GRANTED BY postgres"
+REASSIGN = "REASSIGN OWNED BY {user} TO {owner}"
+EXCESS = [
+    *(
+        (f"ALTER ROLE {{user}} {name}", name, f"ALTER ROLE {{user}} NO{name}")
+        for name in ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
+    ),
+    # Memberships.
+    *(
+        (f"GRANT {role} TO {{user}}", f"membership in {role}", f"REVOKE {role} FROM {{user}} GRANTED BY postgres")
+        for role in ("pg_write_all_data", "pg_read_all_data", "pg_execute_server_program", "pg_signal_backend")
+    ),
+    (
+        "GRANT {owner} TO {user}",
+        "owner of table public.items through {owner}",
+        "REVOKE {owner} FROM {user} GRANTED BY postgres",
+    ),
+    (
+        "GRANT {owner} TO {group}; " + THROUGH_GROUP,
+        "owner of table public.items through {owner}",
+        LEAVE_GROUP,
+    ),
+    (THROUGH_GROUP + "ALTER ROLE {group} CREATEROLE", "CREATEROLE through {group}", LEAVE_GROUP),
+    (
+        THROUGH_GROUP + "GRANT TRUNCATE ON items TO {group}",
+        "TRUNCATE ON TABLE public.items through {group}",
+        LEAVE_GROUP,
+    ),
+    (
+        "GRANT {group} TO {user} WITH ADMIN OPTION",
+        "ADMIN OPTION on {group}",
+        "REVOKE ADMIN OPTION FOR {group} FROM {user} GRANTED BY postgres",
+    ),
+    # Ownership.
+    ("ALTER TABLE items OWNER TO {user}", "owner of table public.items", REASSIGN),
+    ("ALTER SCHEMA public OWNER TO {user}", "owner of schema public", REASSIGN),
+    ("ALTER DATABASE {database} OWNER TO {user}", "owner of database {database}", REASSIGN),
+    ("CREATE SEQUENCE s; ALTER SEQUENCE s OWNER TO {user}", "owner of sequence public.s", REASSIGN),
+    ("CREATE VIEW v AS SELECT 1; ALTER VIEW v OWNER TO {user}", "owner of view public.v", REASSIGN),
+    ("CREATE TYPE t AS ENUM (); ALTER TYPE t OWNER TO {user}", "owner of type public.t", REASSIGN),
+    (
+        "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql RETURN 1; ALTER FUNCTION f OWNER TO {user}",
+        "owner of function public.f(integer)",
+        REASSIGN,
+    ),
+    ("CREATE SCHEMA x AUTHORIZATION {user}", "owner of schema x", REASSIGN),
+    ("CREATE PUBLICATION p; ALTER PUBLICATION p OWNER TO {user}", "owner of publication p", REASSIGN),
+    # Privileges, which are taken away by the word that they are named with.
+    *(
+        (given, right, f"REVOKE {right} FROM {{user}}")
+        for given, right in (
+            ("GRANT TRUNCATE ON items TO {user}", "TRUNCATE ON TABLE public.items"),
+            ("GRANT TRIGGER ON items TO {user}", "TRIGGER ON TABLE public.items"),
+            ("GRANT REFERENCES ON items TO {user}", "REFERENCES ON TABLE public.items"),
+            ("GRANT REFERENCES (id) ON items TO {user}", "REFERENCES (id) ON TABLE public.items"),
+            ("GRANT SELECT ON alembic_version TO {user}", "SELECT ON TABLE public.alembic_version"),
+            (
+                "GRANT UPDATE (version_num) ON alembic_version TO {user}",
+                "UPDATE (version_num) ON TABLE public.alembic_version",
+            ),
+            ("GRANT UPDATE ON SEQUENCE items_id_seq TO {user}", "UPDATE ON SEQUENCE public.items_id_seq"),
+            ("GRANT CREATE ON SCHEMA public TO {user}", "CREATE ON SCHEMA public"),
+            ("GRANT CREATE, TEMPORARY ON DATABASE {database} TO {user}", "CREATE, TEMPORARY ON DATABASE {database}"),
+            ("GRANT CREATE ON DATABASE postgres TO {user}", "CREATE ON DATABASE postgres"),
+            ("GRANT CREATE ON TABLESPACE pg_default TO {user}", "CREATE ON TABLESPACE pg_default"),
+            ("GRANT SELECT ON pg_authid TO {user}", "SELECT ON TABLE pg_catalog.pg_authid"),
+            (
+                "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO {user}",
+                "EXECUTE ON ROUTINE pg_catalog.pg_read_file(pg_catalog.text)",
+            ),
+            (
+                "GRANT SET ON PARAMETER session_replication_role TO {user}",
+                "SET ON PARAMETER session_replication_role",
+            ),
+            (
+                "CREATE FOREIGN DATA WRAPPER w; GRANT USAGE ON FOREIGN DATA WRAPPER w TO {user}",
+                "USAGE ON FOREIGN DATA WRAPPER w",
+            ),
+            (
+                (
+                    "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;"
+                    "GRANT USAGE ON FOREIGN SERVER s TO {user}"
+                ),
+                "USAGE ON FOREIGN SERVER s",
+            ),
+            ("SELECT lo_create(4711); GRANT SELECT ON LARGE OBJECT 4711 TO {user}", "SELECT ON LARGE OBJECT 4711"),
+        )
+    ),
+    *(
+        (given, f"{right} through PUBLIC", f"REVOKE {right} FROM PUBLIC")
+        for given, right in (
+            ("GRANT TRUNCATE ON items TO PUBLIC", "TRUNCATE ON TABLE public.items"),
+            ("GRANT SELECT ON alembic_version TO PUBLIC", "SELECT ON TABLE public.alembic_version"),
+            ("CREATE SCHEMA x; GRANT CREATE ON SCHEMA x TO PUBLIC", "CREATE ON SCHEMA x"),
+        )
+    ),
+    (
+        "GRANT SELECT ON items TO {user} WITH GRANT OPTION",
+        "GRANT OPTION FOR SELECT ON TABLE public.items",
+        "REVOKE GRANT OPTION FOR SELECT ON TABLE public.items FROM {user} CASCADE",
+    ),
+    (
+        "GRANT TRUNCATE ON items TO {group} WITH GRANT OPTION; SET ROLE {group}; GRANT TRUNCATE ON items TO {user}",
+        "TRUNCATE ON TABLE public.items",
+        "SET ROLE {group}; REVOKE TRUNCATE ON TABLE public.items FROM {user}; RESET ROLE",
+    ),
+    # Of objects that do not exist yet.
+    (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT, TRUNCATE ON TABLES TO {user}",
+        "TRUNCATE ON TABLES by default",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} REVOKE TRUNCATE ON TABLES FROM {user}",
+    ),
+    (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT UPDATE ON SEQUENCES TO PUBLIC",
+        "UPDATE ON SEQUENCES by default through PUBLIC",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public REVOKE UPDATE ON SEQUENCES FROM PUBLIC",
+    ),
+]
+# What undoes the statements of EXCESS that make something.
+UNDO = """
+DROP SEQUENCE IF EXISTS s; DROP VIEW IF EXISTS v; DROP TYPE IF EXISTS t; DROP FUNCTION IF EXISTS f;
+DROP SCHEMA IF EXISTS x; DROP PUBLICATION IF EXISTS p; DROP FOREIGN DATA WRAPPER IF EXISTS w CASCADE;
+SELECT lo_unlink(oid) FROM pg_largeobject_metadata; DROP OWNED BY {group}; ALTER ROLE {group} NOCREATEROLE;
+ALTER SCHEMA public OWNER TO pg_database_owner; REVOKE {owner} FROM {group};
+ALTER DEFAULT PRIVILEGES FOR ROLE {owner} REVOKE SELECT ON TABLES FROM {user}
+"""
+
+
+def names_of(deployed: Deployed) -> dict[str, str]:
+    user, database = deployed.user, read_database_settings({"DATABASE_URL": deployed.url}).database
+    return {"user": user, "owner": f"{user}_owner", "group": f"{user}_group", "database": str(database)}
+
+
+@pytest.mark.parametrize(("given", "right", "statement"), EXCESS, ids=[given for given, _, _ in EXCESS])
+def test_a_right_that_is_too_much_fails_the_migration_which_says_how_to_take_it_away(
+    given: str, right: str, statement: str, migrated: Deployed
+) -> None:
+    names = names_of(migrated)
+    with connect(migrated.url) as admin:
+        try:
+            admin.run(given.format(**names))
+            admin.run("RESET ROLE")
+            with pytest.raises(CommandError, match="may do more than read and change rows") as error:
+                migrated.migrate()
+            # One line for each statement: the rights that it takes away, and the statement.
+            lines = dict(line.rstrip(";").split(": ") for line in str(error.value).splitlines()[1:])
+            taken = {right for rights, statement in lines.items() for right in rights.split(", ")}
+            assert right.format(**names) in lines or right.format(**names) in taken
+            assert statement.format(**names) in lines.values()
+            for one in lines.values():
+                admin.run(one)
+            assert migrated.migrate() == HEAD
+        finally:
+            admin.run(UNDO.format(**names))
+
+
+def test_all_that_is_too_much_is_named_at_once(migrated: Deployed) -> None:
+    names = names_of(migrated)
+    with connect(migrated.url) as admin:
+        admin.run(
+            "GRANT TRUNCATE, TRIGGER ON items, idempotency_keys TO {user}; ALTER ROLE {user} CREATEDB".format(**names)
+        )
+        with pytest.raises(CommandError) as error:
+            migrated.migrate()
+        found = str(error.value).splitlines()[1:]
+        rights = [f"TRIGGER, TRUNCATE ON TABLE public.{table}" for table in ("idempotency_keys", "items")]
+        assert found == [
+            f"CREATEDB: ALTER ROLE {migrated.user} NOCREATEDB;",
+            *(f"{right}: REVOKE {right} FROM {migrated.user};" for right in rights),
+        ]
+        admin.run("".join(line.partition(": ")[2] for line in found))
+    assert migrated.migrate() == HEAD
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "GRANT {group} TO {user}",
+        "GRANT {group} TO {user}; GRANT SELECT ON items TO {group}",
+        "CREATE SCHEMA x; CREATE TABLE x.y (); GRANT USAGE ON SCHEMA x TO {user}; GRANT DELETE ON x.y TO {user}",
+        "GRANT UPDATE (name) ON items TO {user}",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN 1; GRANT EXECUTE ON FUNCTION f TO {user}",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO {user}",
+        "SET ROLE {user}; SELECT lo_create(4711); GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC",
+        "SET ROLE {user}; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC",
+    ],
+)
+def test_a_right_to_rows_or_none_that_matters_is_not_too_much(given: str, migrated: Deployed) -> None:
+    names = names_of(migrated)
+    with connect(migrated.url) as admin:
+        try:
+            admin.run(given.format(**names))
+            assert migrated.migrate() == HEAD
+        finally:
+            admin.run("RESET ROLE")
+            admin.run("REVOKE {group} FROM {user}; DROP TABLE IF EXISTS x.y; DROP OWNED BY {user};".format(**names))
+            admin.run(UNDO.format(**names))
+            migrated.migrate()
+
+
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        ("SET statement_timeout", "SET statement_timeout = 0"),
+        ("ALTER ROLE … SET", "ALTER ROLE {user} SET statement_timeout = 0"),
+        ("ALTER ROLE … PASSWORD", "ALTER ROLE {user} PASSWORD 'x'"),
+        ("LOCK TABLE", "LOCK TABLE items"),
+        ("pg_advisory_lock", "SELECT pg_advisory_xact_lock(20261122)"),
+        ("lo_create", "SELECT lo_create(4711)"),
+        ("nextval", "SELECT nextval('items_id_seq')"),
+        ("pg_terminate_backend", "SELECT pg_terminate_backend(0)"),
+        ("NOTIFY", "NOTIFY more"),
+        ("pg_catalog", "SELECT FROM pg_catalog.pg_proc, pg_catalog.pg_roles LIMIT 1"),
+    ],
+)
+def test_what_it_can_still_do_is_documented(name: str, statement: str, migrated: Deployed) -> None:
+    section = (ROOT / "docs" / "adr" / "0025-effective-rights.md").read_text().partition("What it can still do")[2]
+    assert f"`{name}`" in section
+    with migrated.connect() as api:
+        api.run(f"BEGIN; {statement.format(**names_of(migrated))}; ROLLBACK")
+
+
+# What it might plant.
+
+# A schema as PostgreSQL 14 and older have it, with what a caller without an exact match in pg_catalog would take.
+OPEN = "GRANT CREATE ON SCHEMA public TO PUBLIC"
+CALLED = "CREATE SEQUENCE called; GRANT USAGE ON SEQUENCE called TO PUBLIC"  # which no rollback takes back
+FUNCTION = """
+CREATE FUNCTION public.quote_ident(name) RETURNS text LANGUAGE plpgsql AS
+$$ BEGIN PERFORM nextval('public.called'); RETURN pg_catalog.quote_ident($1::text); END $$
+"""
+OPERATOR = """
+CREATE FUNCTION public.same(name, varchar) RETURNS bool LANGUAGE plpgsql AS
+$$ BEGIN PERFORM nextval('public.called'); RETURN $1::text OPERATOR(pg_catalog.=) $2::text; END $$;
+CREATE OPERATOR public.= (FUNCTION = public.same, LEFTARG = name, RIGHTARG = varchar)
+"""
+
+
+@pytest.mark.parametrize("planted", [FUNCTION, OPERATOR])
+def test_what_the_user_has_planted_is_refused_before_the_first_migration(
+    planted: str, deployed: Deployed, later: Callable[[str], None]
+) -> None:
+    deployed.migrate()
+    later("SELECT quote_ident(current_database())")
+    with connect(deployed.url) as admin, deployed.connect() as api:
+        admin.run(f"{OPEN}; {CALLED}")
+        api.run(planted)
+        with pytest.raises(CommandError, match=r"owner of function public\..*: REASSIGN OWNED BY"):
+            deployed.migrate()
+        assert admin.run("SELECT is_called FROM called") == [[False]]
+        admin.run("DROP FUNCTION IF EXISTS public.quote_ident(name), public.same CASCADE")
+        assert deployed.migrate() == "later"
+        assert sqlstate(api, planted) == REFUSED  # from now on nobody can
+
+
+def test_no_statement_of_ours_calls_what_another_role_has_planted(deployed: Deployed) -> None:
+    with connect(deployed.url) as admin:
+        admin.run(f"{OPEN}; {CALLED}; CREATE ROLE {deployed.user}_other")
+        try:
+            admin.run(f"SET ROLE {deployed.user}_other; {FUNCTION}")
+            admin.run("RESET ROLE")
+            assert deployed.migrate() == HEAD
+            assert deployed.migrate() == HEAD
+            assert admin.run("SELECT is_called FROM called") == [[False]]
+        finally:
+            admin.run(f"RESET ROLE; DROP OWNED BY {deployed.user}_other; DROP ROLE {deployed.user}_other")
+
+
+def test_where_the_schema_is_not_ours_to_close_the_migration_fails(deployed: Deployed) -> None:
+    with connect(deployed.url) as admin:
+        admin.run(f"ALTER SCHEMA public OWNER TO postgres; {OPEN}")
+        with pytest.raises(
+            CommandError, match="CREATE ON SCHEMA public through PUBLIC: REVOKE CREATE ON SCHEMA public"
+        ):
+            deployed.migrate()
+
+
+def test_a_migration_finds_the_schemas_of_the_databases_own_search_path(
+    deployed: Deployed, later: Callable[[str], None]
+) -> None:
+    with connect(deployed.url) as admin:
+        names = names_of(deployed)
+        admin.run(
+            "CREATE SCHEMA ext; CREATE EXTENSION pg_trgm SCHEMA ext; GRANT USAGE ON SCHEMA ext TO {owner}".format(
+                **names
+            )
+        )
+        admin.run('CREATE SCHEMA "My app" AUTHORIZATION {owner}'.format(**names))
+        admin.run('ALTER DATABASE {database} SET search_path = "My app", missing, ext'.format(**names))
+        later("CREATE TABLE path AS SELECT pg_catalog.current_setting('search_path')")
+        assert deployed.migrate() == "later"
+        assert admin.run('SELECT * FROM "My app".path') == [['"My app", ext, pg_temp']]
+        with deployed.connect() as api:
+            api.run('SELECT FROM "My app".items')
+        admin.run("ALTER DATABASE {database} SET search_path = missing".format(**names))
+        with pytest.raises(CommandError, match="no schema of the database's search_path exists"):
+            deployed.migrate()
 
 
 def test_on_rds_it_logs_in_with_a_token(deployed: Deployed, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert access.IAM == "rds_iam"
+    assert rights.IAM == "rds_iam"
     iam = f"{deployed.user}_iam"  # a role is the whole server's, and other tests run on it
-    monkeypatch.setattr(access, "IAM", iam)
+    monkeypatch.setattr(rights, "IAM", iam)
     with connect(server_url) as admin:
         admin.run(f"CREATE ROLE {iam}")
         try:

@@ -24,4 +24,4 @@ def downgrade() -> None:
 
 
 def _database() -> str:
-    return str(op.get_bind().execute(text("SELECT quote_ident(current_database())")).scalar_one())
+    return str(op.get_bind().execute(text("SELECT pg_catalog.quote_ident(pg_catalog.current_database())")).scalar_one())
