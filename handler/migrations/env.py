@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import partial
 
 from alembic import context
 from alembic.util import CommandError
@@ -14,13 +15,13 @@ from handler.database.connection import make_engine, sqlstate
 from handler.database.deadline import remaining
 from handler.items import models  # noqa: F401 - add your resource's models here
 from handler.migrations import access, history
+from handler.migrations.locks import limit, retry_while_locked
 from handler.settings import read_database_settings
 
 # Any number, the same for every process that migrates this database.
 ADVISORY_LOCK = 2026_11_22
-# Seconds to wait for another process that migrates, where no deadline says it; and then for a table in use, at most.
+# Seconds to wait for another process that migrates, and then for tables in use, where no deadline says it.
 WAIT_TIMEOUT = 60.0
-LOCK_TIMEOUT = 5.0
 # Seconds before our own deadline at which the server gives up by itself: it can say what it waited for.
 HEAD_START = 1.0
 
@@ -29,18 +30,17 @@ def run(engine: Engine) -> None:
     with engine.begin() as connection:
         # The database's own limits (versions/0002_limits.py) are for requests. One holds here too, and before it is
         # set: a server whose client has vanished lets go of our locks.
-        _limit(connection, "statement_timeout", _time_left() - HEAD_START)
-        _limit(connection, "idle_in_transaction_session_timeout", 15)
+        limit(connection, "statement_timeout", _time_left() - HEAD_START)
+        limit(connection, "idle_in_transaction_session_timeout", 15)
         _queue(connection, _patience())
-        # A migration that waits for a lock makes every later query of that table wait behind it: give up instead.
-        _limit(connection, "lock_timeout", min(LOCK_TIMEOUT, _patience()))
-        ahead = _migrate(connection)
+        ahead = retry_while_locked(connection, partial(_migrate, connection), _patience())
     if ahead:
         raise ahead
 
 
 def _migrate(connection: Connection) -> history.DatabaseIsAhead | None:
     """Run the migrations and the grants. Returns that the database is ahead of this code, where it is."""
+    limit(connection, "statement_timeout", _time_left() - HEAD_START)
     user = context.config.attributes.get("api_user")
     schemas = access.schemas(connection)
     if user:
@@ -68,19 +68,13 @@ def _migrate(connection: Connection) -> history.DatabaseIsAhead | None:
 
 def _queue(connection: Connection, seconds: float) -> None:
     """Wait until no other process migrates this database."""
-    _limit(connection, "lock_timeout", seconds)
+    limit(connection, "lock_timeout", seconds)
     try:
         connection.execute(text("SELECT pg_catalog.pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     except DBAPIError as error:
         if sqlstate(error) == "55P03":
             raise CommandError("another process has been migrating this database all the time") from error
         raise
-
-
-def _limit(connection: Connection, name: str, seconds: float) -> None:
-    """Set a time limit of the server until the transaction ends; `inf` is no limit."""
-    milliseconds = 0 if seconds == math.inf else max(int(seconds * 1000), 1)  # 0 is no limit
-    connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
 
 
 def _time_left() -> float:

@@ -374,7 +374,7 @@ def test_what_a_migration_may_take_comes_from_the_time_that_is_left(s3: Bucket, 
     with connect(url) as database:
         limits = dict(database.run("SELECT name, setting FROM limits"))
     assert 30_000 < limits["statement_timeout"] <= 49_000
-    assert limits["lock_timeout"] == 5_000
+    assert limits["lock_timeout"] <= 1_000
     assert limits["idle_in_transaction_session_timeout"] == 15_000
 
 
