@@ -1,14 +1,30 @@
-"""Who stands in for S3, where CloudFormation waits for the answer of a custom resource."""
+"""A stand-in for the S3 bucket where CloudFormation waits for the response of a custom resource.
+
+It speaks HTTPS under the bucket's own name, so the code under test runs as it is: only the name leads to this machine,
+and the authority that signed its certificate is one of the system's for the time of the test.
+"""
 
 import http.server
 import json
+import socket
+import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
-HANG = 0  # in place of a status: the connection stays open, and nothing comes
+import pytest
+
+from handler.database import https
+from tests.certificates import authority, issue
+
+REGION = "eu-central-1"
+HOST = "cloudformation-custom-resource-response-eucentral1.s3.eu-central-1.amazonaws.com"
+HANG = 0  # in place of a status: the connection stays open, and no response comes
 
 
 class Put(NamedTuple):
@@ -19,21 +35,28 @@ class Put(NamedTuple):
 
 @dataclass
 class Bucket:
-    """`statuses` are the next answers, 200 after them; `puts` is what has come."""
+    """`statuses` are the statuses of the next responses, 200 after them; `puts` are the requests."""
 
-    url: str
+    port: int
+    url: str = f"https://{HOST}/arn%3Aaws%3A1%7CMigration?X-Amz-Signature=SECRET%2F"
     statuses: list[int] = field(default_factory=list)
     puts: list[Put] = field(default_factory=list)
 
     @property
-    def answer(self) -> dict[str, Any]:
-        """What CloudFormation reads: the first that was taken."""
+    def response(self) -> dict[str, Any]:
+        """The only request's body, as CloudFormation reads it."""
         (put,) = self.puts
         return json.loads(put.body)  # type: ignore[no-any-return]
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that gave up is not worth a traceback."""
+
+
 @contextmanager
-def bucket() -> Iterator[Bucket]:
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """The bucket of REGION, for this process."""
     end = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -52,14 +75,43 @@ def bucket() -> Iterator[Bucket]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Bucket(f"http://127.0.0.1:{server.server_port}/arn%3Aaws%3A1%7CMigration?X-Amz-Signature=SECRET%2F")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield found
-    finally:
-        end.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        issue(authority(folder / "ca.pem"), folder, HOST)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "server.crt", folder / "server.key")
+        server = Server(("127.0.0.1", 0), Handler)
+        # Each connection's own thread does the handshake, at its first read.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        found = Bucket(server.server_port)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        # OpenSSL's variable for the file of the system's authorities; child processes see it too.
+        monkeypatch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
+        https.tls_context.cache_clear()
+        monkeypatch.setenv("AWS_REGION", REGION)
+        try:
+            with lead_to(found.port):
+                yield found
+        finally:
+            https.tls_context.cache_clear()
+            end.set()
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+@contextmanager
+def lead_to(port: int) -> Iterator[None]:
+    """Inside the block this process finds HOST on this machine, at `port`."""
+    getaddrinfo = socket.getaddrinfo
+
+    def lookup(host: Any, number: Any, *args: Any, **options: Any) -> Any:
+        return (
+            getaddrinfo("127.0.0.1", port, *args, **options)
+            if host == HOST
+            else getaddrinfo(host, number, *args, **options)
+        )
+
+    with patch("socket.getaddrinfo", lookup):
+        yield

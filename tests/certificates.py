@@ -34,7 +34,7 @@ def issue(by: Authority, folder: Path, host: str, days: int = 30, *, alternative
     Without `alternative_name`, the host is only the subject's common name.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])  # all that a common name takes
     try:
         names: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

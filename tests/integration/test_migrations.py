@@ -110,6 +110,10 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
         blocker.run("ROLLBACK")
         assert error.value.orig is not None
         assert error.value.orig.args[0]["C"] == "55P03"
+        said = migrate.describe_failure(error.value)
+        assert said == (
+            "the database refused: 55P03 a table stayed in use: SELECT alembic_version.version_num FROM alembic_version"
+        )
 
 
 def test_a_migration_that_waits_for_a_table_stops_no_reader_for_longer_than_a_second(
