@@ -5,6 +5,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SAM_VENV = .venv-sam
 BENCH_VENV = .venv-bench
+SPECTRAL = .venv-spectral
 BENCH = $(BENCH_VENV)/bin/python
 SAM = SAM_CLI_TELEMETRY=0 $(SAM_VENV)/bin/sam
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
@@ -51,6 +52,12 @@ $(BENCH_VENV)/ready: requirements-bench.txt
 	@$(BENCH) $(PIP_INSTALL) -r requirements-bench.txt
 	@touch $@
 
+$(SPECTRAL)/ready: package.json package-lock.json
+	@echo "setup: installing Spectral into $(SPECTRAL), half a minute once"
+	@rm -rf $(SPECTRAL) && mkdir $(SPECTRAL) && cp $^ .npmrc $(SPECTRAL)
+	@npm ci --prefix $(SPECTRAL) --loglevel error
+	@touch $@
+
 run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=)
 	@$(RUN) -m local.run
 
@@ -87,6 +94,12 @@ revision: setup ## Write a migration from the models' changes: make revision MES
 
 openapi: setup ## Write docs/openapi.json anew
 	@DATABASE_URL=postgresql://nobody@localhost AUTH_MODE=none $(RUN) -m local.openapi
+
+# Without npm the target says so and succeeds, except where all must run (.ci/run).
+openapi-lint: ## Lint docs/openapi.json with Spectral (npm)
+	@command -v npm >/dev/null || { echo "openapi-lint: SKIPPED: npm is not on this machine"; test -z "$$REQUIRE_SYSTEM_PROGRAMS"; exit; }; \
+		$(MAKE) --no-print-directory $(SPECTRAL)/ready && \
+		$(SPECTRAL)/node_modules/.bin/spectral lint --quiet --fail-severity hint docs/openapi.json
 
 lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newer versions)
 	@# The tools first: tests run on exactly the versions that are deployed, so both must agree.

@@ -28,7 +28,7 @@ from sqlalchemy import event
 
 from benchmarks.report import describe_machine, progress, table, write_section
 from benchmarks.warm import process
-from handler.paging import Page, next_cursor
+from handler.api.pagination import Page, next_cursor
 from local.events import Context, http_answer, http_event
 from local.postgres import server
 from tests.database import connect, url_of

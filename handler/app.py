@@ -1,61 +1,65 @@
-"""The application: routers, error answers, documentation."""
+"""The application: routers, error responses, documentation."""
 
 from functools import partial
-from types import MappingProxyType
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from mangum.types import ASGI, Receive, Scope, Send
+from starlette.routing import Route
 
-from handler import health
-from handler.auth import GuardedRoute, describe_authorization
+from handler import health, resources
+from handler.api.openapi import describe
 from handler.docs_pages import replace_docs_pages
-from handler.errors import METHODS, add_error_handlers, describe_problems, too_large
-from handler.items import routes as items
+from handler.errors import METHODS, add_error_handlers, too_large
 from handler.settings import settings
 
 # Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
 MAX_BODY = 256 * 1024
-# What a page of another origin may send beside what every page may, and what it may read of an answer.
+# What a page of another origin may send beside what every page may, and what it may read of a response.
 CORS_REQUEST_HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match")
-CORS_ANSWER_HEADERS = ("ETag", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
-DESCRIPTION = "Items in PostgreSQL. Every error is `application/problem+json` (RFC 9457)."
+CORS_RESPONSE_HEADERS = ("ETag", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
+DESCRIPTION = """
+Every error is `application/problem+json` (RFC 9457) with the request's id, which is also in the `X-Request-Id` header.
+A list returns one page, and `next_cursor` for the page after it. A resource with a `version` returns it as its `ETag`,
+for `If-Match` and `If-None-Match` of later requests.
+""".strip()
+# Of what is served, as SPDX names it; the same as in LICENSE.
+LICENSE = {"name": "MIT", "identifier": "MIT"}
 
 
 def create_app() -> FastAPI:
     app = FastAPI(
-        title="Items",
+        title=settings().service_name,
         version="0.1.0",
         description=DESCRIPTION,
-        # Nothing exports it; asked for in every request, it costs 2 % of a GET (docs/adr/0020).
+        license_info=LICENSE,
+        openapi_tags=[*resources.tags(), {"name": "health", "description": health.__doc__}],
+        generate_unique_id_function=_operation_id,
+        # FastAPI would look for OpenTelemetry's providers in every request: 2 % of a GET (docs/adr/0020).
         telemetry={"tracing": False, "metrics": False, "logs": False},
-        redirect_slashes=False,  # a redirect costs the client a second invocation
-        # Not by include_router(), which matches a request twice, behind the documentation (docs/adr/0020).
-        routes=[*items.router.routes, *health.router.routes],
     )
-    app.router.route_class = GuardedRoute
-    app.dependency_overrides = MappingProxyType({})  # type: ignore[assignment] # such routes would not look at it
+    for router in resources.routers():
+        app.include_router(router)
+    app.include_router(health.router)
     add_error_handlers(app)
     replace_docs_pages(app)
-    app.openapi = partial(_openapi, app)  # type: ignore[method-assign] # the way that FastAPI documents
+    # Requests are matched in the order of the routes: the documentation's come last.
+    app.router.routes.sort(key=lambda route: isinstance(route, Route))
+    app.openapi = partial(describe, app)  # type: ignore[method-assign] # the way that FastAPI documents
     return app
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        describe_problems(FastAPI.openapi(app))
-        describe_authorization(FastAPI.openapi(app))
-    assert app.openapi_schema is not None
-    return app.openapi_schema
+def _operation_id(route: APIRoute) -> str:
+    return route.name
 
 
 def with_limit(app: ASGI) -> ASGI:
     """`app` for bodies up to MAX_BODY; a larger one is 413."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        answer = too_large(scope["request_id"], MAX_BODY) if scope["body_size"] > MAX_BODY else app
-        await answer(scope, receive, send)
+        response = too_large(scope["request_id"], MAX_BODY) if scope["body_size"] > MAX_BODY else app
+        await response(scope, receive, send)
 
     return limited
 
@@ -70,5 +74,5 @@ def with_cors(app: ASGI) -> ASGI:
         allow_origins=origins,
         allow_methods=METHODS,
         allow_headers=CORS_REQUEST_HEADERS,
-        expose_headers=CORS_ANSWER_HEADERS,
+        expose_headers=CORS_RESPONSE_HEADERS,
     )

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from handler.database.error_fields import describe, ends_session, fields_of
+from handler.database.session import ReadOnlySession, SessionEndedByRoute
 
 PROBLEM_JSON = "application/problem+json"
 # RFC 9110's names, where http.HTTPStatus before Python 3.13 has older ones.
@@ -52,7 +53,7 @@ def phrase(status: int) -> str:
     return PHRASES.get(status) or HTTPStatus(status).phrase
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: that these statuses answer with a Problem. Goes into `responses=` of a route or router."""
     return {
         status: {
@@ -61,6 +62,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
+
+
+def describe_responses(operation: dict[str, Any], *statuses: int) -> None:
+    """Add these statuses to an operation of an OpenAPI document, where it does not declare them itself."""
+    for status, response in problem_responses(*statuses).items():
+        operation["responses"].setdefault(str(status), response)
 
 
 class Outcome(NamedTuple):
@@ -132,6 +139,9 @@ SQLSTATES: dict[str, Outcome | None] = {
 }
 
 
+LOST_RACES = ("40001", "40P01")  # serialization failure, deadlock: PostgreSQL has undone the transaction
+
+
 def outcome_of(sqlstate: str, *, is_read: bool) -> Outcome | None:
     """The most specific entry of SQLSTATES, or None where the fault is ours: on a read, the client stores no value."""
     outcome = next((SQLSTATES[sqlstate[:n]] for n in (5, 3, 2) if sqlstate[:n] in SQLSTATES), OURS)
@@ -166,6 +176,8 @@ async def http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allow = {"Allow": ", ".join(_methods(request))}
         return Response(None, 204, allow) if request.method == "OPTIONS" else _answer(request, 405, headers=allow)
+    if error.status_code == 304:
+        return Response(None, 304, error.headers)
     detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
     return _answer(request, error.status_code, detail, error.headers)
 
@@ -202,6 +214,8 @@ async def database_error(request: Request, error: Exception) -> JSONResponse:
     outcome = _outcome(error, fields, is_read=is_read)
     if outcome is None:
         return await unexpected_error(request, error)
+    if fields.get("C") in LOST_RACES:
+        request.scope["lost_race"] = True  # the adapter may run the request again
     if outcome.status == 503:
         logger.error("database: %s", describe(fields) or type(error).__name__)
         return _answer(request, outcome.status, outcome.detail, RETRY_AFTER)
@@ -234,6 +248,8 @@ async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
 def _summary(error: Exception) -> str:
     if isinstance(error, DBAPIError) and fields_of(error).get("C") == READ_ONLY_TRANSACTION:
         return "a statement writes in a ReadSessionDep, use SessionDep"
+    if isinstance(error, ReadOnlySession | SessionEndedByRoute):
+        return str(error)
     return f"unexpected {type(error).__name__}"
 
 
@@ -243,7 +259,7 @@ def is_logged(error: BaseException | None) -> bool:
 
 
 def describe_problems(openapi: dict[str, Any]) -> None:
-    """Add what `problems` refers to: FastAPI describes by itself only answers that are application/json."""
+    """Add what `problem_responses` refers to: FastAPI describes by itself only answers that are application/json."""
     _, schemas = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
     openapi["components"]["schemas"] |= schemas["$defs"]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from handler.database.spent import Spent
 from handler.errors import METHODS
+from handler.settings import settings
 
 Line = dict[str, Any]
 
@@ -31,7 +32,7 @@ METRICS = {
     "RoundTrips": "Count",
 }
 DIRECTIVE = {
-    "Namespace": "Items",
+    "Namespace": settings().service_name,
     "Dimensions": [["function"]],
     "Metrics": [{"Name": name, "Unit": unit} for name, unit in METRICS.items()],
 }
@@ -57,11 +58,20 @@ listeners: list[Callable[[Line], None]] = [print_line] if FUNCTION else []
 
 
 def tell(  # noqa: PLR0913 - what there is to say of a request
-    context: Any, request_id: str, *, method: str | None, route: Any, status: int, seconds: float, spent: Spent
+    context: Any,
+    request_id: str,
+    *,
+    method: str | None,
+    route: Any,
+    status: int,
+    seconds: float,
+    spent: Spent,
+    repeats: int,
 ) -> None:
-    """Tell the listeners of a request that took so many `seconds`. `method` and `route` are None where it has none.
+    """Log a request that took so many `seconds`, and was run again `repeats` times because it lost a race.
 
-    A request that the service failed is an ERROR, whoever noticed; what a client got wrong is not.
+    `method` and `route`, a path template, are None where the request has none. A request that the service failed is an
+    ERROR; what a client got wrong is not.
     """
     if not listeners:
         return
@@ -76,11 +86,12 @@ def tell(  # noqa: PLR0913 - what there is to say of a request
         "requestId": request_id,
         "traceId": trace and trace[1],
         "method": method if method in METHODS else OTHER,
-        "route": getattr(route, "path", OTHER),
+        "route": route or OTHER,
         "status": status,
         "coldStart": is_cold,
         "remainingTime": remaining and remaining(),
         "connections": spent.connections,
+        "repeats": repeats,
         "Requests": 1,
         "ServerErrors": int(status >= 500),
         "ColdStarts": int(is_cold),

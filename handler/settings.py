@@ -225,6 +225,10 @@ class Settings(BaseModel):
     cors_origins: tuple[str, ...] = Field(
         (), validation_alias="CORS_ORIGINS", description="origins with commas between, or *"
     )
+    # The title of the API, and the namespace of its metrics, which alarms name.
+    service_name: Text = Field(
+        "Items", validation_alias="SERVICE_NAME", min_length=1, max_length=255, description="a name, such as Orders"
+    )
     require_if_match: bool = Field(False, validation_alias="REQUIRE_IF_MATCH", description="true or false")
     # How long, in seconds, an Idempotency-Key is kept.
     idempotency_ttl: int = Field(

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from handler import idempotency  # noqa: F401 - fills Base.metadata, like the next
+from handler import resources
 from handler.database.base import Base
-from handler.items import models  # noqa: F401
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.postgres import server
 from tests.database import connect, url_of
+
+resources.import_models()
 
 CLEANUP = pytest.StashKey[ExitStack]()
 SERVER_URL = pytest.StashKey[str]()

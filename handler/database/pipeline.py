@@ -11,7 +11,6 @@ the connection.
 """
 
 import os
-import random
 import re
 import ssl
 import struct
@@ -36,8 +35,6 @@ from handler.database.wire import TooMuch, open_socket
 
 PING_TIMEOUT = 1.0  # seconds that a connection gets to prove, after an idle time, that it is alive
 FAREWELL_TIMEOUT = 0.25  # seconds for a cancel request or a goodbye, also when the deadline has passed
-ATTEMPTS = 4  # at a statement that loses races, while nothing else depends on it
-BACKOFF = 0.01  # seconds before the second attempt, doubled before each further one, and jittered
 
 SYNC = b"S\x00\x00\x00\x04"
 TERMINATE = b"X\x00\x00\x00\x04"
@@ -59,7 +56,6 @@ _STATEMENT = rb"12(?:TD*|n)(?:C|I|Gc?C|Hd?cC)"
 _ERROR = rb"|[^EZ]*EZ"
 REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
 
-RACES_LOST = ("40001", "40P01")  # serialization failure, deadlock: the server has undone the transaction
 DEMOTED = "25006"  # read only: this server was the primary until a failover
 
 # PEP 249's classes by SQLSTATE class: PostgreSQL manual, appendix A "PostgreSQL Error Codes".
@@ -340,33 +336,32 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         With autocommit, a connection that is read-only has BEGIN READ ONLY before and COMMIT behind the statement in
         the same flush: one round trip still, and the server refuses to write.
 
-        What begins a transaction is tried again where nothing can have happened twice: on a new connection when the
-        old one was lost, since nothing was committed; and after a lost race, since nothing came before it. Raises
-        dbapi.Error.
+        What begins a transaction runs again on a new connection when the old one was lost, since nothing was committed.
+        Raises dbapi.Error.
         """
         if self._in_transaction:
             return self._converse(self._talk(statement, values, oids, stream))
-        begins = self.read_only or not self.autocommit
-        # Several statements in one text may end their transaction themselves.
-        once = stream is not None or (not values and _may_be_several(statement))
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                if begins and self._overrides is None:
-                    return self._run_unknowing(statement, values, oids, stream)
-                return self._converse(self._talk(statement, values, oids, stream, self._begin() if begins else ""))
-            except dbapi.Error as error:
-                if self.autocommit and begins:
-                    self.rollback()  # the error has left out the COMMIT that went along
-                if once or not begins or attempt == ATTEMPTS:
-                    raise
-                if isinstance(error, ConnectionLost) and attempt == 1:
-                    self._renew()
-                elif _sqlstate(error) in RACES_LOST and not self.closed:
-                    self.rollback()
-                    time.sleep(BACKOFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-                else:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        if self.autocommit and not self.read_only:
+            return self._converse(self._talk(statement, values, oids, stream))
+        try:
+            return self._run_first(statement, values, oids, stream)
+        except ConnectionLost:
+            # Several statements in one text may end their transaction themselves.
+            if stream is not None or (not values and _may_be_several(statement)):
+                raise
+        self._renew()
+        return self._run_first(statement, values, oids, stream)
+
+    def _run_first(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any) -> Any:
+        """Run what begins a transaction. Raises dbapi.Error."""
+        try:
+            if self._overrides is None:
+                return self._run_unknowing(statement, values, oids, stream)
+            return self._converse(self._talk(statement, values, oids, stream, self._begin()))
+        except dbapi.Error:
+            if self.autocommit:
+                self.rollback()  # the error has left out the COMMIT that went along
+            raise
 
     def _run_unknowing(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any) -> Any:
         """Run what begins a connection's first transaction. Raises dbapi.Error.
@@ -695,11 +690,6 @@ def _numbered(statement: str) -> str:
 def _error(sqlstate: str, message: str) -> dbapi.DatabaseError:
     """An error of this side in the form of the server's: its fields by their letters (manual, 54.8)."""
     return _classified(dbapi.DatabaseError({"S": "ERROR", "C": sqlstate, "M": message}))
-
-
-def _sqlstate(error: dbapi.Error) -> str:
-    fields = error.args[0]
-    return str(fields.get("C", "")) if isinstance(fields, dict) else ""
 
 
 def _classified(error: dbapi.DatabaseError) -> dbapi.DatabaseError:

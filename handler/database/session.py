@@ -1,78 +1,153 @@
-"""A fresh session for every request, committed before the answer leaves.
+"""The session of a request: one per request, committed before the response is sent.
 
-FastAPI runs what follows a `yield` after the answer is sent, unless the dependency's scope is "function": then a
-commit that fails turns into an error answer, and every 2xx is stored (docs/adr/0001). The sessions here are put on the
-stack that FastAPI has for that scope, which is what it does with such a dependency at greater cost; the stack's name is
-FastAPI's own (docs/adr/0020).
+FastAPI runs the code after a dependency's `yield` after the response was sent, unless the dependency has
+`scope="function"`. With it, a commit that fails becomes an error response, and every 2xx is stored (docs/adr/0001).
+
+All dependencies of a request share its session. Where every one of them asks for `ReadSessionDep`, each statement runs
+in a read-only transaction of its own, in one round trip. As soon as one asks for `SessionDep`, the session has one
+transaction, which ends with the request.
 """
 
-from contextlib import AbstractContextManager, AsyncExitStack
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator
+from functools import cache
+from typing import Annotated, Any, NoReturn
+from uuid import UUID
 
 from fastapi import Depends, Request
 from sqlalchemy import Connection as SqlConnection
-from sqlalchemy import event
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
+from sqlalchemy import Select, bindparam, event, inspect, select
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
 
 from handler.database.engine import engine
 
-Opened = TypeVar("Opened")
-
-
-class ReadSession(Session):
-    """A session that only reads: what is not a SELECT raises ReadOnlySession."""
-
 
 class ReadOnlySession(Exception):
-    """A route that declared ReadSessionDep tried to write; it wants SessionDep."""
+    """A request that declares only ReadSessionDep tried to write."""
 
 
-# Answers are made of rows after the commit; expired, each would be read again, in a second transaction.
-_write_sessions = sessionmaker(engine, expire_on_commit=False)
-_read_sessions = sessionmaker(engine, class_=ReadSession, expire_on_commit=False, autoflush=False)
+class SessionEndedByRoute(Exception):
+    """A route called a method that ends the session's transaction."""
 
 
-# Reads run without a transaction: one round trip, and a pooler has its connection back at once. These two are what
-# engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True) does, which hangs on an event of
-# the engine: one that has any asks for listeners at every step of every statement, a tenth of a GET (docs/adr/0020).
-@event.listens_for(_read_sessions, "after_begin")
-def _only_read(_session: Session, _transaction: SessionTransaction, connection: SqlConnection) -> None:
-    driver: Any = connection.connection.dbapi_connection
-    # A route that asks for an isolation level, on session.connection(), wants one transaction and has it.
-    driver.autocommit, driver.read_only = driver.isolation_level is None, True
+def _refuse_to_end(name: str) -> Any:
+    def refuse(_session: Session, *_: Any, **__: Any) -> NoReturn:
+        raise SessionEndedByRoute(
+            f"session.{name}() is not for routes: the session dependency commits when the route returns, before the"
+            " response is sent, and rolls back when the route raises. Use session.flush() to send changes early,"
+            " and session.begin_nested() for a savepoint."
+        )
+
+    return refuse
+
+
+class RequestSession(Session):
+    """SQLAlchemy's Session, whose transaction only the dependency below ends.
+
+    A commit in the middle of a request would store half of it: what follows may fail, a lost race is repeated, and an
+    Idempotency-Key would be stored without its response.
+    """
+
+    read_only = False
+
+    def get(self, entity: Any, ident: Any, **options: Any) -> Any:
+        """SQLAlchemy's, which builds and compares its statement at each call; here a read builds it once per entity."""
+        if not self.read_only or options or not isinstance(ident, int | str | UUID):
+            return super().get(entity, ident, **options)
+        mapper, statement = _select_by_id(entity)
+        if statement is None or mapper.identity_key_from_primary_key((ident,)) in self.identity_map:
+            return super().get(entity, ident)
+        return self.scalars(statement, {"ident": ident}).unique().one_or_none()
+
+    commit = _refuse_to_end("commit")
+    rollback = _refuse_to_end("rollback")
+    close = _refuse_to_end("close")
+    reset = _refuse_to_end("reset")
+    invalidate = _refuse_to_end("invalidate")
+
+
+# Reads run without a transaction: one round trip, and a pooler has its connection back at once. These two listeners do
+# what engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True) does, which needs an event of
+# the engine: with any of those, SQLAlchemy looks for listeners at every step of every statement (docs/adr/0020).
+@event.listens_for(RequestSession, "after_begin")
+def _begin_read_only(session: RequestSession, _transaction: SessionTransaction, connection: SqlConnection) -> None:
+    if session.read_only:
+        driver: Any = connection.connection.dbapi_connection
+        # A route that asks for an isolation level, on session.connection(), wants one transaction and has it.
+        driver.autocommit, driver.read_only = driver.isolation_level is None, True
 
 
 @event.listens_for(engine, "checkin")
-def _write_again(driver: Any, _record: object) -> None:
-    if driver is not None:  # it was closed
+def _reset_read_only(driver: Any, _record: object) -> None:
+    if driver is not None:  # the connection was closed
         driver.autocommit = driver.read_only = False
 
 
-@event.listens_for(_read_sessions, "do_orm_execute")
-def _only_select(state: ORMExecuteState) -> None:
-    if not state.is_select:
-        raise ReadOnlySession("a ReadSessionDep executes only select(); use SessionDep to write")
+@event.listens_for(RequestSession, "do_orm_execute")
+def _refuse_statement(state: ORMExecuteState) -> None:
+    session: Any = state.session
+    if session.read_only and not state.is_select:
+        raise ReadOnlySession("a ReadSessionDep executes no statement but select(): use SessionDep")
 
 
-@event.listens_for(_read_sessions, "before_flush")
-def _no_flush(*_: object) -> None:
-    raise ReadOnlySession("a ReadSessionDep does not store objects; use SessionDep to write")
+@event.listens_for(RequestSession, "before_flush")
+def _refuse_flush(session: RequestSession, *_: object) -> None:
+    if session.read_only and (session.new or session.deleted or any(map(session.is_modified, session.dirty))):
+        raise ReadOnlySession("a ReadSessionDep stores no objects that were added, changed or deleted: use SessionDep")
 
 
-async def _session(request: Request) -> Session:
-    # begin() commits on the way out and rolls back on any exception, cancellation included.
-    return _enter(request, _write_sessions.begin())
+async def get_session(request: Request) -> AsyncIterator[Session]:
+    """A session in a transaction: committed when the route returns, rolled back on any exception, cancellation too."""
+    session, is_new = _session_of(request)
+    try:
+        if session.read_only:
+            Session.commit(session)  # returns the connection of the reads so far; no round trip
+            session.read_only = False
+        if session.in_transaction():  # another dependency has begun it, and commits
+            yield session
+        else:
+            with session.begin():
+                yield session
+    finally:
+        if is_new:
+            _close(request, session)
 
 
-async def _read_session(request: Request) -> ReadSession:
-    return _enter(request, _read_sessions())
+async def get_read_session(request: Request) -> AsyncIterator[Session]:
+    """A session that only reads, unless another dependency of the same request asks for SessionDep."""
+    session, is_new = _session_of(request)
+    if is_new:
+        session.read_only = True
+    try:
+        yield session
+        session.flush()  # raises ReadOnlySession where a session that only reads has changed objects
+    finally:
+        if is_new:
+            _close(request, session)
 
 
-def _enter(request: Request, session: AbstractContextManager[Opened]) -> Opened:
-    stack: AsyncExitStack = request.scope["fastapi_function_astack"]
-    return stack.enter_context(session)
+@cache
+def _select_by_id(entity: Any) -> tuple[Mapper[Any], Select[Any] | None]:
+    mapper = inspect(entity)
+    if len(mapper.primary_key) > 1:
+        return mapper, None
+    return mapper, select(entity).where(mapper.primary_key[0] == bindparam("ident"))
 
 
-# With the scope, FastAPI refuses a dependency that would use the session after the answer (test_sessions.py).
-SessionDep = Annotated[Session, Depends(_session, scope="function")]
-ReadSessionDep = Annotated[ReadSession, Depends(_read_session, scope="function")]
+def _session_of(request: Request) -> tuple[RequestSession, bool]:
+    """The request's session, and whether it was made just now: the dependency that makes it closes it."""
+    session: RequestSession | None = request.scope.get("database.session")
+    if session is not None:
+        return session, False
+    # Responses are made from objects after the flush; expired, each would be read again, in a second transaction.
+    session = request.scope["database.session"] = RequestSession(engine, expire_on_commit=False)
+    return session, True
+
+
+def _close(request: Request, session: RequestSession) -> None:
+    del request.scope["database.session"]  # which would keep both alive until the next garbage collection
+    Session.close(session)
+
+
+# With this scope, FastAPI refuses a dependency that would use the session after the response (test_sessions.py).
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+ReadSessionDep = Annotated[Session, Depends(get_read_session, scope="function")]

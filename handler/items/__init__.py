@@ -1,1 +1,1 @@
-"""The resource. Replace this package with your own; the rest of `handler/` stays."""
+"""Items: a name, and a description that may be absent."""

@@ -1,15 +1,14 @@
-"""What travels: the bodies that clients send and get, with the limits that OpenAPI states."""
+"""The bodies that clients send and receive, with the limits that OpenAPI states."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from handler.api.fields import OR_ABSENT, SEARCHABLE, TEXT, TEXT_NOT_BLANK, Int64, not_blank, searchable, storable
+from handler.api.pagination import Page, PageQuery
 from handler.items.models import DESCRIPTION_LENGTH, NAME_LENGTH
-from handler.text import OR_ABSENT, TEXT, TEXT_NOT_BLANK, not_blank, storable
-
-MAX_ID = 2**63 - 1
 
 
 def _not_null(value: Any) -> Any:
@@ -30,12 +29,17 @@ Description = Annotated[
     Field(max_length=DESCRIPTION_LENGTH, json_schema_extra=TEXT, examples=["A desk lamp"]),
     AfterValidator(storable),
 ]
-ItemId = Annotated[int, Field(ge=1, le=MAX_ID, examples=[1])]
+Search = Annotated[
+    str,
+    Field(max_length=100, json_schema_extra=SEARCHABLE, examples=["lamp"]),
+    AfterValidator(storable),
+    AfterValidator(searchable),
+]
 Timestamp = Annotated[datetime, Field(examples=["2026-01-31T12:00:00.123456Z"])]
 
 
-class ItemIn(BaseModel):
-    """The whole of what a client may set: for POST and PUT."""
+class ItemCreate(BaseModel):
+    """What a client may set, whole: for POST and PUT."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +47,7 @@ class ItemIn(BaseModel):
     description: Description | None = None
 
 
-class ItemPatch(BaseModel):
+class ItemUpdate(BaseModel):
     """Only the fields to change; `description: null` removes it (RFC 7396)."""
 
     model_config = ConfigDict(extra="forbid")
@@ -52,8 +56,10 @@ class ItemPatch(BaseModel):
     description: Description | None = None
 
 
-class ItemOut(BaseModel):
-    id: Annotated[int, Field(examples=[1])]
+class ItemRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: Annotated[Int64, Field(examples=[1])]
     name: Annotated[str, Field(examples=["Lamp"])]
     description: Annotated[str | None, Field(examples=["A desk lamp"])]
     version: Annotated[int, Field(examples=[1])]
@@ -61,6 +67,17 @@ class ItemOut(BaseModel):
     updated_at: Timestamp
 
 
-class ItemPage(BaseModel):
-    items: list[ItemOut]
-    next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last")]
+class ItemListQuery(PageQuery):
+    order: Annotated[Literal["newest", "name"], Field(description="`newest` first, or by `name`")] = "newest"
+    q: Annotated[
+        Search | None,
+        OR_ABSENT,
+        Field(
+            description="Only items whose name or description contains this text, in upper or lower case; it has three"
+            " letters or digits in a row"
+        ),
+    ] = None
+
+
+class ItemPage(Page[ItemRead]):
+    """A page of items."""

@@ -9,14 +9,15 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, NullPool, text
 from sqlalchemy.exc import DBAPIError
 
-from handler import idempotency  # noqa: F401 - fills Base.metadata, like the next
+from handler import resources
 from handler.database.base import Base
 from handler.database.connection import make_engine, sqlstate
 from handler.database.deadline import remaining
-from handler.items import models  # noqa: F401 - add your resource's models here
 from handler.migrations import access, history
 from handler.migrations.locks import limit, retry_while_locked
 from handler.settings import read_database_settings
+
+resources.import_models()
 
 # Any number, the same for every process that migrates this database.
 ADVISORY_LOCK = 2026_11_22

@@ -27,6 +27,7 @@ def app() -> Iterator[FastAPI]:
 def authorize(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
     """Makes the handler one of another AUTH_MODE, and returns its application."""
     from handler import main
+    from handler.adapter.adapter import Adapter
     from handler.app import create_app
     from handler.settings import settings
 
@@ -34,7 +35,7 @@ def authorize(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
         for name, value in {"auth_mode": mode, **values}.items():
             monkeypatch.setitem(vars(settings()), name, value)
         app = create_app()
-        monkeypatch.setattr(main, "_adapter", main.adapt(app))
+        monkeypatch.setattr(main, "adapter", Adapter(app))
         return app
 
     return change

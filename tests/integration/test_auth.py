@@ -18,7 +18,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from sqlalchemy import event as database_event
 
-from handler.auth import PUBLIC, GuardedRoute, needs, with_guard
+from handler.api.auth import PUBLIC, GuardedRoute, needs, with_guard
 from handler.database.engine import engine
 from handler.main import app as shipped
 from local.proxy import Proxy

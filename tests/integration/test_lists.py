@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from handler.items.lists import NEAR
+from handler.api.pagination import CHECKSUM
 from handler.items.models import NAME_LENGTH
-from handler.paging import CHECKSUM
+from handler.items.queries import SCAN_ROWS as NEAR
 from tests.client import Response, call, create
 
 ORDERS = {"newest": lambda item: -item["id"], "name": lambda item: (item["name"], item["id"])}

@@ -24,13 +24,13 @@ from pg8000 import dbapi
 from sqlalchemy import Engine, create_engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
+from handler.api.pagination import Page, next_cursor
 from handler.database.connection import connect, make_engine
 from handler.database.deadline import within
 from handler.database.engine import engine
 from handler.database.pipeline import Connection
 from handler.items.models import Item
 from handler.migrate import upgrade
-from handler.paging import Page, next_cursor
 from handler.settings import read_database_settings
 from local.pgbouncer import binary, pgbouncer, reserved_port
 from local.postgres import over_tcp

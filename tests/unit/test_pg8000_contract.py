@@ -235,7 +235,18 @@ def test_a_cursor_reads_what_pipeline_writes() -> None:
             pipeline.Connection,
             dbapi.Connection,
             {"closed", "isolation_level", "is_alive", "run", "abandon", "_begin", "_talk", "_extended", "_converse"}
-            | {"_exchange", "_listen", "_learn", "_run_unknowing", "_renew", "_cancel", "_touch", "_query", "_text"}
+            | {
+                "_exchange",
+                "_listen",
+                "_learn",
+                "_run_first",
+                "_run_unknowing",
+                "_renew",
+                "_cancel",
+                "_touch",
+                "_query",
+                "_text",
+            }
             | {"_last_request", "_usock", "_sock"},
         ),
         (pipeline.Cursor, dbapi.Cursor, set()),

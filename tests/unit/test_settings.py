@@ -214,7 +214,7 @@ def test_the_password_is_in_no_representation() -> None:
 
 def test_an_empty_variable_is_an_unset_one() -> None:
     empty = dict.fromkeys(variables() - SERVICE.keys(), "")
-    assert len(empty) == 17
+    assert len(empty) == 18
     assert read_settings(SERVICE | empty) == read_settings(SERVICE)
     assert read_database_settings(SERVICE | {"AWS_REGION": "", "AWS_DEFAULT_REGION": "eu-west-1"}).region == "eu-west-1"
 

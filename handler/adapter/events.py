@@ -13,6 +13,7 @@ ELB user guide, "Lambda functions as targets"):
 """
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from itertools import islice
@@ -30,6 +31,7 @@ ALB_LIMIT = 1024 * 1024
 # Also what is none of these and declares JSON or XML in its suffix (RFC 6839).
 TEXT_TYPES = ("text/", "application/json", "application/javascript", "application/xml")
 TEXT_SUFFIXES = ("+json", "+xml")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -42,6 +44,16 @@ class Answer(NamedTuple):
     body: bytes
 
 
+# Where an event has what an authorizer found out, and of which type: API Gateway developer guide, "Create AWS Lambda
+# proxy integrations for HTTP APIs", "Pass JWT claims to your integration" and "Control access to HTTP APIs with IAM
+# authorization"; Lambda developer guide, "Invoking Lambda function URLs".
+Authorizer = dict[str, tuple[tuple[str, ...], type]]
+_JWT_1 = (("requestContext", "authorizer", "claims"), dict)
+_JWT_2 = (("requestContext", "authorizer", "jwt", "claims"), dict)
+_IAM_1 = (("requestContext", "identity", "userArn"), str)
+_IAM_2 = (("requestContext", "authorizer", "iam", "userArn"), str)
+
+
 class Kind(NamedTuple):
     """A sender of requests: how its events are read, what it takes as an answer, and how many bytes of it."""
 
@@ -50,6 +62,7 @@ class Kind(NamedTuple):
     query: Callable[[Event], str]
     source: Callable[[Event, Mapping[str, str]], str | None]
     write: Callable[[Answer], dict[str, Any]]
+    authorizer: Authorizer
     limit: int = LAMBDA_LIMIT
 
 
@@ -65,6 +78,14 @@ def kind_of(event: Any) -> Kind | None:
     return FUNCTION_URL if ".lambda-url." in _domain(event) else HTTP_API_2
 
 
+def is_warmup(event: Any) -> bool:
+    """Whether an event only keeps the environment warm: a rule's schedule, or a schedule's payload `{"warmup": true}`.
+
+    EventBridge user guide, "Creating a scheduled rule"; EventBridge Scheduler's events are written by its users.
+    """
+    return isinstance(event, dict) and (event.get("source") == "aws.events" or event.get("warmup") is True)
+
+
 def read_scope(kind: Kind, event: Event) -> dict[str, Any]:
     """The ASGI scope of a request. Raises ValueError, TypeError, KeyError or AttributeError on what is none."""
     headers = _headers(event)
@@ -72,6 +93,8 @@ def read_scope(kind: Kind, event: Event) -> dict[str, Any]:
     if not isinstance(method, str):
         raise TypeError("the method is no string")
     root_path, path = kind.location(event)
+    if CONTROL_CHARACTERS.search(path):
+        raise ValueError("a control character in the path")  # Starlette's patterns let a path end with a newline
     query = kind.query(event)
     source = kind.source(event, headers)
     return {
@@ -89,6 +112,21 @@ def read_scope(kind: Kind, event: Event) -> dict[str, Any]:
         "server": None,  # the Host header says it
         "client": (source, 0) if source else None,
     }
+
+
+def read_authorizer(kind: Kind, event: Event) -> dict[str, Any]:
+    """What an authorizer found out: the token's claims as `jwt`, the ARN of the principal that signed as `iam`.
+
+    Null, absent, empty or of another type where no authorizer was asked.
+    """
+    found: dict[str, Any] = {}
+    for mode, (path, type_) in kind.authorizer.items():
+        value: Any = event
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, type_):
+            found[mode] = value
+    return found
 
 
 def read_body(event: Event) -> bytes:
@@ -144,12 +182,17 @@ def _http_api_1_location(event: Event) -> tuple[str, str]:
 
 
 def _rest_api_location(event: Event) -> tuple[str, str]:
-    path = unquote(event.get("path") or "/")
+    path = _decode(event.get("path") or "/")
     return (_stage(event), path) if _on_default_domain(event) else _under_base_path(path)
 
 
 def _encoded_location(event: Event) -> tuple[str, str]:
-    return _under_base_path(unquote(event.get("rawPath") or event.get("path") or "/"))
+    return _under_base_path(_decode(event.get("rawPath") or event.get("path") or "/"))
+
+
+def _decode(path: str) -> str:
+    """An encoded slash stays one: to IAM policies too, `/items%2F1` is another path than `/items/1` (RFC 3986, 2.2)."""
+    return "%2F".join(map(unquote, re.split("%2F", path, flags=re.IGNORECASE)))
 
 
 def _under_base_path(path: str) -> tuple[str, str]:
@@ -254,9 +297,10 @@ def _description(status: int) -> str:
     return f"{status} {PHRASES.get(status, '')}".rstrip()
 
 
-HTTP_API_2 = Kind(_method_2, _http_api_2_location, _raw_query, _source_2, _write_2)
-FUNCTION_URL = Kind(_method_2, _encoded_location, _raw_query, _source_2, _write_2)
-HTTP_API_1 = Kind(_method_1, _http_api_1_location, _decoded_query, _source_1, _write_1)
-REST_API = Kind(_method_1, _rest_api_location, _decoded_query, _source_1, _write_1)
-ALB = Kind(_method_1, _encoded_location, _encoded_query, _source_alb, _write_alb, ALB_LIMIT)
+_1: Authorizer = {"jwt": _JWT_1, "iam": _IAM_1}
+HTTP_API_2 = Kind(_method_2, _http_api_2_location, _raw_query, _source_2, _write_2, {"jwt": _JWT_2, "iam": _IAM_2})
+FUNCTION_URL = Kind(_method_2, _encoded_location, _raw_query, _source_2, _write_2, {"iam": _IAM_2})
+HTTP_API_1 = Kind(_method_1, _http_api_1_location, _decoded_query, _source_1, _write_1, _1)
+REST_API = Kind(_method_1, _rest_api_location, _decoded_query, _source_1, _write_1, _1)
+ALB = Kind(_method_1, _encoded_location, _encoded_query, _source_alb, _write_alb, {}, ALB_LIMIT)
 ALB_MULTI_VALUE = ALB._replace(write=_write_alb_multi_value)

@@ -1,0 +1,1 @@
+"""Lambda events in, Lambda responses out: what holds for every request, whichever event source sent it."""

@@ -1,0 +1,1 @@
+"""HTTP conventions that every resource shares. A resource declares them; nothing here names a resource."""

@@ -1,0 +1,166 @@
+"""Conditional requests: a version as a strong ETag, and the preconditions that clients send (RFC 9110, 8.8 and 13).
+
+An entity that takes part has a column `version`. If-Match is evaluated before If-None-Match (13.2.2). A POST that
+creates ignores both: what it creates has no earlier version.
+"""
+
+import re
+from functools import cache
+from typing import Any
+
+from fastapi import HTTPException, Request, status
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    false,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session
+
+from handler.errors import describe_responses
+from handler.settings import settings
+
+# Tags of this service are versions. Another tag, or text that is no list of entity tags, matches no version.
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+ALL = "*"
+SAFE_METHODS = ("GET", "HEAD")
+MODIFIED = "It was modified by another request"
+
+
+def etag(version: int) -> str:
+    """The entity tag of a version, as it stands in a header."""
+    return f'"{version}"'
+
+
+def check_preconditions(request: Request, version: int) -> None:
+    """Compare the request's preconditions with the version of the entity that it asks for.
+
+    Raises HTTPException 412 where they do not hold, 304 where a GET or HEAD names this version in If-None-Match, and
+    428 where REQUIRE_IF_MATCH asks for an If-Match and a change has none.
+
+    Between this check and a change, another request may change the entity: read it with `with_for_update=True`, or give
+    its model a `version_id_col`, or use `update_if_match`.
+    """
+    if_match, if_none_match = _preconditions(request)
+    if if_match is not None and not _matches(if_match, version, weak=False):
+        raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, MODIFIED)
+    if if_none_match is not None and _matches(if_none_match, version, weak=True):
+        if request.method in SAFE_METHODS:
+            raise HTTPException(status.HTTP_304_NOT_MODIFIED, headers={"ETag": etag(version)})
+        raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, MODIFIED)
+
+
+def update_if_match(session: Session, entity: Any, ident: Any, values: dict[str, Any], request: Request) -> Row[Any]:
+    """Set `values` of an entity and increment its version, in the statement that evaluates the preconditions.
+
+    Of several changes at once, one wins. Without `values` nothing changes, and the version stays. Returns the row as it
+    is now, with all columns of the entity's table. Raises HTTPException 404, 412 or 428.
+    """
+    statement = _update(entity) if values else _select(entity)
+    return _one(session, request, entity, statement, {**values, "ident": ident})
+
+
+def delete_if_match(session: Session, entity: Any, ident: Any, request: Request) -> None:
+    """Delete an entity, in the statement that evaluates the preconditions. Raises HTTPException 404, 412 or 428."""
+    _one(session, request, entity, _delete(entity), {"ident": ident})
+
+
+def _one(session: Session, request: Request, entity: Any, statement: Any, parameters: dict[str, Any]) -> Row[Any]:
+    conditions = _where(request, entity.__table__.c.version)
+    row: Row[Any] | None = session.execute(
+        statement.where(*conditions) if conditions else statement, parameters
+    ).one_or_none()
+    if row is None:
+        if conditions and session.execute(_select(entity), {"ident": parameters["ident"]}).one_or_none():
+            raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, MODIFIED)
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"{entity.__name__} not found")
+    return row
+
+
+def _where(request: Request, version: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    if_match, if_none_match = _preconditions(request)
+    conditions: list[ColumnElement[bool]] = []
+    if if_match is not None and if_match.strip() != ALL:
+        conditions.append(version.in_(_versions(if_match, weak=False)))
+    if if_none_match is not None:
+        is_all = if_none_match.strip() == ALL
+        conditions.append(false() if is_all else version.not_in(_versions(if_none_match, weak=True)))
+    return conditions
+
+
+def _preconditions(request: Request) -> tuple[str | None, str | None]:
+    if_match, if_none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
+    if if_match is None and settings().require_if_match and request.method not in SAFE_METHODS:
+        raise HTTPException(
+            status.HTTP_428_PRECONDITION_REQUIRED, "If-Match must name the version that is to be changed"
+        )
+    return if_match, if_none_match
+
+
+def _matches(header: str, version: int, *, weak: bool) -> bool:
+    return header.strip() == ALL or version in _versions(header, weak=weak)
+
+
+def _versions(header: str, *, weak: bool) -> list[int]:
+    """The versions in a list of entity tags. Only the weak comparison counts weak tags (RFC 9110, 8.8.3.2)."""
+    tags = _TAG.findall(header) if _LIST.fullmatch(header) else []
+    return [int(tag) for is_weak, tag in tags if (weak or not is_weak) and _VERSION.fullmatch(tag)]
+
+
+# Built once for each entity: to build and compare a statement takes SQLAlchemy as long as to execute it.
+@cache
+def _update(entity: Any) -> Update:
+    """SQLAlchemy sets the columns that the parameters name, and those with `onupdate`."""
+    table = _table(entity)
+    return update(table).where(_is_ident(table)).values(version=table.c.version + 1).returning(*table.c)
+
+
+@cache
+def _delete(entity: Any) -> Any:
+    table = _table(entity)
+    return delete(table).where(_is_ident(table)).returning(*table.c)
+
+
+@cache
+def _select(entity: Any) -> Select[Any]:
+    table = _table(entity)
+    return select(table).where(_is_ident(table))
+
+
+def _table(entity: Any) -> Table:
+    table: Table = inspect(entity).local_table
+    return table
+
+
+def _is_ident(table: Table) -> ColumnElement[bool]:
+    (column,) = table.primary_key
+    return column == bindparam("ident")
+
+
+def describe_preconditions(operation: dict[str, Any], method: str) -> None:
+    """Add to an operation of an OpenAPI document the headers that it reads, and 428 where If-Match is required."""
+    is_required = settings().require_if_match and method not in SAFE_METHODS
+    if_match = "Entity tags: the request is done only where one of them is the version's ETag; else 412"
+    if_none_match = (
+        "Entity tags: the request is done only where none of them is the version's ETag; else a read is 304, and a"
+        " change 412"
+    )
+    operation.setdefault("parameters", []).extend(
+        [_header("If-Match", if_match, etag(1), is_required), _header("If-None-Match", if_none_match, etag(2), False)]
+    )
+    if is_required:
+        describe_responses(operation, 428)
+
+
+def _header(name: str, description: str, example: str, required: bool) -> dict[str, Any]:
+    header = {"name": name, "in": "header", "required": required, "description": description}
+    return header | {"schema": {"type": "string", "examples": [example]}}

@@ -1,0 +1,38 @@
+"""What FastAPI cannot know of the contract, added to the OpenAPI document that it makes.
+
+FastAPI documentation, "Extending OpenAPI".
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from handler.api.auth import calls_of, describe_authorization
+from handler.api.conditional import describe_preconditions
+from handler.api.idempotency import KEY_HEADER, claim_key
+from handler.errors import describe_problems
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of `app`, as this deployment enforces it. Made once."""
+    if app.openapi_schema is None:
+        document = FastAPI.openapi(app)
+        describe_problems(document)
+        describe_authorization(document)
+        _describe_headers(app, document)
+    assert app.openapi_schema is not None
+    return app.openapi_schema
+
+
+def _describe_headers(app: FastAPI, document: dict[str, Any]) -> None:
+    """Describe the headers that are read from the request: a declared one takes FastAPI as long as a dependency."""
+    for context in iter_route_contexts(app.routes):
+        if not isinstance(context.original_route, APIRoute) or not context.include_in_schema:
+            continue
+        for method in context.methods or ():
+            operation = document["paths"][context.path_format][method.lower()]
+            if claim_key in calls_of(context.dependant):
+                operation.setdefault("parameters", []).append(KEY_HEADER)
+            if 412 in context.responses:
+                describe_preconditions(operation, method)

@@ -1,0 +1,94 @@
+"""The class of this service's routes: `APIRouter(route_class=ApiRoute)`.
+
+It adds to FastAPI's what no dependency can: checks before the body is read, and the response in the hands of an
+Idempotency-Key before the session commits. FastAPI documentation, "Custom Request and APIRoute class".
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
+
+from handler.api.auth import authorize, required_scopes
+from handler.api.idempotency import StoredResponse, store_response
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"  # RFC 7396
+
+
+class _SingleValues(QueryParams):
+    """Query parameters of which each that a route takes one value of must have one."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        values = self.getlist(key)
+        if len(values) > 1:
+            repeated = {"type": "repeated", "loc": ("query", key), "msg": "Must be given once", "input": None}
+            raise RequestValidationError([repeated])
+        return values[0] if values else default
+
+
+class _Request(Request):
+    @property
+    def query_params(self) -> QueryParams:
+        return _SingleValues(self.scope["query_string"])
+
+
+class ApiRoute(APIRoute):
+    """A route of this service."""
+
+    repeatable = False
+    stores_responses = True
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle, scopes, media_types = super().get_route_handler(), required_scopes(self), self._media_types()
+
+        async def handle_request(request: Request) -> Response:
+            if self.body_field is not None:
+                if scopes is not None:
+                    authorize(request, scopes)
+                if media_types:
+                    _check_media_type(request, media_types)
+            if b"&" in request.scope["query_string"]:
+                request = _Request(request.scope, request.receive)
+            try:
+                response = await handle(request)
+            except StoredResponse as stored:
+                return stored.response
+            store_response(request, response)
+            return response
+
+        return handle_request
+
+    def _media_types(self) -> tuple[str, ...]:
+        """Those of the request's body; none where the route takes no JSON, and FastAPI reads what it declares."""
+        if getattr(getattr(self.body_field, "field_info", None), "media_type", None) != JSON:
+            return ()
+        return (MERGE_PATCH, JSON) if "PATCH" in (self.methods or ()) else (JSON,)
+
+
+class RepeatableRoute(ApiRoute):
+    """A route that does nothing but what its session undoes: `APIRouter(route_class=RepeatableRoute)`.
+
+    A request that loses a race (SQLSTATE 40001, serialization failure, or 40P01, deadlock) is then run again by the
+    adapter, which holds the whole request and has sent no response. A route that sends a message or calls another
+    service would do so several times: it is an ApiRoute.
+    """
+
+    repeatable = True
+
+
+def _check_media_type(request: Request, allowed: tuple[str, ...]) -> None:
+    """Raises HTTPException 415 for a body of another type, with the header that names those that are taken.
+
+    RFC 9110, 15.5.16; RFC 5789, 2.2 and 3.1 "Accept-Patch".
+    """
+    headers = request.headers
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPException(415, "The body is encoded: send it as it is", {"Accept-Encoding": "identity"})
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in allowed and request.scope.get("body_size", 1):
+        name = "Accept-Patch" if MERGE_PATCH in allowed else "Accept"
+        raise HTTPException(415, f"The body must be {' or '.join(allowed)}", {name: ", ".join(allowed)})
