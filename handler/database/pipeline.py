@@ -56,6 +56,13 @@ _STATEMENT = rb"12(?:TD*|n)(?:C|I|Gc?C|Hd?cC)"
 _ERROR = rb"|[^EZ]*EZ"
 REPLIES_TO_QUERY = re.compile(rb"(?:(?:TD?)?C|I|Hd?cC)+Z" + _ERROR)
 
+# What is in a statement and is none: comments, and what is quoted (manual, 4.1 "Lexical Structure").
+NO_STATEMENT = re.compile(r"--[^\n]*|/\*.*?\*/|'[^']*'|\"[^\"]*\"|\$(\w*)\$.*?\$\1\$", re.DOTALL)
+ENDS_TRANSACTION = re.compile(
+    r"(?:\A|;)\s*(commit|end|abort|prepare\s+transaction|rollback(?!(?:\s+(?:work|transaction))?\s+to\b))\b",
+    re.IGNORECASE,
+)
+
 DEMOTED = "25006"  # read only: this server was the primary until a failover
 
 # PEP 249's classes by SQLSTATE class: PostgreSQL manual, appendix A "PostgreSQL Error Codes".
@@ -162,7 +169,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
     `renewal` makes the connection that takes its place when it is lost, by default one like it.
     Raises dbapi.OperationalError when there is no connection to be had. `isolation_level`, `read_only` and
     `deferrable` are written into the next BEGIN, and cost nothing. Parameters are written `%s`, or `$1` once
-    `numbered` is set.
+    `numbered` is set. `before_end`, where it is set, is called before a COMMIT, whether `commit` or a statement is
+    about to send it, and before a statement that rolls back; it may raise.
     """
 
     _usock: Any = None
@@ -196,6 +204,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self.isolation_level: str | None = None
         self.read_only = self.deferrable = False
         self.numbered = False
+        self.before_end: Callable[[str], None] | None = None
         self._settings = tuple(settings.items())
         self._overrides: str | None = None if settings else ""  # statements behind BEGIN; None: not known yet
         with within(timeout), ExitStack() as on_failure:
@@ -339,6 +348,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         What begins a transaction runs again on a new connection when the old one was lost, since nothing was committed.
         Raises dbapi.Error.
         """
+        if self.before_end is not None and (word := _ends_transaction(statement)):
+            self.before_end(word)
         if self._in_transaction:
             return self._converse(self._talk(statement, values, oids, stream))
         if self.autocommit and not self.read_only:
@@ -384,6 +395,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         """One round trip where a transaction is open, none where not. Raises unless everything is stored."""
         if not self._in_transaction and not self.closed:
             return
+        if self.before_end is not None:
+            self.before_end("COMMIT")
         try:
             self._converse(self._query("commit"))
         except dbapi.OperationalError as error:
@@ -594,6 +607,13 @@ def _abandon_all() -> None:
 
 # A forked process has copies of its parent's sockets. It closes them, and the server hears nothing of it.
 os.register_at_fork(after_in_child=_abandon_all)
+
+
+@lru_cache(maxsize=512)
+def _ends_transaction(statement: str) -> str | None:
+    """The first word of the statement in `statement` that ends a transaction; None where there is none."""
+    found = ENDS_TRANSACTION.search(NO_STATEMENT.sub(" ", statement))
+    return found[1].upper() if found else None
 
 
 def _may_be_several(statement: str) -> bool:

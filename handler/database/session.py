@@ -16,7 +16,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import Select, bindparam, event, inspect, select
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
 from handler.database.engine import engine
 
@@ -26,16 +26,19 @@ class ReadOnlySession(Exception):
 
 
 class SessionEndedByRoute(Exception):
-    """A route called a method that ends the session's transaction."""
+    """A route ends the session's transaction by `what`."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is not for routes: the session dependency commits when the route returns, before the response is"
+            " sent, and rolls back when the route raises. Use session.flush() to send changes early, and"
+            " session.begin_nested() for a savepoint."
+        )
 
 
 def _refuse_to_end(name: str) -> Any:
     def refuse(_session: Session, *_: Any, **__: Any) -> NoReturn:
-        raise SessionEndedByRoute(
-            f"session.{name}() is not for routes: the session dependency commits when the route returns, before the"
-            " response is sent, and rolls back when the route raises. Use session.flush() to send changes early,"
-            " and session.begin_nested() for a savepoint."
-        )
+        raise SessionEndedByRoute(f"session.{name}()")
 
     return refuse
 
@@ -48,6 +51,40 @@ class RequestSession(Session):
     """
 
     read_only = False
+    _is_ending = False
+    _transaction_of_request: SessionTransaction | None = None
+
+    def begin_writing(self) -> None:
+        """Begin the transaction of the request, after what was read without one; no round trip."""
+        if self.read_only:
+            self._commit()
+            self.read_only = False
+        self._transaction_of_request = super().begin()
+
+    def end(self) -> None:
+        """Commit. Raises ReadOnlySession or SessionEndedByRoute where what was changed would be lost."""
+        if self.read_only:
+            self.flush()  # sends nothing: raises where objects were changed
+        elif self.get_transaction() is not self._transaction_of_request:
+            raise SessionEndedByRoute("Ending the session's transaction")
+        else:
+            self._commit()
+
+    def check_end(self, what: str) -> None:
+        """Called by the connection, before `what` ends its transaction. Raises SessionEndedByRoute."""
+        if not self._is_ending:
+            raise SessionEndedByRoute(what)
+
+    def _commit(self) -> None:
+        self._is_ending = True
+        super().commit()
+        self._is_ending = False
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """SQLAlchemy's, for a savepoint."""
+        if not nested:
+            raise SessionEndedByRoute("session.begin()")
+        return super().begin(nested=True)
 
     def get(self, entity: Any, ident: Any, **options: Any) -> Any:
         """SQLAlchemy's, which builds and compares its statement at each call; here a read builds it once per entity."""
@@ -69,26 +106,25 @@ class RequestSession(Session):
 # what engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True) does, which needs an event of
 # the engine: with any of those, SQLAlchemy looks for listeners at every step of every statement (docs/adr/0020).
 @event.listens_for(RequestSession, "after_begin")
-def _begin_read_only(session: RequestSession, _transaction: SessionTransaction, connection: SqlConnection) -> None:
+def _take_connection(session: RequestSession, _transaction: SessionTransaction, connection: SqlConnection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    driver.before_end = session.check_end
     if session.read_only:
-        driver: Any = connection.connection.dbapi_connection
         # A route that asks for an isolation level, on session.connection(), wants one transaction and has it.
         driver.autocommit, driver.read_only = driver.isolation_level is None, True
+    elif driver.autocommit:
+        raise SessionEndedByRoute("The isolation level AUTOCOMMIT")
 
 
 @event.listens_for(engine, "checkin")
-def _reset_read_only(driver: Any, _record: object) -> None:
+def _reset_connection(driver: Any, _record: object) -> None:
     if driver is not None:  # the connection was closed
+        driver.rollback()  # SQLAlchemy leaves it out after a COMMIT that was not sent: no time was left, or a route's
         driver.autocommit = driver.read_only = False
+        driver.before_end = None
 
 
-@event.listens_for(RequestSession, "do_orm_execute")
-def _refuse_statement(state: ORMExecuteState) -> None:
-    session: Any = state.session
-    if session.read_only and not state.is_select:
-        raise ReadOnlySession("a ReadSessionDep executes no statement but select(): use SessionDep")
-
-
+# The server refuses a statement that writes (SQLSTATE 25006); objects that are not flushed would be lost silently.
 @event.listens_for(RequestSession, "before_flush")
 def _refuse_flush(session: RequestSession, *_: object) -> None:
     if session.read_only and (session.new or session.deleted or any(map(session.is_modified, session.dirty))):
@@ -98,31 +134,30 @@ def _refuse_flush(session: RequestSession, *_: object) -> None:
 async def get_session(request: Request) -> AsyncIterator[Session]:
     """A session in a transaction: committed when the route returns, rolled back on any exception, cancellation too."""
     session, is_new = _session_of(request)
+    if is_new or session.read_only:
+        session.begin_writing()
+    if not is_new:
+        yield session
+        return
     try:
-        if session.read_only:
-            Session.commit(session)  # returns the connection of the reads so far; no round trip
-            session.read_only = False
-        if session.in_transaction():  # another dependency has begun it, and commits
-            yield session
-        else:
-            with session.begin():
-                yield session
+        yield session
+        session.end()
     finally:
-        if is_new:
-            _close(request, session)
+        _close(request, session)
 
 
 async def get_read_session(request: Request) -> AsyncIterator[Session]:
     """A session that only reads, unless another dependency of the same request asks for SessionDep."""
     session, is_new = _session_of(request)
-    if is_new:
-        session.read_only = True
+    if not is_new:
+        yield session
+        return
+    session.read_only = True
     try:
         yield session
-        session.flush()  # raises ReadOnlySession where a session that only reads has changed objects
+        session.end()
     finally:
-        if is_new:
-            _close(request, session)
+        _close(request, session)
 
 
 @cache
@@ -134,12 +169,14 @@ def _select_by_id(entity: Any) -> tuple[Mapper[Any], Select[Any] | None]:
 
 
 def _session_of(request: Request) -> tuple[RequestSession, bool]:
-    """The request's session, and whether it was made just now: the dependency that makes it closes it."""
+    """The request's session, and whether it is new: the dependency that makes it ends it, after all others."""
     session: RequestSession | None = request.scope.get("database.session")
     if session is not None:
         return session, False
     # Responses are made from objects after the flush; expired, each would be read again, in a second transaction.
-    session = request.scope["database.session"] = RequestSession(engine, expire_on_commit=False)
+    # A closed session refuses to be used: by a background task it would hold a connection that no code gives back.
+    session = RequestSession(engine, expire_on_commit=False, close_resets_only=False)
+    request.scope["database.session"] = session
     return session, True
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from handler.database.engine import engine
 from handler.database.session import SessionDep
@@ -81,6 +82,24 @@ def test_no_time_for_the_commit_is_503_and_nothing_is_stored(app: FastAPI, datab
     assert_unavailable(call("POST", "/test/late", context=Context(timeout=0.7)))
     assert database.run("SELECT * FROM items") == []
     assert create("after")["name"] == "after"
+    assert database.run("SELECT name FROM items") == [["after"]], (
+        "the next request has committed what this one had sent"
+    )
+
+
+def test_no_time_for_the_commit_of_a_session_of_one_s_own_leaves_no_transaction_behind(
+    app: FastAPI, database: Any
+) -> None:
+    @app.post("/test/late")
+    async def _route() -> None:
+        with Session(engine) as session:
+            session.execute(text("INSERT INTO items (name) VALUES ('late')"))
+            time.sleep(0.3)  # noqa: ASYNC251 - as a route that computes
+            session.commit()
+
+    assert_unavailable(call("POST", "/test/late", context=Context(timeout=0.7)))
+    assert create("after")["name"] == "after"
+    assert database.run("SELECT name FROM items") == [["after"]]
 
 
 def test_a_pool_that_stays_empty_is_503_in_time() -> None:

@@ -3,23 +3,76 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.exceptions import DependencyScopeError
-from sqlalchemy import func, insert, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import ForeignKey, delete, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from handler.database.engine import engine
-from handler.database.session import ReadOnlySession, ReadSessionDep, SessionDep
+from handler.database.session import ReadSessionDep, SessionDep, get_read_session, get_session
 from handler.items.models import Item
+from local.proxy import Proxy
 from tests.client import call, create
+
+Write = Callable[[Any], object]
+
+
+class Base(DeclarativeBase):
+    """Of the tables of this file, which no migration knows."""
+
+
+class Shelf(Base):
+    __tablename__ = "session_shelves"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    books: Mapped[list["Book"]] = relationship(back_populates="shelf", cascade="all, delete-orphan")
+
+
+class Book(Base):
+    __tablename__ = "session_books"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    shelf_id: Mapped[int | None] = mapped_column(ForeignKey(Shelf.id))
+    shelf: Mapped[Shelf | None] = relationship(back_populates="books")
+
+
+class Document(Base):
+    __tablename__ = "session_documents"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    version: Mapped[int] = mapped_column()
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy's name and shape
+
+
+@pytest.fixture
+def tables(database: Any) -> Iterator[Any]:
+    """The tables of this file, with a shelf of one book, and a document."""
+    Base.metadata.create_all(engine)
+    database.run("INSERT INTO session_shelves VALUES (1), (2)")
+    database.run("INSERT INTO session_books VALUES (1, 1)")
+    database.run("INSERT INTO session_documents VALUES (1, 'before', 1)")
+    yield database
+    engine.dispose()
+    Base.metadata.drop_all(engine)
 
 
 def names(database: Any) -> list[str]:
     return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+
+
+def assert_stored(database: Any, *expected: str) -> None:
+    """Those items are stored, and neither more nor fewer by the request that comes next."""
+    assert names(database) == [*expected]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
+    create("after")
+    assert names(database) == [*expected, "after"]
 
 
 @pytest.mark.parametrize(
@@ -39,9 +92,7 @@ def test_any_exception_rolls_back(error: BaseException, status: int, app: FastAP
         raise error
 
     assert call("POST", "/test/raise").status == status
-    assert names(database) == []
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
-    assert create("after")["name"] == "after"
+    assert_stored(database)
 
 
 def test_a_commit_that_fails_is_no_2xx(app: FastAPI, database: Any) -> None:
@@ -59,7 +110,7 @@ def test_a_commit_that_fails_is_no_2xx(app: FastAPI, database: Any) -> None:
         assert response.status == 409
         assert response.json["constraint"] == "children_id_fkey"
         assert database.run("SELECT * FROM children") == []
-        assert create("after")["name"] == "after"
+        assert_stored(database)
     finally:
         database.run("DROP TABLE children, parents")
 
@@ -107,82 +158,433 @@ def test_what_follows_a_yield_after_the_answer_has_no_session(app: FastAPI, depe
         async def _route(_: Annotated[None, Depends(late)]) -> None: ...
 
 
-def test_an_override_that_no_route_would_see_is_refused(app: FastAPI) -> None:
-    with pytest.raises(TypeError):
-        app.dependency_overrides[SessionDep] = lambda: None
-
-
 def test_every_request_has_a_session_of_its_own(app: FastAPI) -> None:
     seen = []
 
     @app.get("/test/own")
-    async def _route(session: SessionDep, reads: ReadSessionDep) -> None:
-        seen.extend([session, reads])
+    async def _route(session: SessionDep) -> None:
+        seen.append(session)
 
-    call("GET", "/test/own")
-    call("GET", "/test/own")
+    @app.get("/test/own-reads")
+    async def _reads(session: ReadSessionDep) -> None:
+        seen.append(session)
+
+    for path in ("/test/own", "/test/own", "/test/own-reads", "/test/own-reads"):
+        assert call("GET", path).status == 200
     assert len({id(session) for session in seen}) == 4
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda session: session.execute(insert(Item).values(name="x")),
-        lambda session: session.execute(text("DELETE FROM items")),
-        lambda session: (session.add(Item(name="x")), session.flush()),
-        lambda session: (session.add(Item(name="x")), session.commit()),
-    ],
-    ids=["insert", "text", "flush", "commit"],
-)
-def test_a_read_session_refuses_to_write(write: Any, app: FastAPI, database: Any) -> None:
-    raised = []
+# A request has one session: its dependencies share it, and one connection.
 
-    @app.get("/test/write")
-    async def _route(session: ReadSessionDep) -> None:
-        with pytest.raises(ReadOnlySession) as error:
-            write(session)
-        raised.append(error)
-
-    assert call("GET", "/test/write").status == 200
-    assert raised
-    assert names(database) == []
+READ, WRITE = Depends(get_read_session, scope="function"), Depends(get_session, scope="function")
+READ_AGAIN = Depends(get_read_session, use_cache=False, scope="function")
+WRITE_AGAIN = Depends(get_session, use_cache=False, scope="function")
 
 
 @pytest.mark.parametrize(
-    "statement",
-    [
-        "SELECT write_item()",
-        "WITH written AS (INSERT INTO items (name) VALUES ('x') RETURNING id) SELECT id FROM written",
-        "INSERT INTO items (name) VALUES ('x') RETURNING id",
-    ],
+    ("of_dependency", "of_route"),
+    [(READ, WRITE), (WRITE, READ), (READ_AGAIN, WRITE_AGAIN), (WRITE_AGAIN, READ_AGAIN), (WRITE_AGAIN, WRITE_AGAIN)],
+    ids=["read, write", "write, read", "read, write, uncached", "write, read, uncached", "write, write, uncached"],
 )
-def test_the_server_refuses_what_a_read_session_does_not_see_through(
-    statement: str, app: FastAPI, database: Any
+def test_a_dependency_and_its_route_share_one_session_and_one_connection(
+    of_dependency: Any, of_route: Any, app: FastAPI, proxy: Proxy, database: Any
 ) -> None:
-    database.run(
+    create("before")
+
+    async def audit(session: Session = of_dependency) -> AsyncIterator[Session]:
+        session.scalars(select(Item)).one()
+        yield session
+        assert session.scalar(select(func.count()).select_from(Item)) == 2
+
+    @app.post("/test/share")
+    async def _route(
+        audited: Annotated[Session, Depends(audit, scope="function")], session: Session = of_route
+    ) -> list[bool]:
+        session.add(Item(name="new"))
+        return [session is audited, engine.pool.checkedout() <= 1]  # type: ignore[attr-defined] # QueuePool has it
+
+    with proxy.counting() as count:
+        response = call("POST", "/test/share")
+    assert (response.status, response.json) == (200, [True, True])
+    # The read before, the INSERT that the read after flushes, that read, COMMIT. What begins a transaction begins it.
+    assert (count.round_trips, count.connections) == (4, 0)
+    assert_stored(database, "before", "new")
+
+
+@pytest.mark.parametrize("session_dep", [SessionDep, ReadSessionDep], ids=["SessionDep", "ReadSessionDep"])
+@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+def test_a_dependency_that_changes_something_after_its_yield_is_in_the_transaction_of_the_route(
+    session_dep: Any, fails: bool, app: FastAPI, database: Any
+) -> None:
+    """It was entered before the route's SessionDep: the session ends with the dependency that was entered first."""
+
+    async def audit(session: session_dep) -> AsyncIterator[None]:
+        yield
+        session.add(Item(name="audited"))
+        if fails:
+            raise HTTPException(429)
+
+    @app.post("/test/audit", dependencies=[Depends(audit, scope="function")])
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="changed"))
+
+    assert call("POST", "/test/audit").status == (429 if fails else 200)
+    assert_stored(database, *([] if fails else ["changed", "audited"]))
+
+
+def test_what_a_read_dependency_has_changed_is_an_error_when_the_route_writes(
+    app: FastAPI, database: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def touch(session: ReadSessionDep) -> None:
+        session.add(Item(name="lost"))
+
+    @app.post("/test/touch", dependencies=[Depends(touch)])
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="new"))
+
+    assert call("POST", "/test/touch").status == 500
+    (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert message.startswith("POST /test/touch: a ReadSessionDep stores no objects")
+    assert message.endswith("use SessionDep")
+    assert_stored(database)
+
+
+# ReadSessionDep: nothing that a route changes is lost silently.
+
+
+def add_and_catch(session: Any) -> None:
+    session.add(Item(name="x"))
+    with suppress(Exception):
+        session.flush()
+
+
+def append_book(shelf: Shelf) -> None:
+    shelf.books.append(Book())
+
+
+def remove_books(shelf: Shelf) -> None:
+    shelf.books.clear()
+
+
+WRITES: dict[str, Write] = {
+    "add": lambda session: session.add(Item(name="x")),
+    "add and flush": lambda session: (session.add(Item(name="x")), session.flush()),
+    "add and catch": add_and_catch,
+    "add and read": lambda session: (session.add(Item(name="x")), session.scalars(select(Item)).all()),
+    "merge": lambda session: session.merge(Item(id=1, name="x")),
+    "change": lambda session: setattr(session.get(Item, 1), "name", "x"),
+    "change what was selected": lambda session: setattr(session.scalars(select(Item)).one(), "name", "x"),
+    "delete": lambda session: session.delete(session.get(Item, 1)),
+    "append to a relationship": lambda session: append_book(session.get(Shelf, 1)),
+    "remove from a relationship": lambda session: remove_books(session.get(Shelf, 1)),
+    "point elsewhere": lambda session: setattr(session.get(Book, 1), "shelf", session.get(Shelf, 2)),
+    "insert": lambda session: session.execute(insert(Item).values(name="x")),
+    "insert returning": lambda session: session.scalars(insert(Item).returning(Item), [{"name": "x"}]).all(),
+    "update": lambda session: session.execute(update(Item).values(name="x")),
+    "delete statement": lambda session: session.execute(delete(Item)),
+    "bulk": lambda session: session.bulk_save_objects([Item(name="x")]),
+    "text": lambda session: session.execute(text("DELETE FROM items")),
+    "several in a text": lambda session: session.execute(text("SELECT 1; DELETE FROM items")),
+    "a text that ends the transaction": lambda session: session.execute(text("COMMIT; DELETE FROM items")),
+    "driver": lambda session: session.connection().exec_driver_sql("DELETE FROM items"),
+    "cte": lambda session: session.scalars(select(insert(Item).values(name="x").returning(Item.id).cte())).all(),
+    "function": lambda session: session.scalar(select(func.write_item())),
+    "lock": lambda session: session.get(Item, 1, with_for_update=True),
+    "lock statement": lambda session: session.scalars(select(Item).with_for_update()).all(),
+    "sequence": lambda session: session.scalar(select(func.setval("items_id_seq", 1000))),
+    "in a snapshot": lambda session: (
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"}),
+        session.connection().exec_driver_sql("DELETE FROM items"),
+    ),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_with_a_read_session_is_a_500_that_says_what_to_use(
+    write: str, app: FastAPI, tables: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables.run(
         "CREATE OR REPLACE FUNCTION write_item() RETURNS bigint LANGUAGE sql"
         " AS 'INSERT INTO items (name) VALUES (''x'') RETURNING id'"
     )
+    create("before")
 
-    @app.get("/test/write")
-    async def _route(session: ReadSessionDep) -> None:
-        session.connection().exec_driver_sql(statement)
+    @app.get("/test/{kind}")
+    async def _route(kind: str, session: ReadSessionDep) -> None:
+        assert kind == "write"
+        WRITES[write](session)
 
-    assert call("GET", "/test/write").status == 500
-    assert names(database) == []
-    assert create("after")["name"] == "after"
-    database.run("DROP FUNCTION write_item")
+    response = call("GET", "/test/write")
+    assert (response.status, response.headers["content-type"]) == (500, "application/problem+json")
+    (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert message.startswith("GET /test/{kind}: ")
+    if write == "a text that ends the transaction":
+        assert "COMMIT is not for routes" in message
+    else:
+        assert "ReadSessionDep" in message
+        assert message.endswith("use SessionDep")
+    assert tables.run("SELECT shelf_id FROM session_books") == [[1]]
+    assert_stored(tables, "before")
 
 
-def test_a_read_session_s_objects_are_not_stored_when_they_are_changed(app: FastAPI, database: Any) -> None:
+def set_again(item: Item) -> str:
+    item.name = str(item.name)
+    return item.name
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda session: session.get(Item, 1).name,
+        lambda session: session.get(Item, 1, populate_existing=True).name,
+        lambda session: session.scalars(select(Item)).one().name,
+        lambda session: session.query(Item).one().name,
+        lambda session: session.scalar(text("SELECT name FROM items")),
+        lambda session: session.scalars(select(Item).from_statement(text("SELECT * FROM items"))).one().name,
+        lambda session: session.connection().exec_driver_sql("SELECT name FROM items").scalar_one(),
+        lambda session: vars(session.get(Item, 1))["name"],
+        lambda session: set_again(session.get(Item, 1)),
+    ],
+    ids=["get", "get again", "select", "query", "text", "from_statement", "driver", "vars", "no change"],
+)
+def test_a_read_session_reads_in_every_way(read: Callable[[Any], str], app: FastAPI) -> None:
+    create("before")
+
+    @app.get("/test/read")
+    async def _route(session: ReadSessionDep) -> str:
+        return read(session)
+
+    assert call("GET", "/test/read").json == "before"
+
+
+def test_an_error_of_a_read_route_is_answered_and_not_what_it_has_changed(app: FastAPI, database: Any) -> None:
     create("before")
 
     @app.get("/test/change")
     async def _route(session: ReadSessionDep) -> None:
         session.scalars(select(Item)).one().name = "after"
+        raise HTTPException(418)
 
-    assert call("GET", "/test/change").status == 200
+    assert call("GET", "/test/change").status == 418
     assert names(database) == ["before"]
+
+
+# SessionDep: its transaction is ended by the dependency, whatever a route does to end it.
+
+
+def begin_again(session: Any) -> None:
+    with session.begin():
+        session.add(Item(name="x"))
+
+
+def use_as_context(session: Any) -> None:
+    with session:
+        session.add(Item(name="x"))
+
+
+def begin_on_connection(session: Any) -> None:
+    with session.connection().begin():
+        pass
+
+
+ENDINGS: dict[str, Write] = {
+    "session.commit": lambda session: session.commit(),
+    "session.rollback": lambda session: session.rollback(),
+    "session.close": lambda session: session.close(),
+    "session.reset": lambda session: session.reset(),
+    "session.invalidate": lambda session: session.invalidate(),
+    "session.prepare": lambda session: session.prepare(),
+    "session.begin": begin_again,
+    "with session": use_as_context,
+    "transaction.commit": lambda session: session.get_transaction().commit(),
+    "transaction.rollback": lambda session: session.get_transaction().rollback(),
+    "transaction.close": lambda session: session.get_transaction().close(),
+    "connection.commit": lambda session: session.connection().commit(),
+    "connection.rollback": lambda session: session.connection().rollback(),
+    "connection.close": lambda session: session.connection().close(),
+    "connection.invalidate": lambda session: session.connection().invalidate(),
+    "connection.begin": begin_on_connection,
+    "its transaction.commit": lambda session: session.connection().get_transaction().commit(),
+    "its transaction.rollback": lambda session: session.connection().get_transaction().rollback(),
+    "AUTOCOMMIT": lambda session: (
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}),
+        session.flush(),
+    ),
+    "COMMIT": lambda session: session.execute(text("COMMIT")),
+    "COMMIT AND CHAIN": lambda session: session.execute(text("commit and chain")),
+    "behind comments": lambda session: session.execute(text("-- it's done\n /* don't */ COMMIT")),
+    "END": lambda session: session.execute(text(" END TRANSACTION")),
+    "ROLLBACK": lambda session: session.execute(text("ROLLBACK")),
+    "ABORT": lambda session: session.execute(text("ABORT")),
+    "PREPARE TRANSACTION": lambda session: session.execute(text("PREPARE TRANSACTION 'it'")),
+    "one of several": lambda session: session.execute(text("SELECT 1; COMMIT; SELECT 2")),
+    "END of several": lambda session: session.execute(text("SELECT 'it''s'; end; SELECT 'it'")),
+    "by the driver": lambda session: session.connection().exec_driver_sql("COMMIT"),
+    "of the driver": lambda session: (session.flush(), session.connection().connection.commit()),
+}
+
+
+@pytest.mark.parametrize("is_sent", [False, True], ids=["pending", "flushed"])
+@pytest.mark.parametrize("then", ["returns", "adds", "refreshes", "raises"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_transaction_that_a_route_ends_is_an_error_and_nothing_is_stored(
+    ending: str, then: str, is_sent: bool, app: FastAPI, database: Any
+) -> None:
+    @app.post("/test/end")
+    async def _route(session: SessionDep) -> None:
+        item = Item(name="x")
+        session.add(item)
+        if is_sent:
+            session.flush()
+        ENDINGS[ending](session)
+        if then == "adds":
+            session.add(Item(name="y"))
+        if then == "refreshes":
+            session.refresh(item)
+        if then == "raises":
+            raise HTTPException(418)
+
+    assert call("POST", "/test/end").status in ((500, 418) if then == "raises" else (500,))
+    assert_stored(database)
+
+
+REFUSED = [
+    *("session.commit", "session.rollback", "session.close", "session.reset", "session.invalidate", "session.begin"),
+    *("with session", "transaction.commit", "transaction.rollback", "connection.commit", "AUTOCOMMIT", "COMMIT"),
+    *("ROLLBACK", "one of several", "of the driver"),
+]
+
+
+@pytest.mark.parametrize("ending", REFUSED)
+def test_the_error_says_that_the_dependency_commits(
+    ending: str, app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.post("/test/end")
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="x"))
+        if ending != "AUTOCOMMIT":  # of a connection that is in use already, SQLAlchemy warns
+            session.flush()
+        ENDINGS[ending](session)
+
+    assert call("POST", "/test/end").status == 500
+    (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert message.startswith("POST /test/end: ")
+    assert "is not for routes: the session dependency commits when the route returns" in message
+    assert "session.flush()" in message
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 'commit; rollback'",
+        "SELECT 1 -- ; commit",
+        "SELECT 1 /* ; \n commit */",
+        'SELECT 1 AS "; commit"',
+        "SELECT 1 AS commit",
+        "DO $$ BEGIN PERFORM 1; END $$",
+        "DO $$ BEGIN PERFORM 1; END; $$;",
+        "ROLLBACK TO SAVEPOINT s",
+        "rollback work to s",
+        "ROLLBACK TRANSACTION TO s",
+        "RELEASE s",
+        "SAVEPOINT rollback_",
+        "SET LOCAL lock_timeout = '1s'; SELECT 1;",
+    ],
+)
+def test_a_statement_that_only_looks_like_an_end_of_the_transaction_is_none(
+    statement: str, app: FastAPI, database: Any
+) -> None:
+    @app.post("/test/statement")
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="x"))
+        session.flush()
+        session.execute(text("SAVEPOINT s"))
+        session.execute(text(statement))
+
+    assert call("POST", "/test/statement").status == 200
+    assert names(database) == ["x"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+def test_savepoints_work_and_end_with_the_request(fails: bool, app: FastAPI, database: Any) -> None:
+    @app.post("/test/savepoints")
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="before"))
+        with session.begin_nested():
+            session.add(Item(name="kept"))
+        with suppress(IntegrityError), session.begin_nested():
+            session.add(Item(name=""))
+        with session.begin_nested() as savepoint:
+            session.add(Item(name="undone"))
+            session.flush()
+            savepoint.rollback()
+        savepoint = session.begin_nested()
+        session.add(Item(name="kept too"))
+        savepoint.commit()
+        session.begin_nested()  # ends with the transaction
+        session.add(Item(name="last"))
+        if fails:
+            raise HTTPException(418)
+
+    assert call("POST", "/test/savepoints").status == (418 if fails else 200)
+    assert_stored(database, *([] if fails else ["before", "kept", "kept too", "last"]))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda session: (session.add(Item(name="")), session.flush()),
+        lambda session: session.execute(insert(Item).values(name="")),
+    ],
+    ids=["flush", "statement"],
+)
+@pytest.mark.parametrize("then", ["returns", "raises"])
+def test_an_error_of_the_database_that_a_route_catches_stores_nothing(
+    write: Write, then: str, app: FastAPI, database: Any
+) -> None:
+    """PostgreSQL has undone the transaction; a route that goes on after an error puts a savepoint around it."""
+
+    @app.post("/test/catch")
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="before"))
+        with suppress(DBAPIError):
+            write(session)
+        if then == "raises":
+            raise HTTPException(418)
+
+    assert call("POST", "/test/catch").status == (418 if then == "raises" else 500)
+    assert_stored(database)
+
+
+# SQLAlchemy's own optimistic lock.
+
+
+@pytest.mark.parametrize(("headers", "status"), [((), 409), ((("if-match", '"1"'),), 412)], ids=["", "If-Match"])
+def test_a_lost_race_for_a_version_is_409_or_412_with_if_match(
+    headers: Any, status: int, app: FastAPI, tables: Any
+) -> None:
+    @app.put("/test/documents/1")
+    async def _route(session: SessionDep) -> None:
+        document = session.get_one(Document, 1)
+        tables.run("UPDATE session_documents SET title = 'theirs', version = version + 1")
+        document.title = "ours"
+
+    response = call("PUT", "/test/documents/1", headers=headers)
+    assert (response.status, response.headers["content-type"]) == (status, "application/problem+json")
+    assert tables.run("SELECT title, version FROM session_documents") == [["theirs", 2]]
+    assert_stored(tables)
+
+
+def test_a_version_is_counted_where_nothing_else_has_changed_it(app: FastAPI, tables: Any) -> None:
+    @app.put("/test/documents/1")
+    async def _route(session: SessionDep) -> int:
+        document = session.get_one(Document, 1)
+        document.title = "ours"
+        session.flush()
+        return document.version
+
+    assert call("PUT", "/test/documents/1").json == 2
+    assert tables.run("SELECT title, version FROM session_documents") == [["ours", 2]]
 
 
 def test_a_read_session_reads_one_snapshot_where_an_isolation_level_is_asked_for(app: FastAPI, database: Any) -> None:
@@ -227,9 +629,8 @@ def test_a_session_writes_on_the_connection_that_a_read_session_had(
 
 def test_the_engine_is_one_and_is_made_without_connecting() -> None:
     code = (
-        "from handler.database import engine, session; import handler.main;"
-        "assert session._write_sessions.kw['bind'] is engine.engine;"
-        "assert session._read_sessions.kw['bind'].pool is engine.engine.pool;"
+        "import handler.main; from handler.database import engine, session;"
+        "assert session.engine is engine.engine;"
         "assert engine.engine.pool.checkedin() == engine.engine.pool.checkedout() == 0"
     )
     environment = {"DATABASE_URL": "postgresql://nobody@192.0.2.1/nothing", "AUTH_MODE": "none"}
