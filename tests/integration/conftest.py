@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -21,6 +22,16 @@ def app() -> Iterator[FastAPI]:
     before = list(main.app.router.routes)
     yield main.app
     main.app.router.routes[:] = before
+
+
+@pytest.fixture
+def request_lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the handler logs of each request from here on."""
+    from handler import observability
+
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(observability, "listeners", [found.append])
+    return found
 
 
 @pytest.fixture

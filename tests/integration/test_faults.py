@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from pg8000 import dbapi
-from sqlalchemy import insert, text
+from sqlalchemy import insert
 
 from handler.database.connection import connect as connect_to
 from handler.database.engine import engine
@@ -215,43 +215,6 @@ def test_a_server_that_was_the_primary_is_left_for_another(database: Any) -> Non
     assert call("POST", "/items/", {"name": "new"}).status == 201
 
 
-LOSE = """
-CREATE SEQUENCE races;
-CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF nextval('races') <= TG_ARGV[0]::int THEN RAISE EXCEPTION 'lost' USING ERRCODE = TG_ARGV[1]; END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER lose BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION lose({times}, '{code}');
-"""
-
-
-@pytest.fixture
-def races(database: Any) -> Any:
-    """Makes the first inserts lose a race; `attempts()` says how many there have been."""
-
-    def lose(times: int, code: str) -> Callable[[], int]:
-        database.run(LOSE.format(times=times, code=code))
-        return lambda: int(database.run("SELECT last_value FROM races")[0][0])
-
-    yield lose
-    database.run("DROP TRIGGER lose ON items; DROP FUNCTION lose; DROP SEQUENCE races")
-
-
-@pytest.mark.parametrize("code", ["40001", "40P01"])
-def test_a_lost_race_is_run_again_while_nothing_else_has_happened(code: str, races: Any, database: Any) -> None:
-    attempts = races(2, code)
-    assert call("POST", "/items/", {"name": "Lamp"}).status == 201
-    assert attempts() == 3
-    assert database.run("SELECT count(*) FROM items") == [[1]]
-
-
-def test_a_race_that_is_always_lost_is_503_in_the_end(races: Any, database: Any) -> None:
-    attempts = races(1000, "40001")
-    assert_unavailable(call("POST", "/items/", {"name": "Lamp"}))
-    assert attempts() == 4
-    assert database.run("SELECT count(*) FROM items") == [[0]]
-
-
 def test_a_read_that_always_loses_leaves_no_transaction_behind(database: Any) -> None:
     """Its COMMIT goes along with it, and is left out with every error, the last one too."""
     database.run(
@@ -267,17 +230,3 @@ def test_a_read_that_always_loses_leaves_no_transaction_behind(database: Any) ->
     finally:
         connection.close()
         database.run("DROP FUNCTION loses")
-
-
-def test_a_lost_race_is_not_run_again_when_something_has_happened_before(
-    app: FastAPI, races: Any, database: Any
-) -> None:
-    @app.post("/test/two")
-    async def _route(session: SessionDep) -> None:
-        session.execute(text("SELECT 1"))
-        session.execute(insert(Item).values(name="x"))
-
-    attempts = races(1, "40001")
-    assert_unavailable(call("POST", "/test/two"))
-    assert attempts() == 1
-    assert database.run("SELECT count(*) FROM items") == [[0]]

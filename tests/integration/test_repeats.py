@@ -1,0 +1,260 @@
+"""A request that loses a race is run again, where it does nothing but what its session undoes."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, BackgroundTasks, FastAPI, Request
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from handler.adapter.adapter import TIME_TO_RESPOND
+from handler.api.routing import ApiRoute, RepeatableRoute
+from handler.database.session import SessionDep
+from handler.items.models import Item
+from local.events import Context
+from local.proxy import Proxy
+from tests.client import Response, call, create
+from tests.database import connect
+
+KEY = ("idempotency-key", "3f8e2c1a")
+ATTEMPTS = 9  # the first, and 8 repeats
+# Raises where PostgreSQL would find out about a lost race: at COMMIT, or in a statement. A sequence is not rolled back,
+# so it counts the attempts.
+LOSE = """
+CREATE SEQUENCE races;
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('races') <= TG_ARGV[0]::int THEN RAISE EXCEPTION 'lost' USING ERRCODE = TG_ARGV[1]; END IF;
+    RETURN NEW;
+END $$;
+"""
+AT_COMMIT = "CREATE CONSTRAINT TRIGGER lose AFTER INSERT ON items DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+IN_STATEMENT = "CREATE TRIGGER lose BEFORE INSERT ON items FOR EACH ROW"
+
+Races = Callable[..., Callable[[], int]]
+
+
+@pytest.fixture
+def races(database: Any) -> Iterator[Races]:
+    """Makes the first inserts lose a race; what it returns says how many attempts there have been."""
+
+    def lose(times: int, sqlstate: str = "40001", when: str = AT_COMMIT) -> Callable[[], int]:
+        database.run(f"{LOSE} {when} EXECUTE FUNCTION lose({times}, '{sqlstate}')")
+        return lambda: int(database.run("SELECT last_value FROM races")[0][0])
+
+    yield lose
+    database.run("DROP TRIGGER lose ON items; DROP FUNCTION lose; DROP SEQUENCE races")
+
+
+@pytest.fixture
+def include(app: FastAPI) -> Callable[[type[ApiRoute], Callable[..., Any]], None]:
+    """Adds a route, POST /test/race, of a class."""
+
+    def add(route_class: type[ApiRoute], endpoint: Callable[..., Any]) -> None:
+        router = APIRouter(prefix="/test", route_class=route_class)
+        router.post("/race")(endpoint)
+        app.include_router(router)
+
+    return add
+
+
+def post(*headers: tuple[str, str], context: Context | None = None) -> Response:
+    return call("POST", "/items/", {"name": "Lamp"}, headers=headers, context=context)
+
+
+def names(database: Any) -> list[str]:
+    return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+
+
+def assert_busy(response: Response) -> None:
+    assert (response.status, response.headers["content-type"]) == (503, "application/problem+json")
+    assert int(response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"], ids=["serialization failure", "deadlock"])
+@pytest.mark.parametrize("when", [AT_COMMIT, IN_STATEMENT], ids=["at COMMIT", "in a statement"])
+@pytest.mark.parametrize("headers", [(), (KEY,)], ids=["", "with a key"])
+def test_a_race_that_is_lost_three_times_is_won_by_the_fourth_attempt(
+    headers: tuple[tuple[str, str], ...], when: str, sqlstate: str, races: Races, database: Any
+) -> None:
+    attempts = races(3, sqlstate, when)
+    first = post(*headers)
+    assert (first.status, attempts()) == (201, 4)
+    assert names(database) == ["Lamp"]
+    if headers:
+        assert post(*headers).body == first.body
+        assert names(database) == ["Lamp"]
+
+
+@pytest.mark.parametrize("headers", [(), (KEY,)], ids=["", "with a key"])
+def test_a_race_that_is_always_lost_is_503_after_eight_repeats_and_stores_nothing(
+    headers: tuple[tuple[str, str], ...], races: Races, database: Any, request_lines: list[dict[str, Any]]
+) -> None:
+    attempts = races(1000)
+    assert_busy(post(*headers))
+    assert attempts() == ATTEMPTS
+    assert [(line["status"], line["repeats"]) for line in request_lines] == [(503, ATTEMPTS - 1)]
+    assert names(database) == []
+    database.run("ALTER TABLE items DISABLE TRIGGER lose")
+    assert post(*headers).status == 201, "the key is not taken by a request that has failed"
+    assert names(database) == ["Lamp"]
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_the_log_line_says_how_many_repeats_there_were(
+    times: int, races: Races, request_lines: list[dict[str, Any]]
+) -> None:
+    races(times)
+    assert post().status == 201
+    (line,) = request_lines
+    assert (line["repeats"], line["route"], line["RoundTrips"]) == (times, "/items/", 2 * (times + 1))
+
+
+def test_a_race_that_is_really_lost_is_run_again(
+    include: Callable[..., None], database: Any, request_lines: list[dict[str, Any]]
+) -> None:
+    """Write skew: each counts, then adds (PostgreSQL manual, 13.2.3 "Serializable Isolation Level")."""
+    count = "SELECT count(*) FROM items"
+
+    async def endpoint(session: SessionDep) -> int:
+        session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        found = session.scalar(text(count))
+        if not found:
+            with connect(os.environ["DATABASE_URL"]) as other:
+                other.run(f"BEGIN ISOLATION LEVEL SERIALIZABLE; {count}")
+                other.run("INSERT INTO items (name) VALUES ('theirs'); COMMIT")
+        session.add(Item(name="ours"))
+        return int(found or 0)
+
+    include(RepeatableRoute, endpoint)
+    assert call("POST", "/test/race").json == 1
+    assert names(database) == ["theirs", "ours"]
+    assert [line["repeats"] for line in request_lines] == [1]
+
+
+def test_a_constraint_that_refuses_at_commit_is_409_after_one_attempt(
+    races: Races, database: Any, request_lines: list[dict[str, Any]]
+) -> None:
+    attempts = races(1000, "23505")
+    assert post().status == 409
+    assert attempts() == 1
+    assert [line["repeats"] for line in request_lines] == [0]
+    assert names(database) == []
+
+
+def test_a_commit_in_doubt_is_never_repeated(
+    include: Callable[..., None], proxy: Proxy, database: Any, request_lines: list[dict[str, Any]]
+) -> None:
+    calls = []
+
+    async def endpoint(session: SessionDep) -> None:
+        calls.append(1)
+        session.add(Item(name="in doubt"))
+        session.flush()
+        proxy.reset_on_next_write()
+
+    include(RepeatableRoute, endpoint)
+    create("before")
+    request_lines.clear()
+    assert_busy(call("POST", "/test/race"))
+    assert len(calls) == 1
+    assert [line["repeats"] for line in request_lines] == [0]
+    assert names(database) == ["before"]
+    assert create("after")["name"] == "after"
+
+
+@pytest.mark.parametrize("when", [AT_COMMIT, IN_STATEMENT], ids=["at COMMIT", "in a statement"])
+def test_a_route_that_declares_nothing_of_the_kind_is_never_repeated(
+    when: str, include: Callable[..., None], races: Races, database: Any
+) -> None:
+    """It may have sent a message, or called another service."""
+    calls = []
+
+    async def endpoint(session: SessionDep) -> None:
+        calls.append(1)
+        session.execute(text("SELECT 1"))
+        session.add(Item(name="x"))
+
+    include(ApiRoute, endpoint)
+    attempts = races(1, when=when)
+    assert_busy(call("POST", "/test/race"))
+    assert (len(calls), attempts()) == (1, 1)
+    assert names(database) == []
+    assert call("POST", "/test/race").status == 200
+    assert names(database) == ["x"]
+
+
+def test_a_plain_route_of_fastapi_is_never_repeated(app: FastAPI, races: Races, database: Any) -> None:
+    @app.post("/test/plain")
+    async def _route(session: SessionDep) -> None:
+        session.execute(text("SELECT 1"))
+        session.add(Item(name="x"))
+
+    attempts = races(1)
+    assert_busy(call("POST", "/test/plain"))
+    assert attempts() == 1
+    assert names(database) == []
+
+
+def test_no_pause_goes_past_the_deadline(races: Races, database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pauses together are half a second at least; the database has 0.3 s of this invocation."""
+    attempts, context, sleep = races(1000), Context(timeout=0.8), time.sleep
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        left = context.get_remaining_time_in_millis() / 1000 - TIME_TO_RESPOND
+        pauses.append((seconds, left))
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", pause)
+    assert_busy(post(context=context))
+    assert pauses
+    assert all(seconds < left + 0.002 for seconds, left in pauses), "milliseconds are rounded"
+    assert context.get_remaining_time_in_millis() > 0
+    assert 1 < attempts() < ATTEMPTS
+    assert names(database) == []
+    database.run("ALTER TABLE items DISABLE TRIGGER lose")
+    assert post().status == 201
+
+
+def test_background_tasks_of_a_repeated_request_run_once(
+    include: Callable[..., None], races: Races, database: Any
+) -> None:
+    calls: list[int] = []
+    ran: list[int] = []
+
+    async def endpoint(session: SessionDep, tasks: BackgroundTasks) -> None:
+        calls.append(1)
+        tasks.add_task(ran.append, len(calls))
+        session.add(Item(name="x"))
+
+    include(RepeatableRoute, endpoint)
+    races(2)
+    assert call("POST", "/test/race").status == 200
+    assert (len(calls), ran) == (3, [3])
+    assert names(database) == ["x"]
+
+
+def test_each_attempt_has_a_session_and_a_state_of_its_own(include: Callable[..., None], races: Races) -> None:
+    sessions: list[Session] = []
+    states = []
+
+    async def endpoint(request: Request, session: SessionDep) -> None:
+        sessions.append(session)
+        states.append(getattr(request.state, "seen", None))
+        request.state.seen = True
+        session.add(Item(name="x"))
+
+    include(RepeatableRoute, endpoint)
+    races(2)
+    assert call("POST", "/test/race").status == 200
+    assert len({id(session) for session in sessions}) == 3
+    assert states == [None, None, None]
+
+
+def test_a_body_is_read_again_by_each_attempt(races: Races, database: Any) -> None:
+    races(2)
+    assert call("POST", "/items/", {"name": "x" * 200, "description": "\U0001f9e8" * 10_000}).status == 201
+    assert database.run("SELECT length(name), length(description) FROM items") == [[200, 10_000]]
