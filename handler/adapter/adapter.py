@@ -102,15 +102,19 @@ class Adapter:
     """
 
     def __init__(self, app: FastAPI) -> None:
+        layers = with_cors(with_limit(with_authorization(app)))
         self._loop = asyncio.new_event_loop()
         self._lock = Lock()  # a loop runs one request at a time, as Lambda does
         asyncio.set_event_loop(self._loop)  # Mangum looks for one, and makes one where there is none
         # Mangum would start and shut down the lifespan on every invocation.
-        layers = with_cors(with_limit(with_authorization(app)))
         self._mangum = Mangum(layers, lifespan="off", custom_handlers=[MangumHandler])
         self._lifespan = app.router.lifespan_context(app)
         started: Any = self._lifespan.__aenter__()
-        self._state: dict[str, Any] = dict(self._loop.run_until_complete(started) or {})
+        try:
+            self._state: dict[str, Any] = dict(self._loop.run_until_complete(started) or {})
+        except BaseException:
+            self._loop.close()
+            raise
         # With the prefixes of include_router(), which a route itself does not know.
         self._paths = {context.endpoint: context.path for context in iter_route_contexts(app.routes)}
 

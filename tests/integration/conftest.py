@@ -35,6 +35,23 @@ def request_lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FastAPI], None]]:
+    """Puts the handler in front of an application of the test, as an environment does that starts with it."""
+    from handler import main
+    from handler.adapter.adapter import Adapter
+
+    adapters = []
+
+    def start(app: FastAPI) -> None:
+        adapters.append(Adapter(app))
+        monkeypatch.setattr(main, "adapter", adapters[-1])
+
+    yield start
+    for adapter in adapters:
+        adapter._loop.close()
+
+
+@pytest.fixture
 def authorize(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
     """Makes the handler one of another AUTH_MODE, and returns its application."""
     from handler import main
