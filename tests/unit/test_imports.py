@@ -23,7 +23,7 @@ PACKAGES = {
 # Parts of what is allowed, and of the standard library, that are heavy and that no request needs.
 HEAVY = {
     *("handler.migrate", "handler.migrations", "handler.database.aws"),
-    *("sqlalchemy.ext.asyncio", "sqlalchemy.ext.declarative", "sqlalchemy.testing", "pydantic.v1.main"),
+    *("sqlalchemy.ext.asyncio", "sqlalchemy.ext.declarative", "sqlalchemy.testing"),
     *("fastapi.testclient", "fastapi.templating", "starlette.testclient", "starlette.templating"),
     *("multiprocessing", "sqlite3", "unittest", "urllib.request", "xml", "xmlrpc", "pydoc"),
 }
