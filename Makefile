@@ -92,8 +92,8 @@ revision: setup ## Write a migration from the models' changes: make revision MES
 	@$(RUN) -m ruff format --quiet handler/migrations
 	@$(RUN) -m ruff check --quiet --fix handler/migrations
 
-openapi: setup ## Write docs/openapi.json anew
-	@DATABASE_URL=postgresql://nobody@localhost AUTH_MODE=none $(RUN) -m local.openapi
+openapi: setup ## Write docs/openapi.json, the contract with AUTH_MODE=jwt
+	@DATABASE_URL=postgresql://nobody@localhost AUTH_MODE=jwt $(RUN) -m local.openapi
 
 # Without npm the target says so and succeeds, except where all must run (.ci/run).
 openapi-lint: ## Lint docs/openapi.json with Spectral (npm)

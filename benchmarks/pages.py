@@ -28,9 +28,9 @@ from sqlalchemy import event
 
 from benchmarks.report import describe_machine, progress, table, write_section
 from benchmarks.warm import process
-from handler.api.pagination import Page, next_cursor
 from local.events import Context, http_answer, http_event
 from local.postgres import server
+from tests.cursors import items_cursor
 from tests.database import connect, url_of
 
 TITLE = "Pages"
@@ -171,8 +171,7 @@ def places(url: str) -> tuple[dict[str, int], list[Place]]:
             if not text:
                 found += reads_of_one(count)
             for order, by in ORDERS.items():
-                page = Page.model_validate({"order": order, "q": text, "limit": LIMIT})
-                parameters = page.model_dump(exclude_none=True)
+                parameters = {"order": order, "limit": LIMIT} | ({"q": text} if text else {})
                 found.append(Place(order, search, PLACES[0], urlencode(parameters)))
                 afters = {PLACES[1]: count // 2, PLACES[2]: count - LIMIT}
                 for place, after in afters.items():
@@ -180,8 +179,8 @@ def places(url: str) -> tuple[dict[str, int], list[Place]]:
                         continue
                     statement = f"SELECT id, name FROM {matches} ORDER BY {by} OFFSET {after - 1} LIMIT 1"
                     ((item_id, name),) = database.run(statement)
-                    keys = (item_id,) if order == "newest" else (name, item_id)
-                    query = urlencode(parameters | {"cursor": next_cursor(page, *keys)})
+                    keys = json.dumps([item_id] if order == "newest" else [name, item_id]).encode()
+                    query = urlencode(parameters | {"cursor": items_cursor(keys, **parameters)})
                     found.append(Place(order, search, place, query))
     return counts, found
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -174,19 +175,35 @@ def too_large(request_id: str, limit: int) -> Response:
 async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allow = {"Allow": ", ".join(_methods(request))}
-        return Response(None, 204, allow) if request.method == "OPTIONS" else _answer(request, 405, headers=allow)
+        headers = _allowed(request)
+        return Response(None, 204, headers) if request.method == "OPTIONS" else _answer(request, 405, headers=headers)
     if error.status_code == 304:
         return Response(None, 304, error.headers)
     detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
     return _answer(request, error.status_code, detail, error.headers)
 
 
-def _methods(request: Request) -> list[str]:
-    """All that the request's path takes: the framework names those of the first route that matches."""
-    routes = request.app.routes
-    found = [m for m in METHODS if any(r.matches({**request.scope, "method": m})[0] == Match.FULL for r in routes)]
-    return sorted({*found, "OPTIONS", *(["HEAD"] if "GET" in found else [])})
+def accept_headers(media_types: tuple[str, ...]) -> dict[str, str]:
+    """The header that names the media types of a body (RFC 9110, 12.5.1 "Accept"; RFC 5789, 3.1 "Accept-Patch")."""
+    name = "Accept-Patch" if "application/merge-patch+json" in media_types else "Accept"
+    return {name: ", ".join(media_types)} if media_types else {}
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of the request's path, and the media types of their bodies, as headers.
+
+    The framework names the methods of the first route that matches (RFC 9110, 10.2.1 "Allow"). Only an OPTIONS says
+    the media types (RFC 5789, 3.1; RFC 9110, 12.5.1).
+    """
+    methods = {"OPTIONS"}
+    media_types: dict[str, str] = {}
+    for context in iter_route_contexts(request.app.routes):
+        if context.matches(request.scope)[0] != Match.NONE:
+            methods |= context.methods or set()
+            media_types |= accept_headers(getattr(context.original_route, "media_types", ()))
+    methods |= {"HEAD"} if "GET" in methods else set()
+    allow = {"Allow": ", ".join(sorted(methods))}
+    return allow | media_types if request.method == "OPTIONS" else allow
 
 
 async def invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -26,7 +26,9 @@ class Response:
 
 def invoke(event: Any, context: Context | None = None) -> Response:
     """One invocation of the real entry point."""
-    answer = http_answer(handler(event, context or Context()))
+    returned = handler(event, context or Context())
+    assert returned is not None, "the event was taken for a warm-up"
+    answer = http_answer(returned)
     return Response(answer.status, dict(answer.headers), answer.body)
 
 

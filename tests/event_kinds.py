@@ -1,6 +1,6 @@
 """One request as each kind of event that carries it, and each kind's answer as the client receives it.
 
-Written from AWS's documentation (see handler/events.py), not from the code under test.
+Written from AWS's documentation (see handler/adapter/events.py), not from the code under test.
 """
 
 import base64
@@ -142,22 +142,25 @@ def _iam_1(event: dict[str, Any], _: Any) -> None:
     event["requestContext"]["identity"] |= _IDENTITY
 
 
-# What an authorizer adds to an event, in the modes and kinds that have one.
-MARKS: dict[str, dict[str, Callable[[dict[str, Any], Any], None]]] = {
+# What an authorizer adds to an event, in the modes and event sources that have one.
+AUTHORIZER_CONTEXTS: dict[str, dict[str, Callable[[dict[str, Any], Any], None]]] = {
     "jwt": {"HTTP API 2.0": _jwt_2, "HTTP API 1.0": _jwt_1, "REST API": _jwt_1},
     "iam": {"HTTP API 2.0": _iam_2, "HTTP API 1.0": _iam_1, "REST API": _iam_1, "function URL": _iam_2},
 }
 
 
 def authorized(mode: str, kind: str, request: Request, scope: str = "items:read items:write") -> dict[str, Any]:
-    """The event for `request` once an authorizer has let it in, with a token that has these scopes."""
+    """The event for `request` that an authorizer has authenticated, with a token that has these scopes."""
     event = KINDS[kind](request)
-    MARKS[mode][kind](event, {"iss": "https://issuer.example", "sub": "ann", "exp": "1900000000", "scope": scope})
+    AUTHORIZER_CONTEXTS[mode][kind](
+        event, {"iss": "https://issuer.example", "sub": "ann", "exp": "1900000000", "scope": scope}
+    )
     return event
 
 
-def received(event: Any, answer: dict[str, Any]) -> Received:
+def received(event: Any, answer: dict[str, Any] | None) -> Received:
     """What the sender of `event` makes of `answer`. Raises on what it would refuse with a 502."""
+    assert answer is not None, "the event was taken for a warm-up"
     single, multiple = answer.get("headers"), answer.get("multiValueHeaders")
     context = event.get("requestContext")
     if isinstance(context, dict) and "elb" in context:

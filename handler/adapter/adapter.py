@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ from handler.settings import settings
 
 TIME_TO_RESPOND = 0.5  # seconds of the invocation that the database does not get
 REPEATS = 8  # of a request that lost a race, at most
+# Where events name their source: Lambda developer guide, "Invoking Lambda with events from other AWS services".
+SOURCES = ("eventSource", "EventSource", "source", "triggerSource")
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds before a repeat; the pauses double, and are jittered
 
 # Mangum logs a line for every request, and one for every exception that leaves the application.
@@ -91,7 +94,9 @@ class MangumHandler:
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text
         kind, method, scope, _, request_id = self.request
         answer = Answer(response["status"], headers, cookies, response["body"])
-        return format_response(kind, method, answer, request_id, page_items=scope.get("page_items"))
+        # Only a request that is safe may be sent to the application once more, for fewer items.
+        page_items = scope.get("page_items") if scope["method"] == "GET" else None
+        return format_response(kind, method, answer, request_id, page_items=page_items)
 
 
 class Adapter:
@@ -261,8 +266,8 @@ def _describe(event: Any) -> str:
     """Which event source sent `event`, without its contents, which may be secret."""
     records = event.get("Records") if isinstance(event, dict) else None
     record = records[0] if isinstance(records, list) and records else event
-    found = [record.get(name) for name in ("eventSource", "EventSource", "source")] if isinstance(record, dict) else []
-    source = next((text for text in found if isinstance(text, str)), None)
+    found = [record.get(name) for name in SOURCES] if isinstance(record, dict) else []
+    source = next((text for text in found if isinstance(text, str) and re.fullmatch(r"[\w.:/-]{1,256}", text)), None)
     sender = f"an event of {source}" if source else f"an event of type {type(event).__name__} without a known source"
     return f"{sender} is no HTTP request, and nothing was done for it: connect its source to a function of its own"
 

@@ -67,10 +67,16 @@ class Kind(NamedTuple):
 
 
 def kind_of(event: Any) -> Kind | None:
-    """Who sent `event`; None when it is no HTTP request. A request that cannot be told apart is read as payload 2.0."""
+    """Who sent `event`; None when it is no HTTP request. A request that cannot be told apart is read as payload 2.0.
+
+    What a Lambda authorizer gets describes a request that has yet to be authorized, and what a WebSocket API sends
+    looks like one (API Gateway developer guide, "Input to an API Gateway Lambda authorizer", "$context variables").
+    """
     if not isinstance(event, dict) or event.keys().isdisjoint(("requestContext", "httpMethod", "rawPath")):
         return None
     context = _context(event)
+    if "connectionId" in context or not event.keys().isdisjoint(("methodArn", "routeArn")):
+        return None
     if "elb" in context:
         return ALB_MULTI_VALUE if "multiValueHeaders" in event else ALB
     if "httpMethod" in event:

@@ -143,12 +143,11 @@ def describe_authorization(openapi: dict[str, Any]) -> None:
     """Make the security of an OpenAPI document what this deployment enforces, and 401 and 403 what follows from it."""
     mode = settings().auth_mode
     operations = [one for path in openapi["paths"].values() for one in path.values()]
-    schemes = openapi["components"].get("securitySchemes", {})
-    if mode == "none":
-        schemes.clear()
-    elif mode == "iam":
-        schemes.clear()
-        schemes["iam"] = SIGV4
+    components = openapi["components"]
+    if mode != "jwt":
+        components.pop("securitySchemes", None)
+    if mode == "iam":
+        components["securitySchemes"] = {"iam": SIGV4}
     for operation in operations:
         required = operation.pop("security", None)
         if mode == "none" or (required is None and settings().auth_public):

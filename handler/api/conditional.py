@@ -30,7 +30,8 @@ from handler.settings import settings
 # Tags of this service are versions. Another tag, or text that is no list of entity tags, matches no version.
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+MAX_VERSION = 2**31 - 1  # PostgreSQL's integer
 ALL = "*"
 SAFE_METHODS = ("GET", "HEAD")
 MODIFIED = "It was modified by another request"
@@ -113,7 +114,8 @@ def _matches(header: str, version: int, *, weak: bool) -> bool:
 def _versions(header: str, *, weak: bool) -> list[int]:
     """The versions in a list of entity tags. Only the weak comparison counts weak tags (RFC 9110, 8.8.3.2)."""
     tags = _TAG.findall(header) if _LIST.fullmatch(header) else []
-    return [int(tag) for is_weak, tag in tags if (weak or not is_weak) and _VERSION.fullmatch(tag)]
+    versions = [int(tag) for is_weak, tag in tags if (weak or not is_weak) and _VERSION.fullmatch(tag)]
+    return [version for version in versions if version <= MAX_VERSION]
 
 
 # Built once for each entity: to build and compare a statement takes SQLAlchemy as long as to execute it.

@@ -114,9 +114,11 @@ def store_response(request: Request, response: Response) -> None:
     headers = {
         name: response.headers[name] for name in ("content-type", "location", "etag") if name in response.headers
     }
-    if "location" in headers:
-        headers["location"] = headers["location"].removeprefix(request.scope["root_path"])
     stored = {"status": response.status_code, "headers": headers, "body": bytes(response.body).decode()}
+    root_path: str = request.scope["root_path"]
+    if headers.get("location", "").startswith(f"{root_path}/"):
+        headers["location"] = headers["location"].removeprefix(root_path)
+        stored["is_below_root_path"] = True
     values = {"of_scope": claimed.scope, "of_key": claimed.key, "response": stored}
     claimed.session.execute(_STORE, values)
 
@@ -124,7 +126,7 @@ def store_response(request: Request, response: Response) -> None:
 def _restore(request: Request, stored: dict[str, Any]) -> Response:
     """The Location is under the stage or base path of the request that asks, which may be another than the first's."""
     headers = stored["headers"]
-    if headers.get("location", "").startswith("/"):
+    if stored.get("is_below_root_path"):
         headers["location"] = request.scope["root_path"] + headers["location"]
     return Response(stored["body"], stored["status"], headers)
 

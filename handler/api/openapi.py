@@ -20,19 +20,26 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document = FastAPI.openapi(app)
         describe_problems(document)
         describe_authorization(document)
-        _describe_headers(app, document)
+        _describe_routes(app, document)
     assert app.openapi_schema is not None
     return app.openapi_schema
 
 
-def _describe_headers(app: FastAPI, document: dict[str, Any]) -> None:
-    """Describe the headers that are read from the request: a declared one takes FastAPI as long as a dependency."""
+def _describe_routes(app: FastAPI, document: dict[str, Any]) -> None:
+    """Add the headers that are read from the request, and every media type of a body that ApiRoute accepts.
+
+    A header that is declared takes FastAPI as long as a dependency.
+    """
     for context in iter_route_contexts(app.routes):
         if not isinstance(context.original_route, APIRoute) or not context.include_in_schema:
             continue
+        media_types = getattr(context.original_route, "media_types", ())
         for method in context.methods or ():
             operation = document["paths"][context.path_format][method.lower()]
             if claim_key in calls_of(context.dependant):
                 operation.setdefault("parameters", []).append(KEY_HEADER)
             if 412 in context.responses:
                 describe_preconditions(operation, method)
+            if media_types:
+                (body,) = operation["requestBody"]["content"].values()
+                operation["requestBody"]["content"] = dict.fromkeys(media_types, body)

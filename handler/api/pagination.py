@@ -29,7 +29,7 @@ from urllib.parse import urlencode
 
 from fastapi import HTTPException, Request, Response, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from sqlalchemy import ColumnElement, Select, true, tuple_
+from sqlalchemy import ColumnElement, PrimaryKeyConstraint, Select, UniqueConstraint, literal, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from handler.api.fields import CANONICAL, MAX_INT64, OR_ABSENT, storable
@@ -83,13 +83,15 @@ class Keyset:
     """The order of a list, and where a page of it starts.
 
     `keys` are columns that are not null, and together unique; all of them ascend, or all of them descend, as one index
-    does. Raises HTTPException 400 when the query's cursor is not one of this list.
+    does. Raises HTTPException 400 when the query's cursor is not one of this list, and TypeError for keys that cannot
+    say where a page starts.
     """
 
     def __init__(
         self, query: PageQuery, request: Request, *keys: InstrumentedAttribute[Any], descending: bool = False
     ) -> None:
         self.keys = keys
+        self._codec = _codec(keys)
         self.request = request
         self.descending = descending
         # A response may be too large for its receiver: the adapter then asks once more, for fewer items.
@@ -109,13 +111,14 @@ class Keyset:
         if len(self.keys) == 1:
             keys, start = self.keys[0].expression, self._start[0]
         else:
-            keys, start = tuple_(*self.keys), tuple_(*self._start)
+            start = tuple_(*(literal(value, key.type) for key, value in zip(self.keys, self._start, strict=True)))
+            keys = tuple_(*self.keys)
         after: ColumnElement[bool] = keys < start if self.descending else keys > start
         return after
 
     def cursor(self, last: Any) -> str:
         """The cursor of the page after the entity `last`."""
-        data = _codec(self.keys).dump_json(tuple(getattr(last, key.key) for key in self.keys))
+        data = self._codec.dump_json(tuple(getattr(last, key.key) for key in self.keys))
         return _encode(self._checksum(data) + data)
 
     def _values(self, cursor: str) -> tuple[Any, ...]:
@@ -124,7 +127,7 @@ class Keyset:
             checksum, data = packed[:CHECKSUM], packed[CHECKSUM:]
             # The decoder ignores characters that are not of its alphabet.
             if _encode(packed) == cursor and checksum == self._checksum(data):
-                return _codec(self.keys).validate_json(data, strict=True)
+                return self._codec.validate_json(data, strict=True)
         except (ValueError, ValidationError):
             pass
         raise HTTPException(status.HTTP_400_BAD_REQUEST, NOT_OF_THIS_LIST)
@@ -151,9 +154,16 @@ def page_of(found: Sequence[Any], keyset: Keyset, response: Response) -> dict[st
 
 @cache
 def _codec(keys: tuple[InstrumentedAttribute[Any], ...]) -> TypeAdapter[tuple[Any, ...]]:
-    """Raises TypeError for keys that cannot say where a page starts."""
-    if any(key.property.columns[0].nullable for key in keys):
-        raise TypeError(f"{', '.join(map(str, keys))}: a key of a list must not be nullable")
+    """Raises TypeError for keys that cannot say where a page starts: between equal rows, or after a null."""
+    columns = {key: key.property.columns[0] for key in keys}
+    for key, column in columns.items():
+        if column.nullable:
+            raise TypeError(f"{key}: a key of a list must not be nullable")
+    constraints = [constraint for column in columns.values() for constraint in column.table.constraints]
+    unique = [{*one.columns} for one in constraints if isinstance(one, PrimaryKeyConstraint | UniqueConstraint)]
+    if not any(one <= {*columns.values()} for one in unique):
+        names = ", ".join(map(str, keys))
+        raise TypeError(f"{names}: the keys of a list must contain those of a primary key or a unique constraint")
     types = tuple(STORED.get(key.type.python_type, key.type.python_type) for key in keys)
     return TypeAdapter(tuple.__class_getitem__(types))  # type: ignore[arg-type] # a type that is made at run time
 

@@ -14,6 +14,7 @@ from starlette.datastructures import QueryParams
 
 from handler.api.auth import authorize, authorizer, required_scopes
 from handler.api.idempotency import StoredResponse, store_response
+from handler.errors import accept_headers
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"  # RFC 7396
@@ -43,7 +44,7 @@ class ApiRoute(APIRoute):
     stores_responses = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle, scopes, media_types = super().get_route_handler(), required_scopes(self), self._media_types()
+        handle, scopes, media_types = super().get_route_handler(), required_scopes(self), self.media_types
 
         async def handle_request(request: Request) -> Response:
             if self.body_field is not None:
@@ -62,7 +63,8 @@ class ApiRoute(APIRoute):
 
         return handle_request
 
-    def _media_types(self) -> tuple[str, ...]:
+    @property
+    def media_types(self) -> tuple[str, ...]:
         """Those of the request's body; none where the route takes no JSON, and FastAPI reads what it declares."""
         if getattr(getattr(self.body_field, "field_info", None), "media_type", None) != JSON:
             return ()
@@ -80,15 +82,14 @@ class RepeatableRoute(ApiRoute):
     repeatable = True
 
 
-def _check_media_type(request: Request, allowed: tuple[str, ...]) -> None:
-    """Raises HTTPException 415 for a body of another type, with the header that names those that are taken.
+def _check_media_type(request: Request, accepted: tuple[str, ...]) -> None:
+    """Raises HTTPException 415 for a body of another type, with the header that names those that are accepted.
 
-    RFC 9110, 15.5.16; RFC 5789, 2.2 and 3.1 "Accept-Patch".
+    RFC 9110, 15.5.16; RFC 5789, 2.2.
     """
     headers = request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise HTTPException(415, "The body is encoded: send it as it is", {"Accept-Encoding": "identity"})
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in allowed and request.scope.get("body_size", 1):
-        name = "Accept-Patch" if MERGE_PATCH in allowed else "Accept"
-        raise HTTPException(415, f"The body must be {' or '.join(allowed)}", {name: ", ".join(allowed)})
+    if media_type not in accepted and request.scope.get("body_size", 1):
+        raise HTTPException(415, f"The body must be {' or '.join(accepted)}", accept_headers(accepted))

@@ -93,7 +93,7 @@ def test_every_event_is_answered_by_an_invocation(path: Path, database: Any) -> 
     answer = invoke(path)
     method = method_of(event)
     if method is None:
-        assert answer["ok"] is False
+        assert (answer is None) if path.stem == "scheduled" else (answer["errorType"] == "NotHttpEvent")
         return
     for _ in range(3):  # a cold start on a busy machine may have no time left for its database: nothing was done
         if answer["statusCode"] != 503:

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -35,36 +36,49 @@ def request_lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FastAPI], None]]:
+def serve_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FastAPI], None]]:
     """Puts the handler in front of an application of the test, as an environment does that starts with it."""
     from handler import main
     from handler.adapter.adapter import Adapter
 
-    adapters = []
-
     def start(app: FastAPI) -> None:
-        adapters.append(Adapter(app))
-        monkeypatch.setattr(main, "adapter", adapters[-1])
+        adapter = Adapter(app)
+        stack.callback(adapter._loop.close)
+        # Lambda never ends a lifespan; here it must not be left to the garbage collection of another test.
+        stack.callback(lambda: adapter._loop.run_until_complete(adapter._lifespan.__aexit__(None, None, None)))
+        monkeypatch.setattr(main, "adapter", adapter)
 
-    yield start
-    for adapter in adapters:
-        adapter._loop.close()
+    with ExitStack() as stack:
+        yield start
 
 
 @pytest.fixture
-def authorize(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
-    """Makes the handler one of another AUTH_MODE, and returns its application."""
-    from handler import main
-    from handler.adapter.adapter import Adapter
+def serve(serve_app: Callable[[FastAPI], None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
+    """Makes the handler serve an application that is made with these settings, and returns it.
+
+    `add_routes` gets the application before it is served.
+    """
     from handler.app import create_app
     from handler.settings import settings
 
-    def change(mode: str, **values: object) -> FastAPI:
-        for name, value in {"auth_mode": mode, **values}.items():
+    def change(add_routes: Callable[[FastAPI], object] | None = None, **values: object) -> FastAPI:
+        for name, value in values.items():
             monkeypatch.setitem(vars(settings()), name, value)
         app = create_app()
-        monkeypatch.setattr(main, "adapter", Adapter(app))
+        if add_routes:
+            add_routes(app)
+        serve_app(app)
         return app
+
+    return change
+
+
+@pytest.fixture
+def authorize(serve: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
+    """Makes the handler one of another AUTH_MODE, and returns its application."""
+
+    def change(mode: str, add_routes: Callable[[FastAPI], object] | None = None, **values: object) -> FastAPI:
+        return serve(add_routes, auth_mode=mode, **values)
 
     return change
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from handler.main import handler
-from local.events import Context, http_event
+from local.events import http_event
 from tests.client import call, create, invoke
 
 SECRET = "ECHO-ME-NOT"
@@ -75,12 +74,6 @@ def test_many_mistakes_of_one_kind_are_one() -> None:
     assert len(response.json["errors"]) == 1
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_a_body_that_is_not_declared_json_is_refused(content_type: str, database: Any) -> None:
-    response = call("POST", "/items/", b'{"name": "x"}', content_type=content_type)
-    assert_refused(response, database, 400, 422)
-
-
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 @pytest.mark.parametrize("name", [n for n in BODIES if n != "no name"])
 def test_a_bad_change_leaves_the_item_as_it_was(method: str, name: str) -> None:
@@ -92,7 +85,22 @@ def test_a_bad_change_leaves_the_item_as_it_was(method: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "item_id",
-    ["0", "-1", "9223372036854775808", "9" * 30, "1.5", "1e3", "abc", "%00", "é", "\u0661", "0x1", "NaN", "null"],
+    [
+        "0",
+        "-1",
+        "-0",
+        "9223372036854775808",
+        "9" * 30,
+        "9" * 5000,
+        "1.5",
+        "1e3",
+        "abc",
+        "%00",
+        "é",
+        "0x1",
+        "NaN",
+        "null",
+    ],
 )
 def test_an_id_out_of_range_is_refused(item_id: str, database: Any) -> None:
     for method, body in [("GET", None), ("PATCH", {"name": "x"}), ("PUT", {"name": "x"}), ("DELETE", None)]:
@@ -117,19 +125,12 @@ def test_the_longest_valid_body_is_stored_in_whatever_way_it_is_spelled() -> Non
         {"body": base64.b64encode(b"\xff\xfe").decode(), "isBase64Encoded": True},
         {"body": 7},
         {"rawQueryString": "\ud800"},
-        {"headers": None},
         {"requestContext": None},
         {"requestContext": {}},
+        {"requestContext": {"http": None}},
         {"version": "3.0"},
     ],
 )
 def test_an_event_that_is_broken_is_refused(change: dict[str, Any], database: Any) -> None:
     event = http_event("POST", "/items/", "", [("content-type", "application/json")], b'{"name": ""}')
     assert_refused(invoke(event | change), database, 400, 422)
-
-
-@pytest.mark.parametrize("event", [None, {}, [], "x", 0, {"Records": []}, {"source": "aws.events"}])
-def test_an_event_that_is_no_request_does_nothing(event: Any, database: Any) -> None:
-    assert handler(event, Context())["ok"] is False
-    assert stored(database) == 0
-    assert create("after")["name"] == "after"

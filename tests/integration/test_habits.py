@@ -120,7 +120,7 @@ def now() -> str:
 
 
 @pytest.mark.parametrize("client", ["TestClient", "handler"])
-def test_a_plain_dependency_can_be_overridden(client: str, serve: Serve) -> None:
+def test_a_plain_dependency_can_be_overridden(client: str, serve_app: Serve) -> None:
     app = create_app()
     router = APIRouter(prefix="/test", dependencies=[PUBLIC])
 
@@ -130,16 +130,16 @@ def test_a_plain_dependency_can_be_overridden(client: str, serve: Serve) -> None
 
     app.include_router(router)
     app.dependency_overrides[now] = lambda: "then"
-    serve(app)
+    serve_app(app)
     found = TestClient(app).get("/test/now").json() if client == "TestClient" else call("GET", "/test/now").json
     assert found == "then"
 
 
 @pytest.mark.parametrize("client", ["TestClient", "handler"])
-def test_the_session_can_be_overridden(client: str, serve: Serve, database: Any) -> None:
+def test_the_session_can_be_overridden(client: str, serve_app: Serve, database: Any) -> None:
     """As FastAPI's documentation does in tests: with one session, whose transaction the test rolls back."""
     app = create_app()
-    serve(app)
+    serve_app(app)
     with Session(engine, expire_on_commit=False) as session:
         app.dependency_overrides[get_session] = app.dependency_overrides[get_read_session] = lambda: session
         if client == "TestClient":
@@ -239,12 +239,12 @@ def things() -> APIRouter:
 
 
 def test_a_plain_router_with_a_prefix_is_served_and_logged_by_its_whole_path(
-    serve: Serve, request_lines: Lines
+    serve_app: Serve, request_lines: Lines
 ) -> None:
     app, shop = create_app(), APIRouter(prefix="/shop")
     shop.include_router(things())
     app.include_router(shop, prefix="/v1")
-    serve(app)
+    serve_app(app)
     assert call("GET", "/v1/shop/things/7").json == 7
     assert_problem(call("GET", "/v1/shop/things/x"), 422)
     assert_problem(call("GET", "/things/7"), 404)
@@ -252,11 +252,13 @@ def test_a_plain_router_with_a_prefix_is_served_and_logged_by_its_whole_path(
     assert "/v1/shop/things/{thing_id}" in app.openapi()["paths"]
 
 
-def test_a_plain_router_has_the_authorization_that_it_declares(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_router_has_the_authorization_that_it_declares(
+    serve_app: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
     app = create_app()
     app.include_router(things(), prefix="/shop")
-    serve(app)
+    serve_app(app)
     assert_problem(call("GET", "/shop/things/7"), 401)
     assert_problem(with_claims("GET", "/shop/things/7", "items:read"), 403)
     assert with_claims("GET", "/shop/things/7", "items:read things:read").json == 7
@@ -264,7 +266,7 @@ def test_a_plain_router_has_the_authorization_that_it_declares(serve: Serve, mon
 
 @pytest.mark.parametrize("mode", ["none", "jwt", "iam"])
 def test_a_router_without_authorization_does_not_start_and_says_what_is_missing(
-    mode: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    mode: str, serve_app: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(settings()), "auth_mode", mode)
     app, router = create_app(), APIRouter(prefix="/things")
@@ -275,11 +277,11 @@ def test_a_router_without_authorization_does_not_start_and_says_what_is_missing(
 
     app.include_router(router, prefix="/shop")
     with pytest.raises(TypeError, match=r"/shop/things/\{thing_id\} declares no authorization: add dependencies="):
-        serve(app)
+        serve_app(app)
 
 
 def test_authorization_may_be_declared_where_a_router_is_included(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve_app: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
     app, router = create_app(), APIRouter(route_class=ApiRoute)
@@ -289,7 +291,7 @@ def test_authorization_may_be_declared_where_a_router_is_included(
         return name
 
     app.include_router(router, dependencies=[requires_scopes("things:write")])
-    serve(app)
+    serve_app(app)
     assert_problem(call("POST", "/things", {"name": "x"}), 401)
     assert_problem(with_claims("POST", "/things", "things:read"), 403)
 
@@ -297,7 +299,7 @@ def test_authorization_may_be_declared_where_a_router_is_included(
 # Middleware
 
 
-def test_middleware_wraps_every_request(serve: Serve, database: Any, request_lines: Lines) -> None:
+def test_middleware_wraps_every_request(serve_app: Serve, database: Any, request_lines: Lines) -> None:
     app, seen = create_app(), []
 
     @app.middleware("http")
@@ -308,7 +310,7 @@ def test_middleware_wraps_every_request(serve: Serve, database: Any, request_lin
         return response
 
     app.add_middleware(GZipMiddleware, minimum_size=100)
-    serve(app)
+    serve_app(app)
     created = call("POST", "/items/", {"name": "x" * 200}, headers=[("accept-encoding", "gzip")])
     assert (created.status, created.headers["x-tag"], created.headers["content-encoding"]) == (201, "1", "gzip")
     assert b"x" * 200 in gzip.decompress(created.body)
@@ -319,7 +321,9 @@ def test_middleware_wraps_every_request(serve: Serve, database: Any, request_lin
     assert names(database) == ["x" * 200]
 
 
-def test_middleware_changes_nothing_of_commits_and_repeats(serve: Serve, database: Any, request_lines: Lines) -> None:
+def test_middleware_changes_nothing_of_commits_and_repeats(
+    serve_app: Serve, database: Any, request_lines: Lines
+) -> None:
     """`call_next` runs the application in a task of its own; a race that is lost there is run again all the same."""
     app = create_app()
     app.middleware("http")(lambda request, call_next: call_next(request))
@@ -339,7 +343,7 @@ def test_middleware_changes_nothing_of_commits_and_repeats(serve: Serve, databas
         raise RuntimeError("boom")
 
     app.include_router(router)
-    serve(app)
+    serve_app(app)
     assert call("POST", "/test/race").status == 200
     assert_problem(call("POST", "/test/broken"), 500)
     assert [(line["status"], line["repeats"]) for line in request_lines] == [(200, 2), (500, 0)]
@@ -416,7 +420,7 @@ def test_the_request_s_session_refuses_to_be_used_by_a_background_task(
 # Lifespan
 
 
-def test_a_lifespan_runs_once_before_the_first_request_on_its_event_loop(serve: Serve) -> None:
+def test_a_lifespan_runs_once_before_the_first_request_on_its_event_loop(serve_app: Serve) -> None:
     events = []
 
     @asynccontextmanager
@@ -438,22 +442,22 @@ def test_a_lifespan_runs_once_before_the_first_request_on_its_event_loop(serve: 
 
     app.include_router(router)
     assert events == []
-    serve(app)
+    serve_app(app)
     assert events == ["started"]
     assert call("GET", "/test/state").json == call("GET", "/test/state").json == ["a client", True]
     assert events == ["started", "request", "request"]
 
 
-def test_on_event_runs_too(serve: Serve) -> None:
+def test_on_event_runs_too(serve_app: Serve) -> None:
     started: list[int] = []
     app = create_app()
     app.router.on_startup.append(lambda: started.append(1))
-    serve(app)
+    serve_app(app)
     assert call("GET", "/health/live").status == 200
     assert started == [1]
 
 
-def test_a_lifespan_may_use_the_database(serve: Serve, database: Any) -> None:
+def test_a_lifespan_may_use_the_database(serve_app: Serve, database: Any) -> None:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with Session(engine) as session, session.begin():
@@ -462,11 +466,11 @@ def test_a_lifespan_may_use_the_database(serve: Serve, database: Any) -> None:
 
     app = create_app()
     app.include_router(APIRouter(lifespan=lifespan))
-    serve(app)
+    serve_app(app)
     assert names(database) == ["of the lifespan"]
 
 
-def test_a_lifespan_that_fails_fails_the_import_with_its_message(serve: Serve) -> None:
+def test_a_lifespan_that_fails_fails_the_import_with_its_message(serve_app: Serve) -> None:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if not os.environ.get("CACHE"):
@@ -476,7 +480,7 @@ def test_a_lifespan_that_fails_fails_the_import_with_its_message(serve: Serve) -
     app = create_app()
     app.include_router(APIRouter(lifespan=lifespan))
     with pytest.raises(RuntimeError, match="the cache is not there"):
-        serve(app)
+        serve_app(app)
 
 
 # Uploads

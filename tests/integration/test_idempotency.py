@@ -1,15 +1,26 @@
-"""Safe retries: a POST with an Idempotency-Key is done once, whatever happens to its answer."""
+"""Safe retries: a POST with an Idempotency-Key is done once, whatever happens to its response."""
 
+import json
 import os
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
+from fastapi import APIRouter, FastAPI, Query
+from fastapi import Response as ApiResponse
+from pydantic import BaseModel
 
+from handler.api.auth import requires_scopes
+from handler.api.idempotency import IDEMPOTENT
+from handler.api.routing import ApiRoute
 from handler.settings import settings
 from local.proxy import Proxy
 from tests.client import Response, call
+from tests.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
+
+Authorize = Callable[..., FastAPI]
 
 LAMP = {"name": "Lamp", "description": "A desk lamp"}
 
@@ -58,8 +69,8 @@ def test_without_a_key_or_with_another_it_is_another_item(database: Any) -> None
     assert stored(database) == 4
 
 
-@pytest.mark.parametrize("key", ["", "a" * 256, "a\tb", "é"])
-def test_a_key_that_is_none_is_refused(key: str, database: Any) -> None:
+@pytest.mark.parametrize("key", ["", "a" * 256, "a\tb", "é", "a\nb"])
+def test_a_key_that_is_not_printable_ascii_of_1_to_255_characters_is_refused(key: str, database: Any) -> None:
     refused = post(key)
     assert refused.status == 422
     assert [one["where"] for one in refused.json["errors"]] == ["header.Idempotency-Key"]
@@ -135,3 +146,170 @@ def test_many_processes_with_the_same_keys_get_the_same_answers_and_store_one_ro
     assert all(client.returncode == 0 for client in clients)
     assert len(answers) == 1
     assert stored(database) == 20
+
+
+# The response belongs to the request that asks.
+
+DEFAULT_DOMAIN = "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com"
+KEYED = Request(
+    "POST", "/items/", "", [("content-type", "application/json"), ("idempotency-key", "one")], b'{"name": "L"}'
+)
+
+
+def on_stage(stage: str) -> Received:
+    event = KINDS["REST API"](KEYED)
+    event["requestContext"] |= {"domainName": DEFAULT_DOMAIN, "stage": stage}
+    return send(event)
+
+
+def below(base_path: str) -> Received:
+    event = KINDS["function URL"](Request(KEYED.method, f"{base_path}/items/", "", KEYED.headers, KEYED.body))
+    return send(event)
+
+
+def test_a_stored_response_s_location_is_below_the_stage_or_base_path_of_the_request_that_asks(
+    monkeypatch: pytest.MonkeyPatch, database: Any
+) -> None:
+    monkeypatch.setitem(vars(settings()), "base_path", "/shop")
+    responses = [on_stage("dev"), on_stage("prod"), on_stage("items"), below("/shop"), below(""), on_stage("dev")]
+    locations = [response.headers["location"] for response in responses]
+    assert locations == [f"{path}/items/1" for path in ("/dev", "/prod", "/items", "/shop", "", "/dev")]
+    assert len({(response.status, response.body) for response in responses}) == 1
+    assert stored(database) == 1
+
+
+@pytest.mark.parametrize("location", ["/devices/1", "https://other.example/dev/1", "dev/1", "", "/"])
+def test_a_location_that_is_not_below_the_stage_is_given_again_as_it_was(
+    location: str, serve: Callable[..., FastAPI]
+) -> None:
+    def add(app: FastAPI) -> None:
+        router = APIRouter(route_class=ApiRoute)
+
+        @router.post("/test/", dependencies=[requires_scopes(), IDEMPOTENT])
+        async def _route(response: ApiResponse) -> None:
+            response.headers["Location"] = location
+
+        app.include_router(router)
+
+    serve(add)
+    event = KINDS["REST API"](Request("POST", "/test/", "", [("idempotency-key", "one")]))
+    event["requestContext"] |= {"domainName": DEFAULT_DOMAIN, "stage": "dev"}
+    responses = [send(event), send(event)]
+    assert [response.headers["location"] for response in responses] == [location, location]
+
+
+# A key belongs to its caller, method, path and query.
+
+ROLE = "arn:aws:sts::123456789012:assumed-role/shop/{}"
+SAME_CALLER = [
+    [ROLE.format("i-0123456789abcdef0"), ROLE.format("task-2"), ROLE.format("ann@example.com"), ROLE.format("1")],
+    ["arn:aws:iam::123456789012:user/ann"],
+    ["arn:aws:iam::123456789012:user/bob"],
+    ["arn:aws:iam::123456789012:user/team/ann"],
+    ["arn:aws:iam::123456789012:user/team/bob"],
+    ["arn:aws:sts::123456789012:federated-user/ann"],
+    ["arn:aws:sts::123456789012:federated-user/bob"],
+    ["arn:aws:sts::123456789012:assumed-role/shop-2/task-2", "arn:aws:sts::123456789012:assumed-role/shop-2/task-3"],
+    ["arn:aws:sts::210987654321:assumed-role/shop/task-2", "arn:aws:sts::210987654321:assumed-role/shop/task-3"],
+    ["arn:aws-cn:sts::123456789012:assumed-role/shop/task-2"],
+    ["arn:aws:iam::210987654321:user/ann"],
+    ["arn:aws:iam::123456789012:root"],
+    ["arn:aws:iam::123456789012:role/shop"],
+]
+
+
+def item_of(event: Any) -> int:
+    response = send(event)
+    assert response.status == 201, response.body
+    return int(json.loads(response.body)["id"])
+
+
+@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["iam"])
+def test_the_owner_of_a_key_is_the_user_or_the_role_without_its_session(kind: str, authorize: Authorize) -> None:
+    authorize("iam")
+    arn = authorized("iam", kind, KEYED)
+    for item, arns in enumerate(SAME_CALLER, start=1):
+        for one in arns * 2:
+            assert item_of(json.loads(json.dumps(arn).replace(ROLE.format("session"), one))) == item, one
+
+
+SAME_CLIENT: list[list[dict[str, Any]]] = [
+    [{"sub": "ann"}, {"sub": "ann", "exp": "1", "iat": "2", "jti": "3", "scope": "items:write x"}, {"sub": "ann"}],
+    [{"sub": "bob"}],
+    [{"sub": "ann", "iss": "https://other.example"}, {"sub": "ann", "iss": "https://other.example", "jti": "7"}],
+    [
+        {"sub": "ann", "client_id": "app"},
+        {"sub": "ann", "azp": "app"},
+        {"sub": "ann", "azp": "app", "client_id": "app"},
+    ],
+    [{"sub": "ann", "client_id": "other-app"}],
+    [{"client_id": "ann"}, {"azp": "ann"}],
+    [{"client_id": "app"}],
+    [{"sub": "a" * 4000}],
+    [{"sub": "a" * 4001}],
+    [{"sub": 'ann", "'}],
+]
+
+
+@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
+def test_the_owner_of_a_key_is_the_token_s_issuer_subject_and_client(kind: str, authorize: Authorize) -> None:
+    authorize("jwt")
+    for item, tokens in enumerate(SAME_CLIENT, start=1):
+        for claims in tokens * 2:
+            event = KINDS[kind](KEYED)
+            AUTHORIZER_CONTEXTS["jwt"][kind](event, {"iss": "https://issuer.example", "scope": "items:write", **claims})
+            assert item_of(event) == item, claims
+
+
+@pytest.mark.parametrize(
+    "claims", [{}, {"iss": "x"}, {"sub": ""}, {"sub": None, "azp": ""}, {"aud": "x", "username": "a"}]
+)
+def test_a_key_of_a_token_that_names_neither_subject_nor_client_is_400(
+    claims: dict[str, Any], authorize: Authorize, database: Any
+) -> None:
+    authorize("jwt")
+    for headers, status in [(KEYED.headers, 400), (KEYED.headers[:1], 201)]:
+        event = KINDS["HTTP API 2.0"](Request("POST", "/items/", "", headers, KEYED.body))
+        AUTHORIZER_CONTEXTS["jwt"]["HTTP API 2.0"](event, {"scope": "items:write", **claims})
+        assert send(event).status == status
+    assert stored(database) == 1, "the one without a key"
+
+
+class Order(BaseModel):
+    name: str
+
+
+def test_a_key_belongs_to_its_method_path_and_query(serve: Callable[..., FastAPI]) -> None:
+    called: list[str] = []
+
+    def add(app: FastAPI) -> None:
+        router = APIRouter(route_class=ApiRoute, dependencies=[requires_scopes(), IDEMPOTENT])
+
+        @router.api_route("/test/{name}", methods=["POST", "PUT"])
+        async def _route(name: str, body: Order, size: Annotated[int, Query()] = 1) -> int:
+            called.append(f"{name} {body.name} {size}")
+            return len(called)
+
+        app.include_router(router)
+
+    serve(add)
+
+    def order(method: str, path: str, query: str = "") -> Response:
+        return call(method, path, {"name": "Lamp"}, query=query, headers=[("idempotency-key", "one")])
+
+    for _ in range(2):
+        assert [order(*one).json for one in [("POST", "/test/a"), ("PUT", "/test/a"), ("POST", "/test/b")]] == [1, 2, 3]
+    assert order("POST", "/test/a", "size=2").status == 422
+    assert len(called) == 3
+
+
+def test_a_key_of_a_route_that_cannot_store_its_response_is_an_error_that_says_so(
+    serve: Callable[..., FastAPI], caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(app: FastAPI) -> None:
+        @app.post("/test/plain", dependencies=[requires_scopes(), IDEMPOTENT])
+        async def _route() -> None: ...
+
+    serve(add)
+    assert call("POST", "/test/plain", headers=[("idempotency-key", "one")]).status == 500
+    assert "IDEMPOTENT stores responses only for routes of a router with route_class=ApiRoute" in caplog.text

@@ -1,18 +1,15 @@
 """Lists: order, search, and pages that stay where they are while rows come and go."""
 
-import hashlib
-import json
 import random
-from base64 import urlsafe_b64encode
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from handler.api.pagination import CHECKSUM
 from handler.items.models import NAME_LENGTH
-from handler.items.queries import SCAN_ROWS as NEAR
+from handler.items.queries import SCAN_ROWS
 from tests.client import Response, call, create
+from tests.cursors import items_cursor
 
 ORDERS = {"newest": lambda item: -item["id"], "name": lambda item: (item["name"], item["id"])}
 
@@ -46,7 +43,7 @@ def test_pages_give_every_item_once_in_order(order: str, limit: int) -> None:
     assert pages(f"limit={limit}&order={order}") == sorted(created, key=ORDERS[order])
 
 
-def test_newest_is_the_order_that_nobody_asks_for() -> None:
+def test_newest_first_is_the_default_order() -> None:
     first, second = create("first"), create("second")
     assert call("GET", "/items/").json["items"] == [second, first]
 
@@ -93,12 +90,6 @@ def test_the_longest_name_has_a_next_page(character: str) -> None:
     assert pages("limit=1&order=name") == items
 
 
-def cursor_of(order: str, data: bytes) -> str:
-    """What somebody can compute who reads paging.py."""
-    checksum = hashlib.blake2s(json.dumps([order, None]).encode() + data, digest_size=CHECKSUM).digest()
-    return urlsafe_b64encode(checksum + data).decode().rstrip("=")
-
-
 NO_KEYS = [
     b"[",
     b"5",
@@ -119,13 +110,13 @@ NO_NAMES = [rb'["\u0000",1]', rb'["\ud800",1]', b'["a",%d]' % 2**63, b'["a"]', b
     ("order", "data"), [*(("newest", data) for data in NO_KEYS), *(("name", data) for data in NO_NAMES)]
 )
 def test_a_cursor_that_was_computed_and_names_no_row_is_400(order: str, data: bytes) -> None:
-    assert call("GET", "/items/", query=f"order={order}&cursor={cursor_of(order, data)}").status == 400
+    assert call("GET", "/items/", query=f"order={order}&cursor={items_cursor(data, order=order)}").status == 400
 
 
 def test_a_cursor_that_was_computed_and_names_one_starts_after_it() -> None:
     first = create()
     create()
-    query = f"cursor={cursor_of('newest', b'[2]')}"
+    query = f"cursor={items_cursor(b'[2]')}"
     assert call("GET", "/items/", query=query).json["items"] == [first]
 
 
@@ -138,21 +129,36 @@ def test_a_cursor_with_anything_added_is_400(change: str) -> None:
 
 
 BAD_QUERIES = ["limit=0", "limit=101", "limit=x", "limit=1e3", "limit=1&limit=x", "Limit=1", "page=2", "order=price"]
-BAD_QUERIES += ["q=", "q=ab", "q=" + "x" * 101, "q=ab%00", "q=%20%20%20", "cursor=" + "x" * 2001]
+BAD_QUERIES += ["q=", "q=ab", "q=" + "x" * 101, "q=abc%00", "q=%20%20%20", "cursor=" + "x" * 2001]
+BAD_QUERIES += [
+    "limit=01",
+    "limit=%2B1",
+    "limit=1.0",
+    "limit=1_0",
+    "limit=%201",
+    "limit=1%0A",
+    "limit=%D9%A1",
+    "limit=",
+]
+BAD_QUERIES += ["limit=1&limit=1", "limit=abc&limit=1", "q=abc&q=def", "order=name&order=name", "cursor=a&cursor=a"]
 
 
 @pytest.mark.parametrize("query", BAD_QUERIES)
 def test_a_query_outside_the_stated_limits_is_refused(query: str) -> None:
     response = call("GET", "/items/", query=query)
-    assert response.status in (400, 422)
+    assert response.status == 422
     assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("q=ab", "String should have at least 3 characters"),
-        ("q=%20%20%20", "Must not be blank"),
+        ("q=ab", "Must have three letters or digits in a row"),
+        ("q=" + "x" * 101, "String should have at most 100 characters"),
+        ("q=abc%00", "Must not contain the NUL character"),
+        ("q=abc&q=abc", "Must be given once"),
+        ("limit=01", "Must be a whole number in decimal digits, without leading zeros"),
+        ("order=price", "Input should be 'newest' or 'name'"),
         ("cursor=" + "x" * 2001, "String should have at most 2000 characters"),
         ("limit=0", "Input should be greater than or equal to 1"),
     ],
@@ -162,12 +168,19 @@ def test_what_is_wrong_with_a_parameter_is_said_once_by_its_name(query: str, det
     assert call("GET", "/items/", query=query).json["errors"] == [{"where": where, "detail": detail}]
 
 
-@pytest.mark.parametrize("path", ["/items/1", "/health/live", "/health/ready"])
-def test_a_query_that_nobody_declared_is_422_and_not_echoed(path: str) -> None:
-    create()
-    response = call("GET", path, query="ECHO-ME-NOT=1")
+@pytest.mark.parametrize("query", ["ECHO-ME-NOT=1", "limit=1&ECHO-ME-NOT", "ECHO-ME-NOT=1&ECHO-ME-NOT=2", "LIMIT=1"])
+def test_a_parameter_that_a_list_does_not_declare_is_422_and_not_echoed(query: str) -> None:
+    response = call("GET", "/items/", query=query)
     assert response.status == 422
+    assert response.json["errors"] == [{"where": "query", "detail": "Extra inputs are not permitted"}]
     assert b"ECHO-ME-NOT" not in response.body
+
+
+@pytest.mark.parametrize("path", ["/items/1", "/health/live", "/health/ready"])
+@pytest.mark.parametrize("query", ["utm_source=x", "a=1&a=2", "limit=x"])
+def test_a_parameter_that_no_route_but_a_list_could_mistake_is_ignored(path: str, query: str) -> None:
+    create()
+    assert call("GET", path, query=query).status == 200
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -183,15 +196,15 @@ def test_a_search_finds_substrings_of_both_columns_in_any_case(order: str, limit
 def test_a_search_finds_what_is_far_away_in_the_order(order: str, database: Any) -> None:
     crowd = "INSERT INTO items (name) SELECT 'm' || g FROM generate_series(1, {}) AS g"
     before = [create("a Lamp"), create("z Lamp")]
-    database.run(crowd.format(2 * NEAR))
+    database.run(crowd.format(2 * SCAN_ROWS))
     amid = [create("m Lamp"), create("b Lamp")]
-    database.run(crowd.format(2 * NEAR))
+    database.run(crowd.format(2 * SCAN_ROWS))
     assert pages(f"q=lamp&limit=1&order={order}") == sorted(before + amid, key=ORDERS[order])
     assert pages(f"q=lamp&limit=3&order={order}") == sorted(before + amid, key=ORDERS[order])
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("between", [NEAR - 2, NEAR - 1, NEAR, NEAR + 1])
+@pytest.mark.parametrize("between", [SCAN_ROWS - 2, SCAN_ROWS - 1, SCAN_ROWS, SCAN_ROWS + 1])
 def test_a_search_finds_what_is_where_it_stops_to_look_at_each_row(order: str, between: int, database: Any) -> None:
     ends = [create("a Lamp")]
     database.run(f"INSERT INTO items (name) SELECT 'm' || g FROM generate_series(1, {between}) AS g")
@@ -200,12 +213,33 @@ def test_a_search_finds_what_is_where_it_stops_to_look_at_each_row(order: str, b
 
 
 @pytest.mark.parametrize(
-    "text", ["100%", "a_b", "a\\b", "%%%", "___", "\\\\\\", "'; --", "$1;", "äöü", "\U0001f4a1abc"]
+    "text",
+    [
+        "100%",
+        "abc_d",
+        "abc\\d",
+        "%abc%",
+        "___abc",
+        "\\\\abc",
+        "'; --abc",
+        "$100",
+        "äöü",
+        "\U0001f4a1abc",
+        "字字字",
+        "١٢٣",
+    ],
 )
 def test_a_search_takes_every_character_as_itself(text: str) -> None:
     found = create(f"x{text}y")
-    create("xa-by 1000 abc")
+    create("xabc-d 1000 x abcd")
     assert pages(f"q={quote(text)}") == [found]
+
+
+@pytest.mark.parametrize("text", ["C++", "???", "a b c", "ab-cd", "__ab", "a.b.c", "%%%", "\U0001f4a1" * 3, "   "])
+def test_a_search_that_no_index_can_serve_is_422_and_says_why(text: str) -> None:
+    response = call("GET", "/items/", query=f"q={quote(text)}")
+    assert response.status == 422
+    assert response.json["errors"] == [{"where": "query.q", "detail": "Must have three letters or digits in a row"}]
 
 
 def test_a_search_is_blind_to_case_beyond_ascii() -> None:

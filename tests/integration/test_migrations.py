@@ -17,10 +17,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pg8000.exceptions import DatabaseError
+from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
 
 from handler import migrate
 from handler.database.base import Base
+from handler.database.connection import make_engine
 from handler.database.deadline import within
 from handler.database.engine import engine
 from handler.migrate import upgrade
@@ -45,15 +48,37 @@ def test_models_and_migrations_do_not_drift() -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_checks_of_the_models_are_those_of_the_migrations() -> None:
+def test_constraints_of_the_models_are_those_of_the_migrations(server_url: str) -> None:
     """Alembic does not compare CHECK constraints."""
-    names = {constraint.name for table in Base.metadata.tables.values() for constraint in table.constraints}
-    with connect(os.environ["DATABASE_URL"]) as database:
-        stored = database.run(
-            "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
-            " AND conrelid <> 'alembic_version'::regclass"
-        )
-    assert {name for (name,) in stored} == names
+    found = []
+    with temporary_database(server_url, f"models_{os.getpid()}") as url:
+        models = make_engine(read_database_settings({"DATABASE_URL": url}), poolclass=NullPool)
+        with models.begin() as connection:
+            connection.execute(text("CREATE EXTENSION pg_trgm"))
+            Base.metadata.create_all(connection)
+        for database_url in (url, os.environ["DATABASE_URL"]):
+            with connect(database_url) as database:
+                found.append(
+                    database.run(
+                        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+                        " WHERE connamespace = 'public'::regnamespace"
+                        " AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2"
+                    )
+                )
+    assert found[0] == found[1]
+
+
+def test_items_that_are_there_stay_when_values_that_cannot_be_shown_are_refused(server_url: str) -> None:
+    with temporary_database(server_url, f"shown_{os.getpid()}") as url, connect(url) as database:
+        upgrade(read_database_settings({"DATABASE_URL": url}), "0003")
+        database.run("INSERT INTO items (name, created_at) VALUES ('old', 'infinity')")
+        upgrade(read_database_settings({"DATABASE_URL": url}))
+        assert database.run("SELECT name FROM items") == [["old"]]
+        with pytest.raises(DatabaseError, match="ck_items_created_at_shown"):
+            database.run("INSERT INTO items (name, created_at) VALUES ('new', 'infinity')")
+        database.run("DELETE FROM items")
+        for constraint in ("id_positive", "version_positive", "created_at_shown", "updated_at_shown"):
+            database.run(f"ALTER TABLE items VALIDATE CONSTRAINT ck_items_{constraint}")
 
 
 def test_every_migration_can_be_undone(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

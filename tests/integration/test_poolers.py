@@ -24,7 +24,6 @@ from pg8000 import dbapi
 from sqlalchemy import Engine, create_engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from handler.api.pagination import Page, next_cursor
 from handler.database.connection import connect, make_engine
 from handler.database.deadline import within
 from handler.database.engine import engine
@@ -140,6 +139,7 @@ sys.exit(any(process.exitcode for process in processes))
 def use_the_service(number: int) -> None:
     """What each of the many processes does. Reads and lists are in AUTOCOMMIT, the others are transactions."""
     from tests.client import call  # a process that forks must not have made the handler's event loop
+    from tests.cursors import items_cursor
 
     for cycle in range(ROUNDS):
         token = f"{number}-{cycle}-{random.random()}"
@@ -147,7 +147,7 @@ def use_the_service(number: int) -> None:
         assert (created.status, created.json["name"]) == (201, token), created
         path = f"/items/{created.json['id']}"
         assert call("GET", path).json == created.json
-        cursor = next_cursor(Page(), created.json["id"] + 1)
+        cursor = items_cursor(b"[%d]" % (created.json["id"] + 1))
         listed = call("GET", "/items/", query=f"limit=1&cursor={cursor}")
         assert listed.json["items"] == [created.json]
         changed = call("PATCH", path, {"description": token})

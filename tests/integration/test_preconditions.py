@@ -13,7 +13,18 @@ from tests.client import Response, call, create
 CHANGES: list[tuple[str, Any]] = [("PATCH", {"name": "x"}), ("PATCH", {}), ("PUT", {"name": "x"}), ("DELETE", None)]
 
 
-OTHER_TAGS = ['"2"', '"0"', '"other"', 'W/"1"', '"01"', '"99999999999"']
+OTHER_TAGS = [
+    '"2"',
+    '"0"',
+    '"other"',
+    'W/"1"',
+    '"01"',
+    '"1.0"',
+    '"+1"',
+    '"2147483648"',
+    '"9999999999"',
+    '"99999999999"',
+]
 NO_TAGS = ['"1 "', '""', "1", "", '"1', "nonsense", 'w/"1"', 'W/ "1"', 'W/x"1"', 'x"1"', 'a "1" b', '"1";x', '*,"1"']
 NO_TAGS += ['"1" "2"', '"1""2"', '"1", 2']
 
@@ -22,7 +33,7 @@ def conditional(method: str, path: str, body: Any = None, **headers: str) -> Res
     return call(method, path, body, headers=[(name.replace("_", "-"), value) for name, value in headers.items()])
 
 
-def test_every_answer_that_is_one_item_has_its_version_as_a_strong_etag() -> None:
+def test_every_response_that_is_one_item_has_its_version_as_a_strong_etag() -> None:
     assert call("POST", "/items/", {"name": "Lamp"}).headers["etag"] == '"1"'
     assert call("PATCH", "/items/1", {"name": "Torch"}).headers["etag"] == '"2"'
     assert call("PUT", "/items/1", {"name": "Torch"}).headers["etag"] == '"3"'
@@ -60,6 +71,56 @@ def test_a_version_that_the_client_has_not_is_sent() -> None:
     item = create()
     for tags in ('"2"', "1", "", "nonsense", 'w/"1"', 'x"1"', '"1" "2"'):
         assert conditional("GET", "/items/1", if_none_match=tags).json == item
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("tags", [*OTHER_TAGS, *NO_TAGS])
+def test_a_read_of_another_version_than_if_match_names_is_412(method: str, tags: str) -> None:
+    create()
+    response = conditional(method, "/items/1", if_match=tags)
+    assert response.status == 412
+    assert response.headers["content-type"] == "application/problem+json"
+    assert b"Lamp" not in response.body
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("tags", ['"1"', '"7", "1"', "*", ',"7",, "1" ,'])
+def test_a_read_of_the_version_that_if_match_names_is_answered(method: str, tags: str) -> None:
+    create()
+    assert conditional(method, "/items/1", if_match=tags).status == 200
+
+
+@pytest.mark.parametrize(
+    ("if_match", "if_none_match", "status"),
+    [
+        *(('"2"', '"1"', 412), ('"2"', "*", 412), ('"2"', '"2"', 412), ('W/"1"', 'W/"1"', 412)),
+        *(('"1"', '"1"', 304), ("*", "*", 304), ('"1"', '"2"', 200), ("*", '"2"', 200)),
+    ],
+)
+def test_if_match_is_evaluated_before_if_none_match(if_match: str, if_none_match: str, status: int) -> None:
+    """RFC 9110, 13.2.2."""
+    create()
+    assert conditional("GET", "/items/1", if_match=if_match, if_none_match=if_none_match).status == status
+
+
+@pytest.mark.parametrize("headers", [{"if_match": '"1"'}, {"if_match": "*"}, {"if_none_match": "*"}])
+def test_a_condition_on_a_read_of_a_missing_item_is_404(headers: dict[str, str]) -> None:
+    """The conditions are evaluated only where the response without them would be a success (RFC 9110, 13.2.1)."""
+    assert conditional("GET", "/items/1", **headers).status == 404
+
+
+@pytest.mark.parametrize("headers", [{"if_none_match": "*"}, {"if_match": "*"}, {"if_match": '"7"'}])
+def test_a_post_ignores_preconditions_since_a_new_item_has_no_earlier_version(headers: dict[str, str]) -> None:
+    create()
+    assert conditional("POST", "/items/", {"name": "Torch"}, **headers).status == 201
+
+
+@pytest.mark.parametrize("headers", [{"if_match": '"7"'}, {"if_none_match": "*"}])
+def test_a_list_ignores_preconditions_since_it_has_no_version(headers: dict[str, str]) -> None:
+    create()
+    response = conditional("GET", "/items/", **headers)
+    assert response.status == 200
+    assert "etag" not in response.headers
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)

@@ -53,6 +53,18 @@ def test_the_limits_that_are_stated_are_those_of_the_code() -> None:
 def test_every_file_of_the_layout_is_there() -> None:
     layout = re.search(r"```text\n(.*?)```", README, re.DOTALL)
     assert layout
+    parents = [ROOT]
     for line in layout[1].splitlines():
-        folder = {0: "", 2: "handler/", 4: "handler/database/"}[len(line) - len(line.lstrip())]
-        assert (ROOT / (folder + line.split()[0])).exists(), line
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        path = parents[depth] / name
+        assert path.exists(), line
+        parents[depth + 1 :] = [path]
+
+
+def test_every_module_of_handler_is_in_the_layout() -> None:
+    layout = re.search(r"```text\n(.*?)```", README, re.DOTALL)
+    assert layout
+    for path in (ROOT / "handler").rglob("*.py"):
+        depth = len(path.relative_to(ROOT).parts) - 1
+        if path.name != "__init__.py" and not {"items", "migrations"} & {*path.parts}:
+            assert f"\n{'  ' * depth}{path.name} " in layout[1], path

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from handler import observability
+from handler.adapter.adapter import NotHttpEvent
 from handler.database.session import SessionDep
 from local.events import Context, http_event
 from local.proxy import Proxy
@@ -93,10 +94,12 @@ def test_a_request_that_reaches_no_route_is_a_line_too(
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 
 
-def test_what_is_no_request_is_no_line(lines: list[observability.Line]) -> None:
+def test_an_event_that_is_not_http_is_no_line(lines: list[observability.Line]) -> None:
     from handler.main import handler
 
-    assert handler({"source": "aws.events"}, Context())["ok"] is False
+    assert handler({"source": "aws.events"}, Context()) is None
+    with pytest.raises(NotHttpEvent):
+        handler({"source": "aws.ec2"}, Context())
     assert lines == []
 
 
@@ -104,6 +107,7 @@ def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[observability.
     from handler.main import handler
 
     answer = handler(http_event("GET", "/nowhere", "", [], b""), None)
+    assert answer is not None
     (line,) = lines
     assert line["requestId"] == answer["headers"]["x-request-id"] == json.loads(answer["body"])["request_id"]
     assert line["remainingTime"] is None
@@ -231,7 +235,7 @@ def test_an_answer_that_breaks_the_contract_is_an_error_without_what_is_stored(
     assert MARK not in caplog.text
 
 
-def test_an_answer_that_cannot_be_written_is_an_error_and_not_the_client_s(
+def test_a_response_that_cannot_be_formatted_is_an_error_and_not_the_client_s(
     app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/cookies")
@@ -243,10 +247,10 @@ def test_an_answer_that_cannot_be_written_is_an_error_and_not_the_client_s(
     assert invoke(event).status == 500
     assert lines[-1]["level"] == "ERROR"
     (record,) = errors(caplog)
-    assert record.getMessage() == "the answer cannot be written"
+    assert record.getMessage() == "the response cannot be formatted"
 
 
-def test_an_answer_that_is_too_large_says_so(
+def test_a_response_that_is_too_large_says_so(
     app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/huge")
@@ -256,7 +260,7 @@ def test_an_answer_that_is_too_large_says_so(
     assert call("GET", "/test/huge").status == 500
     assert lines[-1]["level"] == "ERROR"
     (record,) = errors(caplog)
-    assert record.getMessage().startswith("The answer is larger than Lambda can return: ")
+    assert re.fullmatch(r"The response has \d+ bytes, and at most 6291556 can be returned", record.getMessage())
 
 
 # --- quiet recoveries ---
@@ -374,15 +378,23 @@ class Service:
     def post_invocation_result(self, invoke_id, result, *_):
         answers.write(json.dumps({"id": invoke_id, "answer": json.loads(result)}) + "\\n")
 
-from handler import main
+from handler import app as application
+from handler.api.auth import PUBLIC
 
-@main.app.get("/test/broken")
-async def broken():
-    raise ValueError("the reason")
+def create_app(create_app=application.create_app):
+    app = create_app()
 
-@main.app.get("/test/noisy")
-async def noisy():
-    logging.getLogger("noisy").info("information")
+    @app.get("/test/broken", dependencies=[PUBLIC])
+    async def broken():
+        raise ValueError("the reason")
+
+    @app.get("/test/noisy", dependencies=[PUBLIC])
+    async def noisy():
+        logging.getLogger("noisy").info("information")
+
+    return app
+
+application.create_app = create_app
 
 with open(sys.argv[1], "w") as answers:
     bootstrap.run("handler.main.handler", Service())

@@ -1,11 +1,20 @@
-"""The contract is committed: a change to it is seen in review."""
+"""The contract is committed, as a deployment with AUTH_MODE=jwt enforces it: a change to it is seen in review."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+from handler.settings import settings
 from local.openapi import PATH, document
 
 METHODS = {"get", "put", "post", "delete", "patch"}
+
+
+@pytest.fixture(autouse=True)
+def _jwt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
 
 
 def test_the_committed_schema_is_the_application_s() -> None:
@@ -38,3 +47,45 @@ def test_every_field_and_parameter_has_an_example_or_a_description() -> None:
     for operation in operations():
         for parameter in operation.get("parameters", []):
             assert is_told(parameter["schema"]), parameter
+
+
+def test_operation_ids_are_the_names_of_the_routes() -> None:
+    found = {operation["operationId"] for operation in operations()}
+    items = {f"{verb}_item" for verb in ("create", "read", "replace", "update", "delete")}
+    assert found == {*items, "list_items", "live", "ready"}
+
+
+def references(found: Any) -> Iterator[str]:
+    for name, value in (
+        found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    ):
+        if name == "$ref":
+            yield value
+        yield from references(value)
+
+
+def test_every_reference_resolves() -> None:
+    openapi = json.loads(document())
+    found = {*references(openapi)}
+    assert "#/components/schemas/Problem" in found
+    assert found <= {f"#/components/schemas/{name}" for name in openapi["components"]["schemas"]}
+
+
+def test_ids_are_64_bit_integers() -> None:
+    openapi = json.loads(document())
+    assert openapi["components"]["schemas"]["ItemRead"]["properties"]["id"]["format"] == "int64"
+    for operation in openapi["paths"]["/items/{item_id}"].values():
+        assert operation["parameters"][0]["schema"]["format"] == "int64"
+
+
+def test_every_media_type_of_a_body_is_described() -> None:
+    found = {
+        operation["operationId"]: [*operation["requestBody"]["content"]]
+        for operation in operations()
+        if "requestBody" in operation
+    }
+    assert found == {
+        "create_item": ["application/json"],
+        "replace_item": ["application/json"],
+        "update_item": ["application/merge-patch+json", "application/json"],
+    }
