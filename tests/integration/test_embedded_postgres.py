@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def refuses(url: str, password: str) -> bool:
     """Whether the server asks for another password than this."""
     settings = read_database_settings({"DATABASE_URL": url})
     with pytest.raises(OperationalError) as error:
-        open_connection(replace(settings, password=password or None))
+        open_connection(settings.model_copy(update={"password": password or None}))
     return "28P01" in str(error.value) or "the server asks for a password" in str(error.value)
 
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -113,7 +112,7 @@ def test_pgbouncer_listens_on_loopback_and_asks_for_the_password_of_the_database
     assert settings.host == "127.0.0.1"
     connect(settings).close()
     with pytest.raises(dbapi.OperationalError, match=r"28P01|08P01|the server asks for a password"):
-        connect(replace(settings, password=password))
+        connect(settings.model_copy(update={"password": password}))
 
 
 # ---------------------------------------------------------------- right answers behind PgBouncer

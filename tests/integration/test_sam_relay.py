@@ -1,7 +1,6 @@
 """The relay by which containers reach a database of this machine; the tests for `sam local` itself need Docker."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,13 @@ def test_the_relay_leads_to_the_embedded_database_and_asks_for_its_password() ->
         database = read_database_settings({"DATABASE_URL": url})
         assert database.host == "host.docker.internal"
         assert database.port
-        here = replace(database, host="127.0.0.1")  # a container has another name for this machine
+        here = database.model_copy(update={"host": "127.0.0.1"})  # a container has another name for this machine
         connect(here).close()
         for password in ("guess", f"{here.password}x"):
             with pytest.raises(OperationalError, match="28P01"):
-                connect(replace(here, password=password))
+                connect(here.model_copy(update={"password": password}))
         with pytest.raises(OperationalError, match="the server asks for a password"):
-            connect(replace(here, password=None))
+            connect(here.model_copy(update={"password": None}))
 
 
 @pytest.mark.parametrize("url", ["postgresql://postgres@/postgres?host=/tmp", "postgresql://ann@localhost/shop"])
