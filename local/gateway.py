@@ -64,7 +64,7 @@ def for_own_hosts(app: App, port: int) -> App:
 class Gateway:
     """An ASGI app in front of a Lambda handler. One thread: a Lambda environment serves one request at a time."""
 
-    def __init__(self, handler: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, handler: Callable[[Any, Any], dict[str, Any]]) -> None:
         self._handler = handler
         self._environment = ThreadPoolExecutor(max_workers=1)
         self._path = ""  # of the request that is served

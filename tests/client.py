@@ -26,9 +26,7 @@ class Response:
 
 def invoke(event: Any, context: Context | None = None) -> Response:
     """One invocation of the real entry point."""
-    returned = handler(event, context or Context())
-    assert returned is not None, "the event was taken for a warm-up"
-    answer = http_answer(returned)
+    answer = http_answer(handler(event, context or Context()))
     return Response(answer.status, dict(answer.headers), answer.body)
 
 

@@ -277,7 +277,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
         pg8000 cuts a value whose length is beyond the message. Raises OutOfProtocol or struct.error for such a row.
         """
-        if len(data) > LONG_ROW:
+        size = len(data)
+        if size > LONG_ROW:
             _check_long(data, context)
         row: list[Any] = []
         start, encoding = 2, self._client_encoding
@@ -292,7 +293,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
                 row.append(None)
             else:
                 raise OutOfProtocol("a value of negative length")
-        if start != len(data):
+        if start != size:
             raise OutOfProtocol("a row that does not end with its message")
         context.rows.append(row)
 
