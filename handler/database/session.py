@@ -119,7 +119,8 @@ def _take_connection(session: RequestSession, _transaction: SessionTransaction, 
 @event.listens_for(engine, "checkin")
 def _reset_connection(driver: Any, _record: object) -> None:
     if driver is not None:  # the connection was closed
-        driver.rollback()  # SQLAlchemy leaves it out after a COMMIT that was not sent: no time was left, or a route's
+        # SQLAlchemy leaves it out after a COMMIT that was not sent: no time was left, or a route's.
+        engine.dialect.do_rollback(driver)
         driver.autocommit = driver.read_only = False
         driver.before_end = None
 

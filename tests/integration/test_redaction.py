@@ -268,8 +268,10 @@ FAILURES: dict[Callable[[Session], None], list[str]] = {
     a_column_that_is_not_there: ["ProgrammingError: 42703 [SELECT]"],
     a_syntax_error: ["ProgrammingError: 42601 [SELECT]"],
     a_literal_in_a_statement: ["ProgrammingError: 42P01 [INSERT]"],
-    a_session_that_had_failed: ["InvalidRequestError: Can't operate on closed transaction"],
-    a_session_that_had_failed_over_a_parameter: ["InvalidRequestError: Can't operate on closed transaction"],
+    a_session_that_had_failed: ["PendingRollbackError: This Session's transaction has been rolled back"],
+    a_session_that_had_failed_over_a_parameter: [
+        "PendingRollbackError: This Session's transaction has been rolled back"
+    ],
     a_session_that_had_failed_outside_of_a_context: ["PendingRollbackError: This Session's transaction"],
     a_parameter_that_its_type_refuses: ["StatementError: ValueError [SELECT]", "in process_bind_param"],
     a_parameter_that_an_enum_lacks: ["StatementError: LookupError [SELECT]"],
