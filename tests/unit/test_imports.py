@@ -91,3 +91,31 @@ def test_garbage_is_collected_again_after_the_import_and_never_among_what_was_im
     said = import_handler("postgresql://ann@db.example/shop")
     assert said["collects"]
     assert said["frozen"] > 100_000
+
+
+DOCUMENT = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+{{first}}
+from handler.app import create_app
+from fastapi.openapi.models import OpenAPI
+print(json.dumps([OpenAPI.__pydantic_complete__, create_app().openapi()]))
+"""
+
+
+def test_the_models_of_openapi_are_not_built_by_init_and_the_document_is_the_same() -> None:
+    environ = {"DATABASE_URL": "postgresql://ann@db.example/shop", "AUTH_MODE": "jwt"}
+    plain, deferred = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-I", "-c", DOCUMENT.format(first=first)],
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for first in ("import fastapi.openapi.models", "import handler.main")
+    ]
+    assert (plain[0], deferred[0]) == (True, False)
+    assert plain[1] == deferred[1]
