@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from handler.database import https
-from handler.database.deadline import remaining, within
+from handler.database.deadline import sleep, within
 from handler.migrations.errors import redacted
 
 # Seconds of the invocation that the database does not get: to send the response in, and to end in after that.
@@ -179,22 +179,10 @@ def _send_response(address: str, response: dict[str, Any]) -> None:
             outcome = f"HTTP {status}"
         if 200 <= status < 300:
             return
-        if 300 <= status < 500 or not _wait(pause):
+        if 300 <= status < 500 or not sleep(pause):
             # Without the path and the signature: they are what allows to send a response.
             host = urlsplit(address).hostname
             message = f"CloudFormation did not get the response {response['Status']}: {host}: {outcome}"
             logger.error(message)
             raise CallbackFailed(message)
         pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _wait(seconds: float) -> bool:
-    """Sleep, and return True, where the deadline leaves time for it."""
-    try:
-        left = remaining()
-    except TimeoutError:
-        return False
-    if left is not None and left <= seconds:
-        return False
-    time.sleep(seconds)
-    return True

@@ -5,7 +5,6 @@ import logging
 import math
 import random
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ from handler.adapter.events import (
 from handler.adapter.responses import ResponseTooLarge, format_response, problem_response
 from handler.api.auth import with_authorization
 from handler.app import with_cors, with_limit
-from handler.database.deadline import remaining, within
+from handler.database.deadline import sleep, within
 from handler.database.spent import count
 from handler.errors import is_logged
 from handler.observability import tell
@@ -194,7 +193,7 @@ class Adapter:
             response = self._call_mangum(attempt, context)
             repeatable = getattr(attempt.scope.get("route"), "repeatable", False)
             lost_race = "lost_race" in attempt.scope
-            if not (lost_race and repeatable) or pause is None or not _sleep(pause):
+            if not (lost_race and repeatable) or pause is None or not sleep(pause):
                 return Outcome(response, attempt.scope.get("endpoint"), repeats)
         raise AssertionError("the last attempt returns")
 
@@ -232,18 +231,6 @@ def _pauses() -> Iterator[float | None]:
     for number in range(REPEATS):
         yield min(FIRST_PAUSE * 2**number, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
     yield None
-
-
-def _sleep(seconds: float) -> bool:
-    """Sleep, and return True; False where the deadline would pass meanwhile."""
-    try:
-        left = remaining()
-    except TimeoutError:
-        return False
-    if left is not None and left <= seconds:
-        return False
-    time.sleep(seconds)
-    return True
 
 
 def _in_running_loop() -> bool:

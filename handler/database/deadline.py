@@ -46,3 +46,15 @@ def overtime(seconds: float) -> Iterator[None]:
         yield
     finally:
         _deadline.reset(token)
+
+
+def sleep(seconds: float) -> bool:
+    """Sleep, and return True; return False at once where the deadline would pass meanwhile."""
+    try:
+        left = remaining()
+    except OutOfTime:
+        return False
+    if left is not None and left <= seconds:
+        return False
+    time.sleep(seconds)
+    return True
