@@ -12,6 +12,7 @@ the connection.
 
 import os
 import re
+import socket
 import ssl
 import struct
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
 from struct import Struct
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -205,6 +207,8 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         self.read_only = self.deferrable = False
         self.numbered = False
         self.before_end: Callable[[str], None] | None = None
+        self._in_flight = Lock()  # held while a statement waits for its replies
+        self._retired = False
         self._settings = tuple(settings.items())
         self._overrides: str | None = None if settings else ""  # statements behind BEGIN; None: not known yet
         with within(timeout), ExitStack() as on_failure:
@@ -325,7 +329,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def is_alive(self) -> bool:
         """Whether the server still knows us: free when it was asked something just now, else a round trip."""
-        if self.closed or self._sock.has_something():  # its end, the reason for it, or what nobody asked for
+        if (
+            self.closed or self._in_flight.locked() or self._sock.has_something()
+        ):  # its end, the reason for it, or what nobody asked for
             return False
         # A frozen environment's monotonic clock may stand still.
         idle = max(time.monotonic() - self._used[0], abs(time.time() - self._used[1]))
@@ -359,7 +365,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             return self._run_first(statement, values, oids, stream)
         except ConnectionLost:
             # Several statements in one text may end their transaction themselves.
-            if stream is not None or (not values and _may_be_several(statement)):
+            if self._retired or stream is not None or (not values and _may_be_several(statement)):
                 raise
         self._renew()
         return self._run_first(statement, values, oids, stream)
@@ -394,6 +400,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
 
     def commit(self) -> None:
         """One round trip where a transaction is open, none where not. Raises unless everything is stored."""
+        if self._in_flight.locked():
+            self._retire()
+            raise _error("08006", "a statement was still waiting for its replies")
         if not self._in_transaction and not self.closed:
             return
         if self.before_end is not None:
@@ -406,7 +415,12 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             raise
 
     def rollback(self) -> None:
-        """One round trip where a transaction is open, none where not. A server rolls back what it loses."""
+        """One round trip where a transaction is open, none where not. A server rolls back what it loses.
+
+        Where a thread that was left behind still waits for a statement, the connection is closed.
+        """
+        if self._in_flight.locked():
+            self._retire()
         if self._in_transaction and not self.closed:
             try:
                 self._converse(self._query("rollback"))
@@ -425,6 +439,9 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         """Take leave of the server, if it can be told, and close. Raises dbapi.InterfaceError when closed."""
         if self.closed:
             raise dbapi.InterfaceError("connection is closed")
+        if self._in_flight.locked():
+            self._retire()
+            return
         with suppress(OSError), overtime(FAREWELL_TIMEOUT):
             self._sock.write(TERMINATE)
             self._sock.flush()
@@ -435,6 +452,13 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         sock, self._usock, self._sock = self._usock, None, None
         if sock is not None:
             sock.close()
+
+    def _retire(self) -> None:
+        """Close for good while a thread waits for a statement: its replies belong to no later request."""
+        self._retired = True
+        with suppress(OSError, AttributeError):
+            self._usock.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits
+        self.abandon()
 
     def _begin(self) -> str:
         level = f" isolation level {self.isolation_level}" if self.isolation_level else ""
@@ -492,7 +516,7 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
             remaining()
         except TimeoutError as error:
             raise _error("57014", "no time is left for a statement") from error
-        heard, unreadable = self._exchange(talk)
+        heard, unreadable = self._exchange_alone(talk)
         if len(heard) > MAX_REPLIES or not talk.replies.fullmatch(heard):
             self.abandon()
             raise _error("08P01", f"the server's replies are out of order: {heard[:80]!r}")
@@ -512,6 +536,15 @@ class Connection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no type
         if unreadable:
             raise _error("XX000", f"a value of the result cannot be read: {type(unreadable).__name__}") from unreadable
         return talk.context
+
+    def _exchange_alone(self, talk: _Talk) -> tuple[bytes, Exception | None]:
+        """`_exchange`, of one thread at a time: no thread reads the replies to the statement of another."""
+        if not self._in_flight.acquire(blocking=False):
+            raise dbapi.InterfaceError("another thread waits for a statement: use a session in one thread at a time")
+        try:
+            return self._exchange(talk)
+        finally:
+            self._in_flight.release()
 
     def _exchange(self, talk: _Talk) -> tuple[bytes, Exception | None]:
         """One round trip. Whatever goes wrong with it closes the connection."""

@@ -247,7 +247,7 @@ def test_a_cursor_reads_what_pipeline_writes() -> None:
                 "_query",
                 "_text",
             }
-            | {"_last_request", "_usock", "_sock"},
+            | {"_last_request", "_usock", "_sock", "_in_flight", "_retired", "_retire", "_exchange_alone"},
         ),
         (pipeline.Cursor, dbapi.Cursor, set()),
         (dialect.Dialect, PGDialect_pg8000, set()),
