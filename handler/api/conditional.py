@@ -64,7 +64,11 @@ def update_if_match(session: Session, entity: Any, ident: Any, values: dict[str,
     """Set `values` of an entity and increment its version, in the statement that evaluates the preconditions.
 
     Of several changes at once, one wins. Without `values` nothing changes, and the version stays. Returns the row as it
-    is now, with all columns of the entity's table. Raises HTTPException 404, 412 or 428.
+    is now, with all columns of the entity's table, and no entity. For a response with relations, or a change that
+    depends on what is stored, read the entity with `session.get(..., with_for_update=True)`, call
+    `check_preconditions`, and increment its version. An entity that the session has loaded is expired.
+
+    Raises HTTPException 404, 412 or 428.
     """
     statement = _update(entity) if values else _select(entity)
     return _one(session, request, entity, statement, {**values, "ident": ident})
@@ -84,6 +88,9 @@ def _one(session: Session, request: Request, entity: Any, statement: Any, parame
         if conditions and session.execute(_select(entity), {"ident": parameters["ident"]}).one_or_none():
             raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, MODIFIED)
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"{entity.__name__} not found")
+    loaded = session.identity_map.get(inspect(entity).identity_key_from_primary_key((parameters["ident"],)))
+    if loaded is not None:
+        session.expire(loaded)  # it is as it was before the statement
     return row
 
 

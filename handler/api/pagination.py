@@ -25,7 +25,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from functools import cache
 from typing import Annotated, Any, Generic, TypeVar, get_args
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import HTTPException, Request, Response, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -38,6 +38,7 @@ from handler.database.base import Base
 Entity = TypeVar("Entity")
 
 CHECKSUM = 6  # bytes
+PATH = "/:@!$&'()*+,;=-._~"  # what stands for itself in a path: RFC 3986, 3.3
 NOT_OF_THIS_LIST = "The cursor is not one of this list"
 # What a column of these types may hold, where Python's type may hold more.
 STORED: dict[Any, Any] = {
@@ -95,7 +96,7 @@ class Keyset:
         self.request = request
         self.descending = descending
         # A response may be too large for its receiver: the adapter then asks once more, for fewer items.
-        self.limit = min(query.limit, request.scope.get("state", {}).get("max_items", query.limit))
+        self.limit = min(query.limit, request.scope.get("max_items") or query.limit)
         filters = query.model_dump_json(exclude={"limit", "cursor"})
         self._list = f"{_path(request)} {[key.key for key in keys]} {descending} {filters}".encode()
         self._start = None if query.cursor is None else self._values(query.cursor)
@@ -136,10 +137,18 @@ class Keyset:
         return hashlib.blake2s(self._list + b"\x00" + data, digest_size=CHECKSUM).digest()
 
 
-def paginate(session: Session, statement: Select[Any], keyset: Keyset, response: Response) -> dict[str, Any]:
-    """A page of the entities that `statement` selects, as a `Page` model takes it. One statement."""
-    page = statement.where(keyset.after()).order_by(*keyset.order_by()).limit(keyset.limit + 1)
-    return page_of(session.scalars(page).unique().all(), keyset, response)
+def paginate(
+    session: Session, statement: Select[Any], keyset: Keyset, response: Response, *, unique: bool = False
+) -> dict[str, Any]:
+    """A page of the entities that `statement` selects, as a `Page` model takes it. One statement.
+
+    It selects each entity once. `unique` is for a collection that is loaded with `joinedload`, as in
+    `Result.unique()` of SQLAlchemy.
+    """
+    # order_by(None) removes an order that the statement has: a page is in the order of its keys.
+    page = statement.where(keyset.after()).order_by(None).order_by(*keyset.order_by()).limit(keyset.limit + 1)
+    found = session.scalars(page)
+    return page_of((found.unique() if unique else found).all(), keyset, response)
 
 
 def page_of(found: Sequence[Any], keyset: Keyset, response: Response) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def _codec(keys: tuple[InstrumentedAttribute[Any], ...]) -> TypeAdapter[tuple[An
 def _link_to_next(request: Request, cursor: str) -> str:
     """A Link header's value (RFC 8288): the same list, from `cursor` on."""
     parameters = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    return f'<{request.scope["path"]}?{urlencode([*parameters, ("cursor", cursor)])}>; rel="next"'
+    return f'<{quote(request.scope["path"], safe=PATH)}?{urlencode([*parameters, ("cursor", cursor)])}>; rel="next"'
 
 
 def _path(request: Request) -> str:

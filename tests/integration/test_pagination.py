@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
     select,
 )
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from handler.api.auth import requires_scopes
 from handler.api.pagination import Keyset, Page, PageQuery, paginate
@@ -405,3 +405,44 @@ def test_openapi_describes_every_filter_and_refers_to_nothing_that_it_does_not_h
     assert found["is_gift"]["type"] == "boolean"
     assert found["name"]["items"] == {"type": "string"}
     assert found["limit"]["maximum"] == 100
+
+
+def add_list(statement: Any, path: str = "/ordered/") -> Callable[[FastAPI], None]:
+    def add(app: FastAPI) -> None:
+        router = APIRouter(route_class=ApiRoute, dependencies=[requires_scopes()])
+
+        @router.get(path, response_model=OrderPage)
+        async def _list(
+            query: Annotated[PageQuery, Query()], session: ReadSessionDep, request: Request, response: Response
+        ) -> Any:
+            return paginate(session, statement, Keyset(query, request, Order.id), response)
+
+        app.include_router(router)
+
+    return add
+
+
+def test_the_order_of_a_statement_gives_way_to_the_keys(serve: Serve, orders: list[Order]) -> None:
+    serve(add_list(select(Order).order_by(Order.name.desc())))
+    page, found = listed("/ordered/", limit=7), []
+    found += page.json["items"]
+    while page.json["next_cursor"]:
+        page = follow(page)
+        found += page.json["items"]
+    assert [one["id"] for one in found] == sorted(order.id for order in orders)
+
+
+def test_a_join_that_repeats_an_entity_is_seen_and_ends_no_list_early(serve: Serve, orders: list[Order]) -> None:
+    other = aliased(Order)
+    serve(add_list(select(Order).join(other, other.is_gift == Order.is_gift)))
+    page = listed("/ordered/", limit=3)
+    assert [one["id"] for one in page.json["items"]] == [min(order.id for order in orders)] * 3
+    assert page.json["next_cursor"]
+
+
+def test_a_path_is_encoded_in_the_link(serve: Serve, orders: list[Order]) -> None:
+    assert orders
+    serve(add_list(select(Order), "/of/{customer}/"))
+    page = call("GET", "/of/Ā>; rel=prev/", query="limit=1")
+    assert page.status == 200
+    assert page.headers["link"].startswith("</of/%C4%80%3E;%20rel=prev/?limit=1&cursor=")

@@ -6,7 +6,11 @@ import sys
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, Request
 
+from handler.api.conditional import update_if_match
+from handler.database.session import SessionDep
+from handler.items.models import Item
 from handler.settings import settings
 from tests.client import Response, call, create
 
@@ -171,3 +175,16 @@ def test_of_many_processes_that_change_a_version_one_wins() -> None:
     wins = [int(racer.communicate(timeout=60)[0]) for racer in racers]
     assert sum(wins) == 20
     assert call("GET", "/items/1").json["version"] == 21
+
+
+def test_an_entity_that_was_loaded_is_read_again_after_an_update(app: FastAPI) -> None:
+    create("before")
+
+    @app.post("/test/update")
+    async def _route(session: SessionDep, request: Request) -> list[Any]:
+        item = session.get(Item, 1)
+        assert item is not None
+        update_if_match(session, Item, 1, {"name": "after"}, request)
+        return [item.name, item.version]
+
+    assert call("POST", "/test/update").json == ["after", 2]
