@@ -147,7 +147,9 @@ def _safe_text(error: BaseException) -> str | None:
             text = ""
         case SQLAlchemyError() if QUOTED_ERROR.search(str(error)):
             text = QUOTED_ERROR.sub("…", str(error))
-        case ValueError() | LookupError() if not isinstance(error, SQLAlchemyError) and not _is_written(error):
+        case (
+            ValueError() | LookupError() | AttributeError() | TypeError() | OSError() | SyntaxError() | ImportError()
+        ) if not isinstance(error, SQLAlchemyError) and not _is_written(error):
             text = ""
     return text
 

@@ -32,6 +32,7 @@ from handler.adapter.responses import ResponseTooLarge, format_response, problem
 from handler.api.auth import with_authorization
 from handler.app import with_cors, with_limit
 from handler.database.deadline import sleep, within
+from handler.database.session import IS_ENDED, IS_WRITING
 from handler.database.spent import count
 from handler.errors import is_logged
 from handler.observability import tell
@@ -94,7 +95,8 @@ class MangumHandler:
         kind, method, scope, _, request_id = self.request
         answer = Answer(response["status"], headers, cookies, response["body"])
         # Only a request that is safe may be sent to the application once more, for fewer items.
-        page_items = scope.get("page_items") if scope["method"] == "GET" else None
+        is_safe = scope["method"] == "GET" and IS_WRITING not in scope
+        page_items = scope.get("page_items") if is_safe else None
         return format_response(kind, method, answer, request_id, page_items=page_items)
 
 
@@ -172,27 +174,32 @@ class Adapter:
         return response
 
     def _respond(self, request: Request, context: Any) -> Outcome:
-        state = self._state
+        max_items = None
         with within(_time_left(context) - TIME_TO_RESPOND):
             while True:
                 try:
-                    return self._repeat_lost_races(request, context, state)
+                    return self._repeat_lost_races(request, context, max_items)
                 except ResponseTooLarge as error:
                     if error.max_items is None:
                         logger.error(error.detail)  # noqa: TRY400 - where it was raised says nothing
                         return Outcome(_failed(request, error.detail, error.headers))
-                    state = {**state, "max_items": error.max_items}
+                    max_items = error.max_items
                 except Exception:  # the application's own errors get their response inside Mangum
                     logger.exception("the response cannot be formatted")
                     return Outcome(_failed(request, None, {}))
 
-    def _repeat_lost_races(self, request: Request, context: Any, state: dict[str, Any]) -> Outcome:
+    def _repeat_lost_races(self, request: Request, context: Any, max_items: int | None) -> Outcome:
         """Run the request until it has lost no race; a RepeatableRoute does nothing but what its session undoes."""
         for repeats, pause in enumerate(_pauses()):
-            attempt = request._replace(scope={**request.scope, "state": state.copy()})
+            attempt = request._replace(scope={**request.scope, "state": self._state.copy(), "max_items": max_items})
             response = self._call_mangum(attempt, context)
             repeatable = getattr(attempt.scope.get("route"), "repeatable", False)
-            lost_race = "lost_race" in attempt.scope
+            is_ended = attempt.scope.get(IS_ENDED)
+            if is_ended is False and 200 <= response["statusCode"] < 300:
+                logger.error("%s: a 2xx, but the session of the request was not committed", attempt.scope.get("path"))
+                response = _failed(attempt, None, {})
+            # What was committed is not done once more.
+            lost_race = "lost_race" in attempt.scope and is_ended is False
             if not (lost_race and repeatable) or pause is None or not sleep(pause):
                 return Outcome(response, attempt.scope.get("endpoint"), repeats)
         raise AssertionError("the last attempt returns")

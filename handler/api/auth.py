@@ -26,6 +26,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from mangum.types import ASGI, Receive, Scope, Send
+from starlette.routing import Route
 
 from handler.errors import PROBLEM_JSON, describe_responses, problem
 from handler.settings import settings
@@ -185,7 +186,8 @@ def _public_paths(app: FastAPI) -> frozenset[str]:
     public = set()
     for context in iter_route_contexts(app.routes):
         calls = set(calls_of(context.dependant)) if isinstance(context.original_route, APIRoute) else set()
-        if _allow_public in calls or context.path in documentation:
+        is_page = isinstance(context.original_route, Route) and context.path in documentation
+        if _allow_public in calls or is_page:
             public.add(context.path)
         elif authorizer not in calls:
             raise TypeError(

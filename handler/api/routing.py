@@ -14,6 +14,7 @@ from starlette.datastructures import QueryParams
 
 from handler.api.auth import authorize, authorizer, required_scopes
 from handler.api.idempotency import StoredResponse, store_response
+from handler.database.session import discard
 from handler.errors import accept_headers
 
 JSON = "application/json"
@@ -47,18 +48,23 @@ class ApiRoute(APIRoute):
         handle, scopes, media_types = super().get_route_handler(), required_scopes(self), self.media_types
 
         async def handle_request(request: Request) -> Response:
-            if self.body_field is not None:
-                if scopes is not None and authorizer not in request.app.dependency_overrides:
-                    authorize(request, scopes)
-                if media_types:
-                    _check_media_type(request, media_types)
+            if scopes is not None and authorizer not in request.app.dependency_overrides:
+                authorize(request, scopes)
+            if media_types:
+                _check_media_type(request, media_types)
             if b"&" in request.scope["query_string"]:
                 request = _Request(request.scope, request.receive)
             try:
                 response = await handle(request)
             except StoredResponse as stored:
                 return stored.response
-            store_response(request, response)
+            except BaseException:
+                discard(request)
+                raise
+            if response.status_code >= 400:
+                discard(request)
+            else:
+                store_response(request, response)
             return response
 
         return handle_request

@@ -20,6 +20,9 @@ from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
 from handler.database.engine import engine
 
+# Keys of the ASGI scope: the session of the request, whether it can write, and whether it ended as it should.
+SESSION, IS_WRITING, IS_ENDED = "database.session", "database.is_writing", "database.is_ended"
+
 
 class ReadOnlySession(Exception):
     """A request that declares only ReadSessionDep tried to write."""
@@ -51,6 +54,8 @@ class RequestSession(Session):
     """
 
     read_only = False
+    discarded = False  # the response is an error: nothing of the request is stored
+    taken: SqlConnection | None = None
     _is_ending = False
     _transaction_of_request: SessionTransaction | None = None
 
@@ -109,6 +114,7 @@ class RequestSession(Session):
 def _take_connection(session: RequestSession, _transaction: SessionTransaction, connection: SqlConnection) -> None:
     driver: Any = connection.connection.dbapi_connection
     driver.before_end = session.check_end
+    session.taken = connection
     if session.read_only:
         # A route that asks for an isolation level, on session.connection(), wants one transaction and has it.
         driver.autocommit, driver.read_only = driver.isolation_level is None, True
@@ -137,12 +143,13 @@ async def get_session(request: Request) -> AsyncIterator[Session]:
     session, is_new = _session_of(request)
     if is_new or session.read_only:
         session.begin_writing()
+        request.scope[IS_WRITING] = True
     if not is_new:
         yield session
         return
     try:
         yield session
-        session.end()
+        _end(request, session)
     finally:
         _close(request, session)
 
@@ -156,9 +163,16 @@ async def get_read_session(request: Request) -> AsyncIterator[Session]:
     session.read_only = True
     try:
         yield session
-        session.end()
+        _end(request, session)
     finally:
         _close(request, session)
+
+
+def discard(request: Request) -> None:
+    """Store nothing of the request, whatever its dependencies do with the exception: its response is an error."""
+    session: RequestSession | None = request.scope.get(SESSION)
+    if session is not None:
+        session.discarded = True
 
 
 @cache
@@ -171,19 +185,32 @@ def _select_by_id(entity: Any) -> tuple[Mapper[Any], Select[Any] | None]:
 
 def _session_of(request: Request) -> tuple[RequestSession, bool]:
     """The request's session, and whether it is new: the dependency that makes it ends it, after all others."""
-    session: RequestSession | None = request.scope.get("database.session")
+    session: RequestSession | None = request.scope.get(SESSION)
     if session is not None:
         return session, False
     # Responses are made from objects after the flush; expired, each would be read again, in a second transaction.
     # A closed session refuses to be used: by a background task it would hold a connection that no code gives back.
     session = RequestSession(engine, expire_on_commit=False, close_resets_only=False)
-    request.scope["database.session"] = session
+    request.scope[SESSION], request.scope[IS_ENDED] = session, False
     return session, True
 
 
+def _end(request: Request, session: RequestSession) -> None:
+    if not session.discarded:
+        session.end()
+        request.scope[IS_ENDED] = True
+
+
 def _close(request: Request, session: RequestSession) -> None:
-    del request.scope["database.session"]  # which would keep both alive until the next garbage collection
-    Session.close(session)
+    del request.scope[SESSION]  # which would keep both alive until the next garbage collection
+    try:
+        Session.close(session)
+    except Exception:
+        # A thread that was left behind uses the session; the pool must have its connection back all the same.
+        if session.taken is not None:
+            session.taken.invalidate()
+            session.taken.close()
+        raise
 
 
 # With this scope, FastAPI refuses a dependency that would use the session after the response (test_sessions.py).

@@ -1,0 +1,215 @@
+"""A 2xx is stored, an error response stores nothing, and no request sees another's statement, whatever a route does."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi.responses import JSONResponse
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from handler.api.auth import PUBLIC
+from handler.api.routing import ApiRoute, RepeatableRoute
+from handler.database.engine import engine
+from handler.database.session import ReadSessionDep, SessionDep, get_session
+from handler.items.models import Item
+from tests.client import call, create
+
+ServeApp = Callable[[FastAPI], None]
+DEFERRED = "INSERT INTO children VALUES (1)"
+
+
+@pytest.fixture
+def refuses_at_commit(database: Any) -> Any:
+    database.run("CREATE TABLE parents (id int PRIMARY KEY)")
+    database.run("CREATE TABLE children (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
+    yield
+    database.run("DROP TABLE children, parents")
+
+
+def names(database: Any) -> list[str]:
+    return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+
+
+class Impatient:
+    """The usual timeout middleware: it leaves a thread behind that still waits for its statement."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/test/slow"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(0.05):
+                await self.app(scope, receive, send)
+        except TimeoutError:
+            await JSONResponse({}, 504)(scope, receive, send)
+
+
+@pytest.fixture
+def slow(serve_app: ServeApp) -> None:
+    from handler.app import create_app
+
+    app = create_app()
+    app.add_middleware(Impatient)
+
+    @app.get("/test/slow/read", dependencies=[PUBLIC])
+    def _read(session: ReadSessionDep) -> str:
+        statement = select(Item.name).where(Item.id == 2, func.pg_sleep(0.2).is_not(None))
+        return session.scalars(statement).one()
+
+    @app.post("/test/slow/write", dependencies=[PUBLIC])
+    def _write(session: SessionDep) -> None:
+        session.execute(text("INSERT INTO items (name) SELECT 'ghost' FROM pg_sleep(0.2)"))
+
+    serve_app(app)
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_reply_to_a_statement_that_was_left_behind_reaches_no_other_request() -> None:
+    one = create("one")
+    create("two")
+    for _ in range(5):
+        assert call("GET", "/test/slow/read").status == 504
+        read = call("GET", "/items/1")
+        assert (read.status, read.json) == (200, one)
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_write_that_was_left_behind_is_not_stored_by_the_next_request(database: Any) -> None:
+    assert call("POST", "/test/slow/write").status == 504
+    create("mine")
+    time.sleep(0.3)
+    assert names(database) == ["mine"]
+
+
+def test_two_threads_on_one_session_cost_at_most_their_request(app: FastAPI) -> None:
+    create("one")
+    create("two")
+
+    @app.get("/test/gather")
+    async def _route(session: ReadSessionDep) -> list[Any]:
+        def read(number: int) -> Any:
+            return session.scalar(select(Item.name).where(Item.id == number, func.pg_sleep(0.05).is_not(None)))
+
+        return list(await asyncio.gather(*(asyncio.to_thread(read, number) for number in (1, 2))))
+
+    for _ in range(5):
+        response = call("GET", "/test/gather")
+        assert response.status in (500, 503) or response.json == ["one", "two"]
+        assert call("GET", "/items/1").json["name"] == "one"
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
+
+
+async def swallow() -> AsyncIterator[None]:
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - as dependencies that log errors do
+        logging.getLogger("test").info("swallowed")
+
+
+@pytest.mark.usefixtures("refuses_at_commit")
+@pytest.mark.parametrize("statement", [DEFERRED, "INSERT INTO items (name) VALUES ('kept')"])
+def test_a_2xx_whose_commit_failed_behind_a_dependency_that_swallows_is_an_error(
+    statement: str, app: FastAPI, database: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.post("/test/swallow", status_code=201, dependencies=[Depends(swallow, scope="function")])
+    async def _route(session: SessionDep) -> None:
+        session.execute(text(statement))
+
+    fails = statement == DEFERRED
+    assert call("POST", "/test/swallow").status == (500 if fails else 201)
+    assert ("was not committed" in caplog.text) == fails
+    assert database.run("SELECT * FROM children") == []
+
+
+@pytest.mark.usefixtures("refuses_at_commit")
+def test_a_session_that_commits_after_the_response_is_an_error_where_it_fails(app: FastAPI, database: Any) -> None:
+    """`Depends(get_session)` without its scope: Lambda has not sent the response yet."""
+
+    @app.post("/test/late")
+    async def _route(session: Annotated[Session, Depends(get_session)]) -> str:
+        session.execute(text(DEFERRED))
+        return "stored"
+
+    assert call("POST", "/test/late").status == 500
+    assert database.run("SELECT * FROM children") == []
+
+
+def test_a_2xx_that_is_raised_and_so_rolled_back_is_an_error(app: FastAPI, database: Any) -> None:
+    @app.post("/test/accepted")
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="lost"))
+        session.flush()
+        raise HTTPException(202)
+
+    assert call("POST", "/test/accepted").status == 500
+    assert names(database) == []
+
+
+@pytest.mark.parametrize("status", [409, 500, 503])
+def test_an_error_response_that_is_returned_stores_nothing(status: int, serve_app: ServeApp, database: Any) -> None:
+    from handler.app import create_app
+
+    app, router = create_app(), APIRouter(route_class=ApiRoute, dependencies=[PUBLIC])
+
+    @router.post("/test/refused")
+    async def _route(session: SessionDep) -> JSONResponse:
+        session.add(Item(name="lost"))
+        session.flush()
+        return JSONResponse({}, status)
+
+    app.include_router(router)
+    serve_app(app)
+    assert call("POST", "/test/refused").status == status
+    assert names(database) == []
+
+
+def test_an_error_of_a_route_that_a_dependency_swallows_stores_nothing(serve_app: ServeApp, database: Any) -> None:
+    from handler.app import create_app
+
+    app, router = create_app(), APIRouter(route_class=ApiRoute, dependencies=[PUBLIC])
+
+    async def forgiving(session: SessionDep) -> AsyncIterator[Session]:
+        with contextlib.suppress(ValueError):
+            yield session
+
+    @router.post("/test/forgiven")
+    async def _route(session: Annotated[Session, Depends(forgiving, scope="function")]) -> None:
+        session.add(Item(name="lost"))
+        session.flush()
+        raise ValueError
+
+    app.include_router(router)
+    serve_app(app)
+    assert call("POST", "/test/forgiven").status == 500
+    assert names(database) == []
+
+
+def test_a_request_that_was_committed_is_not_repeated(serve_app: ServeApp, database: Any) -> None:
+    from handler.app import create_app
+
+    app, router = create_app(), APIRouter(route_class=RepeatableRoute, dependencies=[PUBLIC])
+
+    async def audit() -> AsyncIterator[None]:
+        yield
+        with engine.connect() as connection:
+            connection.execute(text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$"))
+
+    @router.post("/test/audited", dependencies=[Depends(audit, scope="function")])
+    async def _route(session: SessionDep) -> None:
+        session.add(Item(name="once"))
+
+    app.include_router(router)
+    serve_app(app)
+    assert call("POST", "/test/audited").status == 503
+    assert names(database) == ["once"]
