@@ -99,6 +99,7 @@ class Keyset:
         self.limit = min(query.limit, request.scope.get("max_items") or query.limit)
         filters = query.model_dump_json(exclude={"limit", "cursor"})
         self._list = f"{_path(request)} {[key.key for key in keys]} {descending} {filters}".encode()
+        self.is_first = query.cursor is None
         self._start = None if query.cursor is None else self._values(query.cursor)
 
     def order_by(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
@@ -146,7 +147,9 @@ def paginate(
     `Result.unique()` of SQLAlchemy.
     """
     # order_by(None) removes an order that the statement has: a page is in the order of its keys.
-    page = statement.where(keyset.after()).order_by(None).order_by(*keyset.order_by()).limit(keyset.limit + 1)
+    page = statement.order_by(None).order_by(*keyset.order_by()).limit(keyset.limit + 1)
+    if not keyset.is_first:
+        page = page.where(keyset.after())
     found = session.scalars(page)
     return page_of((found.unique() if unique else found).all(), keyset, response)
 
