@@ -9,9 +9,15 @@ from pydantic_core import PydanticCustomError
 
 MAX_INT64 = 2**63 - 1
 
+# Characters that show nothing: white space, control characters, and those of no width (Unicode's default ignorable code
+# points, UAX 44), as they stand in a class of a regular expression, of Python and of ECMAScript alike.
+BLANK = (
+    r"\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+)
 # For OpenAPI, what the functions below check: as a `pattern`, pydantic would answer with the expression.
 TEXT: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*$"}
-TEXT_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}
+TEXT_NOT_BLANK: dict[str, JsonValue] = {"pattern": rf"^[^\u0000]*[^{BLANK}][^\u0000]*$"}
 
 SEARCHABLE: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*[^\W_]{3}[^\u0000]*$"}
 
@@ -24,7 +30,7 @@ def storable(value: str) -> str:
 
 
 def not_blank(value: str) -> str:
-    if not value.strip():
+    if not re.search(f"[^{BLANK}]", value):
         raise PydanticCustomError("blank", "Must not be blank")
     return value
 

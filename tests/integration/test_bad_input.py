@@ -45,6 +45,8 @@ BODIES: dict[str, bytes] = {
     "id given": b'{"name": "x", "id": 7}',
     "empty name": b'{"name": ""}',
     "blank name": b'{"name": " \\t\\n"}',
+    "name of control characters": b'{"name": "\\u0001\\u001f\\u007f\\u0085"}',
+    "name of no width": b'{"name": "\\u200b\\u200d\\ufeff\\u00ad\\u3164 \\u2060"}',
     "no-break spaces as name": '{"name": "\u00a0\u2003"}'.encode(),
     "name too long": json.dumps({"name": "x" * (NAME + 1)}).encode(),
     "description too long": json.dumps({"name": "x", "description": "x" * (DESCRIPTION + 1)}).encode(),
