@@ -140,7 +140,7 @@ async def _content(request: Request) -> bytes:
     """What the request asks for: query and body, and of JSON its meaning, since its fields have no order."""
     try:
         body = json.dumps(await request.json(), sort_keys=True).encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = await request.body()
     query: bytes = request.scope["query_string"]
     return query + b"\x00" + body

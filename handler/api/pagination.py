@@ -23,16 +23,32 @@ checksum is no secret; a cursor that a client computes starts a page elsewhere, 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Generic, TypeVar, get_args
 from urllib.parse import quote, urlencode
 
 from fastapi import HTTPException, Request, Response, status
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from sqlalchemy import ColumnElement, PrimaryKeyConstraint, Select, UniqueConstraint, literal, true, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Enum,
+    Integer,
+    Numeric,
+    PrimaryKeyConstraint,
+    Select,
+    SmallInteger,
+    String,
+    UniqueConstraint,
+    literal,
+    true,
+    tuple_,
+)
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.types import TypeEngine
 
-from handler.api.fields import CANONICAL, MAX_INT64, OR_ABSENT, storable
+from handler.api.fields import CANONICAL, OR_ABSENT, storable
 from handler.database.base import Base
 
 Entity = TypeVar("Entity")
@@ -40,11 +56,6 @@ Entity = TypeVar("Entity")
 CHECKSUM = 6  # bytes
 PATH = "/:@!$&'()*+,;=-._~"  # what stands for itself in a path: RFC 3986, 3.3
 NOT_OF_THIS_LIST = "The cursor is not one of this list"
-# What a column of these types may hold, where Python's type may hold more.
-STORED: dict[Any, Any] = {
-    int: Annotated[int, Field(ge=-MAX_INT64, le=MAX_INT64)],
-    str: Annotated[str, AfterValidator(storable)],
-}
 
 
 class PageQuery(BaseModel):
@@ -176,8 +187,21 @@ def _codec(keys: tuple[InstrumentedAttribute[Any], ...]) -> TypeAdapter[tuple[An
     if not any(one <= {*columns.values()} for one in unique):
         names = ", ".join(map(str, keys))
         raise TypeError(f"{names}: the keys of a list must contain those of a primary key or a unique constraint")
-    types = tuple(STORED.get(key.type.python_type, key.type.python_type) for key in keys)
+    types = tuple(_stored(key.type) for key in keys)
     return TypeAdapter(tuple.__class_getitem__(types))  # type: ignore[arg-type] # a type that is made at run time
+
+
+def _stored(type_: TypeEngine[Any]) -> Any:
+    """What a column of this type may hold, where Python's type may hold more (PostgreSQL manual, 8.1 and 8.3)."""
+    match type_:
+        case Integer():
+            bits = 15 if isinstance(type_, SmallInteger) else 63 if isinstance(type_, BigInteger) else 31
+            return Annotated[int, Field(ge=-(2**bits), lt=2**bits)]
+        case Numeric() if type_.precision is not None and type_.asdecimal:
+            return Annotated[Decimal, Field(max_digits=type_.precision, decimal_places=type_.scale)]
+        case String() if not isinstance(type_, Enum):
+            return Annotated[str, AfterValidator(storable)]
+    return type_.python_type
 
 
 def _link_to_next(request: Request, cursor: str) -> str:

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from handler.api.auth import requires_scopes
-from handler.api.pagination import Keyset, Page, PageQuery, paginate
+from handler.api.pagination import Keyset, Page, PageQuery, _encode, paginate
 from handler.api.routing import ApiRoute
 from handler.database.base import Base
 from handler.database.engine import engine
@@ -446,3 +446,19 @@ def test_a_path_is_encoded_in_the_link(serve: Serve, orders: list[Order]) -> Non
     page = call("GET", "/of/Ā>; rel=prev/", query="limit=1")
     assert page.status == 200
     assert page.headers["link"].startswith("</of/%C4%80%3E;%20rel=prev/?limit=1&cursor=")
+
+
+@pytest.mark.parametrize(
+    ("order", "keys"),
+    [("count,id", b"[32768,1]"), ("customer,id", b"[2147483648,1]"), ("id", b"[9223372036854775808]")]
+    + [("price,id", f'["{price}",1]'.encode()) for price in ("1e200000", "1E-20000", "12345678901.00", "NaN")],
+)
+def test_a_computed_cursor_that_no_column_can_hold_is_refused(
+    order: str, keys: bytes, serve: Serve, orders: list[Order]
+) -> None:
+    assert orders
+    serve(add_orders)
+    query: Any = OrderListQuery(order=order)
+    request = Request({"type": "http", "path": "/orders/", "root_path": ""})
+    keyset = Keyset(query, request, *(getattr(Order, name) for name in order.split(",")))
+    assert listed(order=order, cursor=_encode(keyset._checksum(keys) + keys)).status == 400
