@@ -56,6 +56,7 @@ class RequestSession(Session):
     read_only = False
     discarded = False  # the response is an error: nothing of the request is stored
     taken: SqlConnection | None = None
+    is_closed = False
     _is_ending = False
     _transaction_of_request: SessionTransaction | None = None
 
@@ -113,6 +114,9 @@ class RequestSession(Session):
 @event.listens_for(RequestSession, "after_begin")
 def _take_connection(session: RequestSession, _transaction: SessionTransaction, connection: SqlConnection) -> None:
     driver: Any = connection.connection.dbapi_connection
+    if session.is_closed:  # by the request, while a thread that was left behind waited for the connection
+        connection.close()
+        raise SessionEndedByRoute("Using the session after the request")
     driver.before_end = session.check_end
     session.taken = connection
     if session.read_only:
@@ -203,6 +207,7 @@ def _end(request: Request, session: RequestSession) -> None:
 
 def _close(request: Request, session: RequestSession) -> None:
     del request.scope[SESSION]  # which would keep both alive until the next garbage collection
+    session.is_closed = True
     try:
         Session.close(session)
     except Exception:

@@ -92,24 +92,6 @@ def test_a_write_that_was_left_behind_is_not_stored_by_the_next_request(database
     assert names(database) == ["mine"]
 
 
-def test_two_threads_on_one_session_cost_at_most_their_request(app: FastAPI) -> None:
-    create("one")
-    create("two")
-
-    @app.get("/test/gather")
-    async def _route(session: ReadSessionDep) -> list[Any]:
-        def read(number: int) -> Any:
-            return session.scalar(select(Item.name).where(Item.id == number, func.pg_sleep(0.05).is_not(None)))
-
-        return list(await asyncio.gather(*(asyncio.to_thread(read, number) for number in (1, 2))))
-
-    for _ in range(5):
-        response = call("GET", "/test/gather")
-        assert response.status in (500, 503) or response.json == ["one", "two"]
-        assert call("GET", "/items/1").json["name"] == "one"
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
-
-
 async def swallow() -> AsyncIterator[None]:
     try:
         yield
