@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import pg8000.native
 
 from handler.settings import read_database_settings
-from local.pgbouncer import reserved_port
 from local.postgres import over_tcp, server
+from tests.support.pgbouncer import reserved_port
 
 ROLE = "api"  # not a superuser: a part of max_connections is kept for those
 MAX_CONNECTIONS = 40

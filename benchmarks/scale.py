@@ -27,7 +27,7 @@ import psutil
 from benchmarks.environments import MAX_CONNECTIONS, ROLE, Postgres, connect, migrate, new_server, process, url_of
 from benchmarks.report import Progress, describe_machine, table, write_section
 from local.events import Answer, Context, http_answer, http_event
-from local.pgbouncer import pgbouncer, reserved_port
+from tests.support.pgbouncer import pgbouncer, reserved_port
 
 TITLE = "Scale"
 STEPS = (1, 2, 4, 8, 16, 32, 64)

@@ -55,8 +55,8 @@ from benchmarks.environments import (
 from benchmarks.report import Progress, describe_machine, table, write_section
 from handler.settings import read_database_settings
 from local.events import Answer, Context, http_answer, http_event
-from local.pgbouncer import reserved_port
-from local.proxy import Proxy
+from tests.support.pgbouncer import reserved_port
+from tests.support.proxy import Proxy
 
 TITLE = "Soak"
 ENVIRONMENTS = 8  # and as many clients

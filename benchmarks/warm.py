@@ -32,7 +32,7 @@ from benchmarks.chart import write_chart
 from benchmarks.report import describe_machine, progress, table, write_section
 from local.events import Context, http_answer, http_event
 from local.postgres import over_tcp, server
-from local.proxy import Proxy
+from tests.support.proxy import Proxy
 
 TITLE = "Warm requests"
 CHART = Path(__file__).parents[1] / "docs" / "warm.svg"

@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from handler.settings import SettingsError, read_database_settings
 from local.postgres import PostgresError, database_url
-from local.proxy import Proxy
 from local.run import migrate, stop, stop_on_signals
+from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[1]
 SAM = ROOT / ".venv-sam" / "bin" / "sam"

@@ -1,6 +1,6 @@
 """A network whose packets are really lost: a network namespace of Linux, with rules of nftables in it.
 
-Where a proxy falls silent, the kernel below it goes on acknowledging (local/proxy.py). Here nothing does.
+Where a proxy falls silent, the kernel below it goes on acknowledging (tests/support/proxy.py). Here nothing does.
 """
 
 import ctypes

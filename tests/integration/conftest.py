@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from local.proxy import Proxy
 from tests.database import socket_path
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture(autouse=True)

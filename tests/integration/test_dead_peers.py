@@ -25,12 +25,12 @@ from handler.database.wire import Stream, open_socket
 from handler.items.models import Item
 from handler.settings import read_database_settings
 from local.events import Context
-from local.proxy import Proxy
 from tests.certificates import authority, issue
 from tests.client import Response, call, create
 from tests.database import socket_path
 from tests.integration.test_faults import assert_unavailable, let_lie, pooled
 from tests.network import Network, network_namespace
+from tests.support.proxy import Proxy
 
 PROMPT, SILENT = 6.0, 8.0  # seconds: one dead connection; a dead network
 SLOW = 20.0  # seconds

@@ -14,10 +14,10 @@ from handler.database.session import SessionDep
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
-from local.proxy import Proxy
 from tests.client import call, create
 from tests.database import connect, temporary_database
 from tests.integration.test_faults import assert_unavailable
+from tests.support.proxy import Proxy
 
 BUSY = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"

@@ -19,9 +19,9 @@ from handler.migrate import upgrade
 from handler.settings import read_database_settings, settings
 from local.events import Context
 from local.postgres import server
-from local.proxy import Proxy
 from tests.client import Response, call, create
 from tests.database import socket_path
+from tests.support.proxy import Proxy
 
 Fault = Callable[[Proxy], object]
 

@@ -16,9 +16,9 @@ from handler.api.auth import requires_scopes
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
 from handler.settings import settings
-from local.proxy import Proxy
 from tests.client import Response, call
 from tests.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
+from tests.support.proxy import Proxy
 
 Authorize = Callable[..., FastAPI]
 

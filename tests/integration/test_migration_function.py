@@ -26,10 +26,10 @@ from handler.migration_function import CallbackFailed, ForeignResponseURL, Migra
 from handler.settings import DatabaseSettings
 from local.events import Context
 from local.postgres import over_tcp
-from local.proxy import Proxy
 from tests.bucket import HANG, HOST, Bucket, bucket, lead_to
 from tests.certificates import authority
 from tests.database import connect, socket_path, temporary_database
+from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 HEAD = ScriptDirectory("handler/migrations").get_current_head()

@@ -30,11 +30,11 @@ from handler.database.pipeline import Connection
 from handler.items.models import Item
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
-from local.pgbouncer import binary, pgbouncer, reserved_port
 from local.postgres import over_tcp
-from local.proxy import Proxy, _Connection, _Pipe
 from tests.database import connect as connect_directly
 from tests.database import socket_path, temporary_database
+from tests.support.pgbouncer import binary, pgbouncer, reserved_port
+from tests.support.proxy import Proxy, _Connection, _Pipe
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 8

@@ -15,9 +15,9 @@ from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.database.session import SessionDep
 from handler.items.models import Item
 from local.events import Context
-from local.proxy import Proxy
 from tests.client import Response, call, create
 from tests.database import connect
+from tests.support.proxy import Proxy
 
 KEY = ("idempotency-key", "3f8e2c1a")
 ATTEMPTS = 9  # the first, and 8 repeats

@@ -23,9 +23,9 @@ from handler import observability
 from handler.adapter.adapter import NotHttpEvent
 from handler.database.session import SessionDep
 from local.events import Context, http_event
-from local.proxy import Proxy
 from tests.client import call, create, invoke
 from tests.integration.test_faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE, let_lie
+from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 EVENTS = ROOT / "events"

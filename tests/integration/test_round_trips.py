@@ -14,7 +14,7 @@ import pytest
 
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
-from local.proxy import Count, Proxy
+from tests.support.proxy import Count, Proxy
 
 ROOT = Path(__file__).parents[2]
 # A Lambda environment: the handler in a process of its own, which reaches its database through the proxy.

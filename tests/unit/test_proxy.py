@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local.proxy import Proxy
+from tests.support.proxy import Proxy
 
 TIMEOUT = 5.0  # seconds in which what should arrive arrives
 SILENCE = 0.05  # seconds in which what should not arrive does not
