@@ -21,7 +21,7 @@ from benchmarks.connect import tls_postgres
 from benchmarks.report import describe_machine, progress, table, write_section
 from local.build import compile_all
 from local.events import http_event
-from tests.database import url_of
+from tests.support.database import url_of
 
 TITLE = "Cold starts"
 CHART = ROOT / "docs" / "cold.svg"

@@ -20,8 +20,8 @@ import pg8000.native
 
 from benchmarks.report import describe_machine, progress, table, write_section
 from local.postgres import server
-from tests.certificates import authority, issue
-from tests.database import connect, free_port, required_program
+from tests.support.certificates import authority, issue
+from tests.support.database import connect, free_port, required_program
 
 TITLE = "First connection"
 SAMPLES = 30

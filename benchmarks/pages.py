@@ -31,7 +31,7 @@ from benchmarks.warm import process
 from local.events import Context, http_answer, http_event
 from local.postgres import server
 from tests.cursors import items_cursor
-from tests.database import connect, url_of
+from tests.support.database import connect, url_of
 
 TITLE = "Pages"
 SIZES = (10_000, 5_000_000)

@@ -17,7 +17,7 @@ from handler.database.base import Base
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.postgres import server
-from tests.database import connect, url_of
+from tests.support.database import connect, url_of
 
 resources.import_models()
 

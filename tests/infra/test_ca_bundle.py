@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from local.ca_bundle import AMAZON, BundleError, addresses
-from tests.certificates import authority, issue
+from tests.support.certificates import authority, issue
 
 ROOT = Path(__file__).parents[2]
 RDS = "https://truststore.pki.rds.amazonaws.com/eu-central-1/eu-central-1-bundle.pem"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from handler import observability
-from tests.client import call
+from tests.support.client import call
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()

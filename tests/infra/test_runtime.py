@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import resource_of, store_one_of_each
-from tests.database import connect, free_port, temporary_database
-from tests.event_kinds import received
 from tests.infra.conftest import HOST_ARCHITECTURE, ROOT, unavailable
+from tests.support.client import resource_of, store_one_of_each
+from tests.support.database import connect, free_port, temporary_database
+from tests.support.event_kinds import received
 
 EVENTS = sorted((ROOT / "events").glob("*.json"))
 # What the method of an event's request is answered with, and how many of its resource there are then, of one before.

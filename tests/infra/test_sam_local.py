@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.client import create, store_one_of_each
-from tests.database import free_port
-from tests.event_kinds import received
 from tests.infra.conftest import ROOT
 from tests.infra.test_runtime import EVENTS, expected, method_of
+from tests.support.client import create, store_one_of_each
+from tests.support.database import free_port
+from tests.support.event_kinds import received
 
 if "SAM_LOCAL_TEST" not in os.environ:
     pytest.skip("needs a Docker engine, and minutes: make sam-local-test", allow_module_level=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from local.events import FUNCTION_TIMEOUT, Context, http_event
-from tests.client import invoke, store_one_of_each
 from tests.infra.template.cloudformation import load
+from tests.support.client import invoke, store_one_of_each
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = ("ApiFunction", "MigrationFunction")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from tests.database import socket_path
+from tests.support.database import socket_path
 from tests.support.proxy import Proxy
 
 

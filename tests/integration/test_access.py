@@ -24,7 +24,7 @@ from handler.migrations import rights
 from handler.migrations.history import DatabaseIsAhead
 from handler.settings import read_database_settings
 from local.events import Context
-from tests.database import connect, socket_path, temporary_database
+from tests.support.database import connect, socket_path, temporary_database
 
 ROOT = Path(__file__).parents[2]
 HEAD = ScriptDirectory("handler/migrations").get_current_head()
@@ -34,7 +34,7 @@ PROGRAM = """
 import re
 from fastapi.routing import iter_route_contexts
 from handler.main import app
-from tests.client import BODIES, call
+from tests.support.client import BODIES, call
 
 ORDER = ["POST", "GET", "PUT", "PATCH", "DELETE"]
 routes = {(method, route.path) for route in iter_route_contexts(app.routes) for method in route.methods - {"HEAD"}}

@@ -8,8 +8,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from handler.main import app as shipped
-from tests.client import create
-from tests.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
+from tests.support.client import create
+from tests.support.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
 
 JSON = ("content-type", "application/json")
 BODY = b'{"name": "changed"}'

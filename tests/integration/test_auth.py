@@ -22,8 +22,18 @@ from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
 from handler.database.engine import engine
 from handler.main import app as shipped
-from tests.client import BODIES, store_one_of_each
-from tests.event_kinds import ARN, AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, http_api_2, rest_api, send
+from tests.support.client import BODIES, store_one_of_each
+from tests.support.event_kinds import (
+    ARN,
+    AUTHORIZER_CONTEXTS,
+    KINDS,
+    Received,
+    Request,
+    authorized,
+    http_api_2,
+    rest_api,
+    send,
+)
 from tests.support.proxy import Proxy
 
 EVENTS = Path(__file__).parents[2] / "events"

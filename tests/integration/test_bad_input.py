@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from local.events import http_event
-from tests.client import call, create, invoke
+from tests.support.client import call, create, invoke
 
 SECRET = "ECHO-ME-NOT"
 NAME, DESCRIPTION = 200, 10_000

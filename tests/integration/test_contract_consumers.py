@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from local.openapi import PATH
-from tests.database import free_port, temporary_database
+from tests.support.database import free_port, temporary_database
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent

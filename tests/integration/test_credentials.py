@@ -15,9 +15,9 @@ from handler.database import aws, credentials
 from handler.database.engine import engine
 from handler.settings import read_database_settings, settings
 from local.postgres import server
-from tests.client import Response, call, create
-from tests.database import connect, free_port
 from tests.integration.test_faults import assert_unavailable
+from tests.support.client import Response, call, create
+from tests.support.database import connect, free_port
 
 REGION = "eu-central-1"
 SALT = secrets.token_hex()  # of every password: the server's port is open to all users of this machine

@@ -1,6 +1,6 @@
 """A peer that is dead is noticed within seconds, whatever the invocation's timeout, and a slow statement is waited for.
 
-The packets are really lost: see tests/network.py. What takes long here waits for the kernel to give a connection up.
+The packets are really lost (tests/support/network.py). Slow tests wait for the kernel to give a connection up.
 """
 
 import os
@@ -25,11 +25,11 @@ from handler.database.wire import Stream, open_socket
 from handler.items.models import Item
 from handler.settings import read_database_settings
 from local.events import Context
-from tests.certificates import authority, issue
-from tests.client import Response, call, create
-from tests.database import socket_path
 from tests.integration.test_faults import assert_unavailable, let_lie, pooled
-from tests.network import Network, network_namespace
+from tests.support.certificates import authority, issue
+from tests.support.client import Response, call, create
+from tests.support.database import socket_path
+from tests.support.network import Network, network_namespace
 from tests.support.proxy import Proxy
 
 PROMPT, SILENT = 6.0, 8.0  # seconds: one dead connection; a dead network

@@ -14,9 +14,9 @@ from handler.database.session import SessionDep
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
-from tests.client import call, create
-from tests.database import connect, temporary_database
 from tests.integration.test_faults import assert_unavailable
+from tests.support.client import call, create
+from tests.support.database import connect, temporary_database
 from tests.support.proxy import Proxy
 
 BUSY = (

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from handler.docs_pages import REDOC_JS, SWAGGER_UI_CSS, SWAGGER_UI_JS, File, replace_docs_pages
-from tests.client import call
+from tests.support.client import call
 
 PAGES = ["/docs", "/redoc", "/docs/oauth2-redirect"]
 

@@ -24,7 +24,7 @@ from handler.database.connection import connect as open_connection
 from handler.settings import read_database_settings
 from local import postgres
 from local.postgres import PostgresError, over_tcp, server
-from tests.database import connect, free_port, socket_path
+from tests.support.database import connect, free_port, socket_path
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about what root does: run the tests as root")
@@ -53,7 +53,7 @@ postgres.main()
 """
 SELECT = """
 import os
-from tests.database import connect
+from tests.support.database import connect
 with connect(os.environ["DATABASE_URL"]) as connection:
     connection.run("SELECT 1")
 """

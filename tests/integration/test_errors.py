@@ -18,8 +18,8 @@ from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.errors import SQLSTATES
 from handler.items.models import Item
-from tests.client import call, create
-from tests.database import connect
+from tests.support.client import call, create
+from tests.support.database import connect
 
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'SECRET-SQL-TEXT' USING ERRCODE = '{}', CONSTRAINT = 'ck_of_test'; END $$"
 # Every SQLSTATE of the server, with its class: appendix A of the manual is made of this file.
@@ -283,7 +283,7 @@ def test_a_mistake_in_the_program_is_a_500(name: str, app: FastAPI, caplog: pyte
 
 def test_a_database_that_is_gone_is_503_and_liveness_stays() -> None:
     code = (
-        "from tests.client import call;"
+        "from tests.support.client import call;"
         "answers = [call('GET', path) for path in ('/health/live', '/health/ready', '/items/1')];"
         "assert [answer.status for answer in answers] == [200, 503, 503], answers;"
         "assert answers[1].headers['retry-after'] == '1';"

@@ -19,8 +19,8 @@ from handler import main
 from handler.adapter.adapter import NotHttpEvent
 from handler.app import MAX_BODY
 from handler.settings import settings
-from tests.client import create, resource_of, store_one_of_each
-from tests.event_kinds import KINDS, Received, Request, http_api_1, http_api_2, rest_api, send
+from tests.support.client import create, resource_of, store_one_of_each
+from tests.support.event_kinds import KINDS, Received, Request, http_api_1, http_api_2, rest_api, send
 
 EVENTS = Path(__file__).parents[2] / "events"
 JSON = ("content-type", "application/json")

@@ -19,8 +19,8 @@ from handler.migrate import upgrade
 from handler.settings import read_database_settings, settings
 from local.events import Context
 from local.postgres import server
-from tests.client import Response, call, create
-from tests.database import socket_path
+from tests.support.client import Response, call, create
+from tests.support.database import socket_path
 from tests.support.proxy import Proxy
 
 Fault = Callable[[Proxy], object]

@@ -16,8 +16,8 @@ from handler.adapter.adapter import NotHttpEvent
 from handler.database.engine import engine
 from handler.main import handler
 from local.events import Context
-from tests.client import create
-from tests.event_kinds import KINDS, Request
+from tests.support.client import create
+from tests.support.event_kinds import KINDS, Request
 
 EVENTS = Path(__file__).parents[2] / "events"
 CONTENT = "CONTENT"  # in every value that a log must not repeat

@@ -30,7 +30,7 @@ from handler.database.session import ReadSessionDep, SessionDep, get_read_sessio
 from handler.items.models import Item
 from handler.settings import settings
 from local.events import http_event
-from tests.client import Response, call, create, invoke
+from tests.support.client import Response, call, create, invoke
 
 Serve = Callable[[FastAPI], None]
 Lines = list[dict[str, Any]]

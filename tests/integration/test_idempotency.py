@@ -16,8 +16,8 @@ from handler.api.auth import requires_scopes
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
 from handler.settings import settings
-from tests.client import Response, call
-from tests.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
+from tests.support.client import Response, call
+from tests.support.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
 from tests.support.proxy import Proxy
 
 Authorize = Callable[..., FastAPI]
@@ -130,7 +130,7 @@ def test_how_long_a_key_is_kept_is_a_setting(database: Any, monkeypatch: pytest.
 
 RETRIES = """
 import sys
-from tests.client import call
+from tests.support.client import call
 for number in range(20):
     headers = [("Idempotency-Key", f"race-{number}")]
     response = call("POST", "/items/", {"name": f"Lamp {number}"}, headers=headers)

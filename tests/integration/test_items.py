@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.client import call, create
+from tests.support.client import call, create
 
 PROBLEM = "application/problem+json"
 

@@ -16,8 +16,8 @@ from handler.api.pagination import Keyset, Page, PageQuery, paginate
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.items.models import Item
 from handler.main import handler
-from tests.event_kinds import KINDS, Received, received
-from tests.event_kinds import Request as Sent
+from tests.support.event_kinds import KINDS, Received, received
+from tests.support.event_kinds import Request as Sent
 
 LIMITS = dict.fromkeys(KINDS, 6_291_556) | {"ALB": 1_048_576, "ALB, multi-value": 1_048_576}
 INSERT = (

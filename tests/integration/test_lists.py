@@ -8,8 +8,8 @@ import pytest
 
 from handler.items.models import NAME_LENGTH
 from handler.items.queries import SCAN_ROWS
-from tests.client import Response, call, create
 from tests.cursors import items_cursor
+from tests.support.client import Response, call, create
 
 ORDERS = {"newest": lambda item: -item["id"], "name": lambda item: (item["name"], item["id"])}
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Body, FastAPI
 
 from handler.api.auth import requires_scopes
 from handler.api.routing import ApiRoute
-from tests.client import Response, call, create
-from tests.event_kinds import KINDS, Request, send
+from tests.support.client import Response, call, create
+from tests.support.event_kinds import KINDS, Request, send
 
 ACCEPT = ("accept", "application/json")
 ACCEPT_PATCH = ("accept-patch", "application/merge-patch+json, application/json")

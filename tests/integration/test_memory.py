@@ -13,7 +13,7 @@ from sqlalchemy import insert, text
 from handler.database import pipeline, wire
 from handler.database.session import SessionDep
 from handler.items.models import Item
-from tests.client import Response, call, create
+from tests.support.client import Response, call, create
 
 IN_TRANSACTION = (
     "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"

@@ -26,9 +26,9 @@ from handler.migration_function import CallbackFailed, ForeignResponseURL, Migra
 from handler.settings import DatabaseSettings
 from local.events import Context
 from local.postgres import over_tcp
-from tests.bucket import HANG, HOST, Bucket, bucket, lead_to
-from tests.certificates import authority
-from tests.database import connect, socket_path, temporary_database
+from tests.support.bucket import HANG, HOST, Bucket, bucket, lead_to
+from tests.support.certificates import authority
+from tests.support.database import connect, socket_path, temporary_database
 from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_of_two_at_once_one_migrates_and_both_succeed(s3: Bucket, url: str) -> N
         "import json, sys\n"
         "from handler.migration_function import handler\n"
         "from local.events import Context\n"
-        "from tests.bucket import lead_to\n"
+        "from tests.support.bucket import lead_to\n"
         "with lead_to(int(sys.argv[1])):\n"
         "    print(handler(json.load(sys.stdin), Context(60))['Status'])\n"
     )

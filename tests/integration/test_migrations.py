@@ -29,8 +29,8 @@ from handler.database.engine import engine
 from handler.migrate import upgrade
 from handler.migrations.locks import beginning
 from handler.settings import read_database_settings
-from tests.client import call
-from tests.database import connect, temporary_database
+from tests.support.client import call
+from tests.support.database import connect, temporary_database
 
 ROOT = Path(__file__).parents[2]
 

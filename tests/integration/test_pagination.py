@@ -32,10 +32,10 @@ from handler.api.routing import ApiRoute
 from handler.database.base import Base
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep
-from tests.client import Response as Answer
-from tests.client import call, create
-from tests.event_kinds import KINDS, send
-from tests.event_kinds import Request as Sent
+from tests.support.client import Response as Answer
+from tests.support.client import call, create
+from tests.support.event_kinds import KINDS, send
+from tests.support.event_kinds import Request as Sent
 
 Serve = Callable[..., FastAPI]
 

@@ -29,7 +29,7 @@ from pg8000 import dbapi
 from handler.database.deadline import within
 from handler.database.pipeline import Connection
 from handler.settings import read_database_settings
-from tests.database import connect
+from tests.support.database import connect
 
 LOST, LATE, STOPPED = ConnectionResetError("lost"), TimeoutError("late"), KeyboardInterrupt()
 NAME = 19  # the oid of a type that nothing else here uses: its values cannot be read

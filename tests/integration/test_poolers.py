@@ -31,8 +31,8 @@ from handler.items.models import Item
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
-from tests.database import connect as connect_directly
-from tests.database import socket_path, temporary_database
+from tests.support.database import connect as connect_directly
+from tests.support.database import socket_path, temporary_database
 from tests.support.pgbouncer import binary, pgbouncer, reserved_port
 from tests.support.proxy import Proxy, _Connection, _Pipe
 
@@ -137,8 +137,8 @@ sys.exit(any(process.exitcode for process in processes))
 
 def use_the_service(number: int) -> None:
     """What each of the many processes does. Reads and lists are in AUTOCOMMIT, the others are transactions."""
-    from tests.client import call  # a process that forks must not have made the handler's event loop
     from tests.cursors import items_cursor
+    from tests.support.client import call  # a process that forks must not have made the handler's event loop
 
     for cycle in range(ROUNDS):
         token = f"{number}-{cycle}-{random.random()}"
@@ -330,7 +330,7 @@ EVENTS = {
 def test_what_happens_to_idle_connections_costs_no_request(
     event: str, port: int, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.client import call, create
+    from tests.support.client import call, create
 
     happen, settings = EVENTS[event]
     with pgbouncer(os.environ["DATABASE_URL"], port, **settings), redirected(port, monkeypatch):
@@ -347,7 +347,7 @@ def test_what_happens_to_idle_connections_costs_no_request(
 def test_a_restart_of_the_pooler_costs_only_the_requests_that_come_while_it_is_down(
     method: str, port: int, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.client import call, create
+    from tests.support.client import call, create
 
     upstream, body = os.environ["DATABASE_URL"], {"name": "after"} if method == "PATCH" else None
     with redirected(port, monkeypatch):
@@ -363,7 +363,7 @@ def test_a_restart_of_the_pooler_costs_only_the_requests_that_come_while_it_is_d
 
 @needs_pgbouncer
 def test_while_the_pooler_is_full_requests_are_answered_503(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.client import call
+    from tests.support.client import call
 
     with pgbouncer(os.environ["DATABASE_URL"], port, max_client_conn=1) as url, redirected(port, monkeypatch):
         held: list[Connection] = []
@@ -490,7 +490,7 @@ def live(life: Engine) -> None:
 
 
 def use_every_route() -> None:
-    from tests.client import call, create
+    from tests.support.client import call, create
 
     path = f"/items/{create('Lamp', 'x' * 10_000)['id']}"
     for method, where, body, status in (

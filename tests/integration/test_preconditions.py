@@ -12,7 +12,7 @@ from handler.api.conditional import update_if_match
 from handler.database.session import SessionDep
 from handler.items.models import Item
 from handler.settings import settings
-from tests.client import Response, call, create
+from tests.support.client import Response, call, create
 
 CHANGES: list[tuple[str, Any]] = [("PATCH", {"name": "x"}), ("PATCH", {}), ("PUT", {"name": "x"}), ("DELETE", None)]
 
@@ -156,7 +156,7 @@ def test_if_match_can_be_required(method: str, body: Any, monkeypatch: pytest.Mo
 
 RACE = """
 import sys
-from tests.client import call
+from tests.support.client import call
 wins = 0
 for version in range(1, 21):
     while call("GET", "/items/1").json["version"] < version:

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from handler import migrate
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
-from tests.database import temporary_database
+from tests.support.database import temporary_database
 
 ROOT = Path(__file__).parents[2]
 # In this order: the item that is created is the one that the others are about.

@@ -8,7 +8,7 @@ FORK = """
 import os
 from sqlalchemy import text
 from handler.database.engine import engine
-from tests.client import call, create
+from tests.support.client import call, create
 
 def backend():
     with engine.connect() as connection:
@@ -36,7 +36,7 @@ hooks = []
 sys.modules["snapshot_restore_py"] = types.SimpleNamespace(register_before_snapshot=hooks.append)
 from sqlalchemy import text
 from handler.database.engine import engine
-from tests.client import call, create
+from tests.support.client import call, create
 
 create()
 assert engine.pool.checkedin() == 1

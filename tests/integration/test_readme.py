@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.database import temporary_database
 from tests.integration.test_run import project, running
+from tests.support.database import temporary_database
 
 __all__ = ["project"]
 

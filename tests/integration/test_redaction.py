@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from handler.database.session import SessionDep
 from handler.items.models import Item
-from tests.client import call, create
+from tests.support.client import call, create
 
 MARK = "MARKED"  # in everything that no log may show
 

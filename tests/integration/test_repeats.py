@@ -15,8 +15,8 @@ from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.database.session import SessionDep
 from handler.items.models import Item
 from local.events import Context
-from tests.client import Response, call, create
-from tests.database import connect
+from tests.support.client import Response, call, create
+from tests.support.database import connect
 from tests.support.proxy import Proxy
 
 KEY = ("idempotency-key", "3f8e2c1a")

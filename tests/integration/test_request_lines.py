@@ -23,8 +23,8 @@ from handler import observability
 from handler.adapter.adapter import NotHttpEvent
 from handler.database.session import SessionDep
 from local.events import Context, http_event
-from tests.client import call, create, invoke
 from tests.integration.test_faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE, let_lie
+from tests.support.client import call, create, invoke
 from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 # A Lambda environment: the handler in a process of its own, which reaches its database through the proxy.
 ENVIRONMENT = """
 import json, sys
-from tests.client import call
+from tests.support.client import call
 for line in sys.stdin:
     print(call(*json.loads(line)).status, flush=True)
 """

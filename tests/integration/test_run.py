@@ -19,7 +19,7 @@ import psutil
 import pytest
 from alembic.script import ScriptDirectory
 
-from tests.database import connect, free_port, temporary_database
+from tests.support.database import connect, free_port, temporary_database
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-m", "local.run"]

@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_read_session, get_session
 from handler.items.models import Item
-from tests.client import call, create
+from tests.support.client import call, create
 from tests.support.proxy import Proxy
 
 Write = Callable[[Any], object]

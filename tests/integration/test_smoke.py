@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from local.smoke import SmokeError, smoke
-from tests.database import connect, free_port, temporary_database
 from tests.integration.test_run import project, running
+from tests.support.database import connect, free_port, temporary_database
 
 __all__ = ["project"]
 

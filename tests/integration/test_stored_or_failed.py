@@ -19,7 +19,7 @@ from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_session
 from handler.items.models import Item
-from tests.client import call, create
+from tests.support.client import call, create
 
 ServeApp = Callable[[FastAPI], None]
 DEFERRED = "INSERT INTO children VALUES (1)"

@@ -17,10 +17,10 @@ from handler.database.engine import engine
 from handler.migrate import upgrade
 from handler.settings import read_database_settings
 from local.postgres import server
-from tests.certificates import Authority, authority, issue
-from tests.client import call, create
-from tests.database import connect, free_port, required_program
 from tests.integration.test_faults import assert_unavailable, pooled
+from tests.support.certificates import Authority, authority, issue
+from tests.support.client import call, create
+from tests.support.database import connect, free_port, required_program
 
 # Clear text is accepted as well as TLS. `plain` sends its password itself, and only by TLS.
 HBA = """
@@ -268,7 +268,7 @@ def test_without_aws_credentials_the_setting_is_named(
 )
 def test_each_credential_imports_only_what_it_needs_and_at_init(settings: dict[str, str], imported: set[str]) -> None:
     code = (
-        "import sys; from tests.client import call; import handler.main;"
+        "import sys; from tests.support.client import call; import handler.main;"
         "heavy = {'boto3', 'botocore', 'handler.database.aws'}; at_init = heavy & set(sys.modules);"
         "call('GET', '/health/ready'); assert heavy & set(sys.modules) == at_init; print(*at_init)"
     )

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from handler.database import aws, https
 from handler.database.deadline import within
-from tests.certificates import Authority, authority, issue
+from tests.support.certificates import Authority, authority, issue
 
 text = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
 signers = st.builds(aws.AwsCredentials, text, text, text | st.just(""))
@@ -271,7 +271,7 @@ def test_the_tls_context_for_secrets_is_made_once_and_at_init(
 import pathlib, handler.main
 pathlib.Path({str(tmp_path / "ca.pem")!r}).unlink()  # who reads the authorities now finds none
 from handler.database import aws, credentials
-from tests.client import call
+from tests.support.client import call
 assert call("GET", "/health/ready").status == 503  # "x" is not a secret of RDS
 credentials._requested.clear()
 assert call("GET", "/health/ready").status == 503

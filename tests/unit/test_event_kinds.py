@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from handler.adapter.adapter import NotHttpEvent
 from handler.main import handler
-from tests.event_kinds import KINDS, Request, received
+from tests.support.event_kinds import KINDS, Request, received
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=8),

@@ -15,7 +15,7 @@ from scramp import ScramMechanism
 from handler.database import pipeline
 from handler.database.pipeline import Connection
 from handler.database.wire import SSL_REQUEST, TlsSocket
-from tests.certificates import authority, issue
+from tests.support.certificates import authority, issue
 
 Address = tuple[str, int, ssl.SSLContext | None]
 PASSWORD = "correct horse battery staple"

@@ -8,7 +8,7 @@ import pytest
 
 from handler.database.connection import make_engine
 from handler.settings import SettingsError, read_database_settings
-from tests.certificates import authority
+from tests.support.certificates import authority
 
 URL = "postgresql://ann@db.example/d"
 UNREADABLE = r"the CA file of DATABASE_CA_BUNDLE \(or of sslrootcert in DATABASE_URL\) cannot be read: "

@@ -13,7 +13,7 @@ import pytest
 
 from handler.database.deadline import OutOfTime, overtime, remaining, within
 from handler.database.wire import Stream, open_socket
-from tests.certificates import authority, issue
+from tests.support.certificates import authority, issue
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.database import required_program
+from tests.support.database import required_program
 
 CLONE_NEWNET = 0x40000000  # sched.h; Python has os.unshare() since 3.12
 

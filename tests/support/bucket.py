@@ -20,7 +20,7 @@ from unittest.mock import patch
 import pytest
 
 from handler.database import https
-from tests.certificates import authority, issue
+from tests.support.certificates import authority, issue
 
 REGION = "eu-central-1"
 HOST = "cloudformation-custom-resource-response-eucentral1.s3.eu-central-1.amazonaws.com"
