@@ -6,6 +6,7 @@ RUN = $(VENV)/bin/python
 SAM_VENV = .venv-sam
 BENCH_VENV = .venv-bench
 SPECTRAL = .venv-spectral
+DOCS_VENV = .venv-docs
 BENCH = $(BENCH_VENV)/bin/python
 SAM = SAM_CLI_TELEMETRY=0 $(SAM_VENV)/bin/sam
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
@@ -22,7 +23,7 @@ DOCKER_ANSWERS = docker version >/dev/null 2>&1
 NO_DOCKER = no Docker engine answers here (docker version): install Docker, or start it
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check upstream fix migrate revision openapi lock clean
+.PHONY: help setup run test check upstream fix migrate revision openapi docs lock clean
 .PHONY: bench bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale bench-soak bench-cost
 .PHONY: build ca-bundle sam-local sam-local-test deploy invoke build-ApiFunction build-MigrationFunction
 
@@ -56,6 +57,12 @@ $(SPECTRAL)/ready: package.json package-lock.json
 	@echo "setup: installing Spectral into $(SPECTRAL), half a minute once"
 	@rm -rf $(SPECTRAL) && mkdir $(SPECTRAL) && cp $^ .npmrc $(SPECTRAL)
 	@npm ci --prefix $(SPECTRAL) --loglevel error
+	@touch $@
+
+$(DOCS_VENV)/ready: requirements-docs.txt
+	@echo "setup: installing the documentation's generator into $(DOCS_VENV), a few seconds once"
+	@$(PYTHON) -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python $(PIP_INSTALL) -r requirements-docs.txt
 	@touch $@
 
 run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=)
@@ -101,6 +108,9 @@ openapi-lint: ## Lint docs/openapi.json with Spectral (npm)
 		$(MAKE) --no-print-directory $(SPECTRAL)/ready && \
 		$(SPECTRAL)/node_modules/.bin/spectral lint --quiet --fail-severity hint docs/openapi.json
 
+docs: $(DOCS_VENV)/ready ## Build the documentation as a site, into .local/site
+	@$(DOCS_VENV)/bin/zensical build --clean --strict
+
 lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newer versions)
 	@# The tools first: tests run on exactly the versions that are deployed, so both must agree.
 	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
@@ -108,6 +118,7 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@$(COMPILE) pyproject.toml --group bench -c requirements-dev.txt -o requirements-bench.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@$(COMPILE) --group runtime -o requirements-runtime.txt
+	@$(COMPILE) --group docs -o requirements-docs.txt
 	@for file in requirements*.txt; do git diff --quiet -- $$file && touch -t 200001010000 $$file || true; done
 
 # On the runtime's minor version where it is: make bench PYTHON=python3.13
