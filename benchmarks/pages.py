@@ -28,7 +28,7 @@ from sqlalchemy import event
 
 from benchmarks.report import describe_machine, progress, table, write_section
 from benchmarks.warm import process
-from local.events import Context, http_answer, http_event
+from local.events import Context, http_event, http_response
 from local.postgres import server
 from tests.cursors import items_cursor
 from tests.support.database import connect, url_of
@@ -203,7 +203,7 @@ def run_handler(connection: Connection, url: str) -> None:
             while len(seconds) < 2 or (time.perf_counter() < end and len(seconds) < 100):
                 context = Context()
                 start = time.perf_counter()
-                answer = http_answer(handler(request, context))
+                answer = http_response(handler(request, context))
                 seconds.append(time.perf_counter() - start)
                 end = end or time.perf_counter() + budget
                 if answer.status not in DONE:

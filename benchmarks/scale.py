@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks.environments import MAX_CONNECTIONS, ROLE, Postgres, connect, migrate, new_server, process, url_of
 from benchmarks.report import Progress, describe_machine, table, write_section
-from local.events import Answer, Context, http_answer, http_event
+from local.events import Context, HttpResponse, http_event, http_response
 from tests.support.pgbouncer import pgbouncer, reserved_port
 
 TITLE = "Scale"
@@ -93,7 +93,7 @@ def requests(number: int) -> Iterator[tuple[dict[str, Any], "re.Pattern[bytes]"]
                 yield http_event("GET", "/items/", "", [], b""), re.compile(rb'(?:"id":\d+,"name":"Item .*?){50}')
 
 
-def is_documented(answer: Answer) -> bool:
+def is_documented(answer: HttpResponse) -> bool:
     """The 503 of README.md: a problem, with the time after which to try again."""
     headers = dict(answer.headers)
     return (
@@ -138,19 +138,19 @@ def be_busy(module: str, todo: Iterator[tuple[dict[str, Any], "re.Pattern[bytes]
     return Share(seconds, refused, errors, time.process_time() - processor)
 
 
-def name_of(error: Answer) -> str:
+def name_of(error: HttpResponse) -> str:
     if not error.status:
         return error.body.decode()
     return f"a wrong {error.status}" if error.status < 300 else str(error.status)
 
 
-def one_request(module: str, event: dict[str, Any], right: "re.Pattern[bytes]") -> tuple[Answer, bool]:
+def one_request(module: str, event: dict[str, Any], right: "re.Pattern[bytes]") -> tuple[HttpResponse, bool]:
     """The answer, and whether it is 2xx and right. Like Lambda, imports again what could not be imported."""
     try:
         handler = import_module(module).handler
     except Exception as error:  # noqa: BLE001 - whatever its import raises
-        return Answer(0, [], f"no start: {type(error).__name__}".encode()), False
-    answer = http_answer(handler(event, Context()))
+        return HttpResponse(0, [], f"no start: {type(error).__name__}".encode()), False
+    answer = http_response(handler(event, Context()))
     return answer, 200 <= answer.status < 300 and right.search(answer.body) is not None
 
 
@@ -205,7 +205,7 @@ def seed(connection: Connection, module: str, url: str) -> None:
     for number in range(1, SEEDED + 1):
         body = b'{"name": "Item %d"}' % number
         event = http_event("POST", "/items/", "", [("content-type", "application/json")], body)
-        answer = http_answer(handler(event, Context()))
+        answer = http_response(handler(event, Context()))
         assert re.match(b'{"id":%d,' % number, answer.body), answer
     connection.send("done")
 

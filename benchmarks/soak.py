@@ -54,7 +54,7 @@ from benchmarks.environments import (
 )
 from benchmarks.report import Progress, describe_machine, table, write_section
 from handler.settings import read_database_settings
-from local.events import Answer, Context, http_answer, http_event
+from local.events import Context, HttpResponse, http_event, http_response
 from tests.support.pgbouncer import reserved_port
 from tests.support.proxy import Proxy
 
@@ -81,7 +81,7 @@ def run_environment(connection: Connection, url: str, log: str) -> None:
     with suppress(EOFError):
         while True:
             event = connection.recv()
-            connection.send(http_answer(handler(event, Context(TIMEOUT))))
+            connection.send(http_response(handler(event, Context(TIMEOUT))))
 
 
 def run_network(connection: Connection, upstream: tuple[str, int]) -> None:
@@ -132,10 +132,10 @@ class Environment:
             self.child.close()
             self.child, self.killed = self._start(), False
 
-    def ask(self, event: dict[str, Any]) -> Answer | None:
+    def ask(self, event: dict[str, Any]) -> HttpResponse | None:
         """None when it was killed before it could answer."""
         try:
-            answer: Answer = self.child.ask(event)
+            answer: HttpResponse = self.child.ask(event)
         except (OSError, EOFError):
             return None
         return answer
@@ -247,7 +247,7 @@ class Soak:
 
     def request(
         self, kind: str, method: str, target: str, body: Any = None, *, is_held: bool = False, **headers: str
-    ) -> Answer | None:
+    ) -> HttpResponse | None:
         """What the next free environment answers: None where that is 503 or nothing, as it may be just now.
 
         `is_held` is whether a transaction that was swallowed may hold what this needs.
@@ -281,7 +281,13 @@ class Soak:
             self.free.put(environment)
 
     def _judge(  # noqa: PLR0911, PLR0913, PLR0917 - all that is known of a request, and all that may be wrong
-        self, kind: str, environment: Environment, answer: Answer | None, begun: float, ended: float, is_held: bool
+        self,
+        kind: str,
+        environment: Environment,
+        answer: HttpResponse | None,
+        begun: float,
+        ended: float,
+        is_held: bool,
     ) -> str | None:
         """What is wrong with how a request went; what it answered is the client's to judge."""
         status = answer.status if answer else "killed"
@@ -524,12 +530,14 @@ class Client:
         """That nobody else sends, and that is part of no other."""
         return f"<{self.number}.{self.turn}.{self.choice.randrange(10**6)}>"
 
-    def expect(self, is_right: object, what: str, answer: Answer) -> bool:
+    def expect(self, is_right: object, what: str, answer: HttpResponse) -> bool:
         if not is_right:
             self.soak.violate(f"client {self.number}, turn {self.turn}, {what}: {answer}")
         return bool(is_right)
 
-    def until_answered(self, kind: str, method: str, target: str, body: Any, **headers: str) -> tuple[Answer, int]:
+    def until_answered(
+        self, kind: str, method: str, target: str, body: Any, **headers: str
+    ) -> tuple[HttpResponse, int]:
         """The answer, and how often there was none before it."""
         give_up = time.monotonic() + PATIENCE
         failures = 0
@@ -589,7 +597,7 @@ class Client:
                 found = [one["id"] for one in json.loads(answer.body)["items"]]
                 self.expect(found == [item.id], f"search for {item.name} finds {found}, not {item.id}", answer)
 
-    def created(self, answer: Answer, name: str) -> None:
+    def created(self, answer: HttpResponse, name: str) -> None:
         found, headers = json.loads(answer.body), dict(answer.headers)
         is_right = (found["name"], found["version"], found["description"]) == (name, 1, None)
         is_new = found["id"] not in self.ledger.items and headers["location"] == f"/items/{found['id']}"

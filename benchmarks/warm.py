@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.chart import write_chart
 from benchmarks.report import describe_machine, progress, table, write_section
-from local.events import Context, http_answer, http_event
+from local.events import Context, http_event, http_response
 from local.postgres import over_tcp, server
 from tests.support.proxy import Proxy
 
@@ -107,7 +107,7 @@ def run_peer(connection: Connection, module: str, url: str) -> None:
                 cpu, start = time.process_time(), time.perf_counter()
                 answer = handler(event, context)
                 end, cpu = time.perf_counter(), time.process_time() - cpu
-                status, _, body = http_answer(answer)
+                status, _, body = http_response(answer)
                 answers.append(Answer(end - start, cpu, status, body))
             connection.send(answers)
     except EOFError:

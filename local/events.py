@@ -34,7 +34,7 @@ class Context:
         return max(0, int((self.timeout - (time.monotonic() - self._start)) * 1000))
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     status: int
     headers: list[tuple[str, str]]
     body: bytes
@@ -99,10 +99,10 @@ def _body(body: bytes, content_type: str) -> dict[str, Any]:
     return {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
 
 
-def http_answer(answer: dict[str, Any]) -> Answer:
+def http_response(answer: dict[str, Any]) -> HttpResponse:
     """The response that API Gateway makes of what the function returned. Raises on what it would refuse."""
     headers = [(name, str(value)) for name, value in (answer.get("headers") or {}).items()]
     headers += [("set-cookie", cookie) for cookie in answer.get("cookies") or []]
     text = answer.get("body") or ""
     body = base64.b64decode(text, validate=True) if answer.get("isBase64Encoded") else text.encode()
-    return Answer(int(answer["statusCode"]), headers, body)
+    return HttpResponse(int(answer["statusCode"]), headers, body)

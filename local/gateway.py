@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 import uvicorn
 
-from local.events import Answer, Context, http_answer, http_event
+from local.events import Context, HttpResponse, http_event, http_response
 
 SETTINGS_REFUSED = 78  # the exit status for it: EX_CONFIG of sysexits.h
 # API Gateway's own answer when a function fails, and its limit of 10 MB for a request.
-FAILED = Answer(500, [("content-type", "application/json")], b'{"message":"Internal Server Error"}')
-TOO_LARGE = Answer(413, [("content-type", "application/json")], b'{"message":"Request Entity Too Large"}')
+FAILED = HttpResponse(500, [("content-type", "application/json")], b'{"message":"Internal Server Error"}')
+TOO_LARGE = HttpResponse(413, [("content-type", "application/json")], b'{"message":"Request Entity Too Large"}')
 MAX_REQUEST = 10 * 1024 * 1024
 
 Scope = dict[str, Any]
@@ -28,7 +28,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-async def respond(send: Send, answer: Answer) -> None:
+async def respond(send: Send, answer: HttpResponse) -> None:
     headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in answer.headers]
     headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -49,7 +49,7 @@ def for_own_hosts(app: App, port: int) -> App:
         "status": 421,
         "detail": f"The Host header must be one of: {', '.join(own)}",
     }
-    refused = Answer(421, [("content-type", "application/problem+json")], json.dumps(problem).encode())
+    refused = HttpResponse(421, [("content-type", "application/problem+json")], json.dumps(problem).encode())
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         found = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
@@ -85,13 +85,13 @@ class Gateway:
             answer = await run(self._environment, self._invoke, scope, bytes(body))
         await respond(send, answer)
 
-    def _invoke(self, scope: Scope, body: bytes) -> Answer:
+    def _invoke(self, scope: Scope, body: bytes) -> HttpResponse:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         query = scope["query_string"].decode("latin-1")
         self._path = quote(scope["path"])
         event = http_event(scope["method"], scope["path"], query, headers, body)
         try:
-            return http_answer(self._handler(event, Context()))
+            return http_response(self._handler(event, Context()))
         except Exception as error:  # noqa: BLE001 - whatever a function raises, API Gateway answers 500
             print(f"handler raised {type(error).__name__}: {error}", file=sys.stderr)
             return FAILED

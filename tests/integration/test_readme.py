@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.integration.test_run import project, running
+from tests.local.test_run import project, running
 from tests.support.database import temporary_database
 
 __all__ = ["project"]

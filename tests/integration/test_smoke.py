@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from local.smoke import SmokeError, smoke
-from tests.integration.test_run import project, running
+from tests.local.test_run import project, running
 from tests.support.database import connect, free_port, temporary_database
 
 __all__ = ["project"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.main import handler
-from local.events import Context, http_answer, http_event
+from local.events import Context, http_event, http_response
 
 # A valid body of each resource, by the first part of its paths. Yours is added here.
 BODIES: dict[str, Any] = {"items": {"name": "Lamp"}}
@@ -26,7 +26,7 @@ class Response:
 
 def invoke(event: Any, context: Context | None = None) -> Response:
     """One invocation of the real entry point."""
-    answer = http_answer(handler(event, context or Context()))
+    answer = http_response(handler(event, context or Context()))
     return Response(answer.status, dict(answer.headers), answer.body)
 
 

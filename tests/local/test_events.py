@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from local.events import Context, http_answer, http_event
+from local.events import Context, http_event, http_response
 
 
 def test_headers_are_lowered_and_joined_and_cookies_apart() -> None:
@@ -37,11 +37,11 @@ def test_only_text_travels_as_text(content_type: str, body: bytes, is_text: bool
 
 
 def test_an_answer_s_body_headers_and_cookies_become_http() -> None:
-    answer = http_answer(
+    answer = http_response(
         {"statusCode": 200, "headers": {"a": "b"}, "cookies": ["c=d"], "body": "AQI=", "isBase64Encoded": True}
     )
     assert answer == (200, [("a", "b"), ("set-cookie", "c=d")], b"\x01\x02")
-    assert http_answer({"statusCode": 204}) == (204, [], b"")
+    assert http_response({"statusCode": 204}) == (204, [], b"")
 
 
 def test_the_remaining_time_counts_down_to_zero() -> None:
