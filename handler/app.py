@@ -9,9 +9,11 @@ from mangum.types import ASGI, Receive, Scope, Send
 from starlette.routing import Route
 
 from handler import health, resources
+from handler.api.docs_pages import replace_docs_pages
+from handler.api.errors import add_error_handlers
+from handler.api.methods import METHODS
 from handler.api.openapi import describe
-from handler.docs_pages import replace_docs_pages
-from handler.errors import METHODS, add_error_handlers, too_large
+from handler.api.problems import too_large
 from handler.settings import settings
 
 # Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from sqlalchemy import literal, select
 
 from handler.api.auth import PUBLIC, requires_scopes
+from handler.api.problems import problem_responses
 from handler.database.session import ReadSessionDep, get_read_session
-from handler.errors import problem_responses
 
 router = APIRouter(prefix="/health", tags=["health"], responses=problem_responses(500))
 

@@ -5,14 +5,14 @@ import gc
 # Nothing that an import makes is garbage, and looking for it takes a tenth of a cold start. Until the end of this file.
 gc.disable()
 
-from handler import deferred_models  # noqa: F401, I001 - before FastAPI is imported by what follows
+from handler.api import deferred_models  # noqa: F401, I001 - before FastAPI is imported by what follows
 
 import logging
 from typing import Any
 
 from handler.adapter.adapter import Adapter
+from handler.adapter.redaction import redact_log_records
 from handler.app import create_app
-from handler.redaction import redact_log_records
 from handler.settings import settings
 
 redact_log_records()

@@ -114,14 +114,14 @@ def main() -> None:
     from handler.settings import SettingsError  # noqa: PLC0415 - what is served is imported when all else stands
 
     try:
+        from handler.adapter.request_log import sinks  # noqa: PLC0415
         from handler.main import handler  # noqa: PLC0415
-        from handler.observability import listeners  # noqa: PLC0415
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(SETTINGS_REFUSED)
     listener = socket.socket(fileno=int(sys.argv[1]))
     gateway = Gateway(handler)
-    listeners.append(gateway.show)
+    sinks.append(gateway.show)
     app = for_own_hosts(gateway, listener.getsockname()[1])
     config = uvicorn.Config(
         app, lifespan="off", log_level="warning", access_log=False, server_header=False,

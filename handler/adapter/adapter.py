@@ -28,14 +28,14 @@ from handler.adapter.events import (
     read_body,
     read_scope,
 )
+from handler.adapter.request_log import log_request
 from handler.adapter.responses import ResponseTooLarge, format_response, problem_response
 from handler.api.auth import with_authorization
+from handler.api.errors import is_logged
 from handler.app import with_cors, with_limit
 from handler.database.deadline import sleep, within
 from handler.database.session import IS_ENDED, IS_WRITING
 from handler.database.spent import count
-from handler.errors import is_logged
-from handler.observability import tell
 from handler.settings import settings
 
 TIME_TO_RESPOND = 0.5  # seconds of the invocation that the database does not get
@@ -104,7 +104,7 @@ class Adapter:
     """`app` behind Mangum, and behind what holds for every request.
 
     The lifespan of `app` starts here, once for each environment, on the event loop that handles its requests. Lambda
-    does not say when an environment ends, so it is not shut down.
+    does not say when an environment ends, so on Lambda the lifespan is not shut down: see `close`.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -137,6 +137,16 @@ class Adapter:
         with ThreadPoolExecutor(max_workers=1) as thread:
             return thread.submit(copy_context().run, self._handle_http, kind, event, context).result()
 
+    def close(self) -> None:
+        """Shut down the lifespan and close the event loop. The adapter handles no event afterwards.
+
+        For tests, and for programs that embed the handler and end.
+        """
+        try:
+            self._loop.run_until_complete(self._lifespan.__aexit__(None, None, None))
+        finally:
+            self._loop.close()
+
     def prime(self) -> None:
         """Send one request through the application that needs no database.
 
@@ -161,7 +171,7 @@ class Adapter:
         else:
             method, outcome = request.method, self._respond(request, context)
         response, endpoint, repeats = outcome
-        tell(
+        log_request(
             context,
             request_id,
             method=method,

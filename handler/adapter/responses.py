@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from handler.adapter.events import Answer, Kind
-from handler.errors import PROBLEM_JSON, problem
+from handler.api.problems import PROBLEM_JSON, problem
 
 # OWASP cheat sheets, "HTTP Headers" and "REST Security".
 SECURITY = {

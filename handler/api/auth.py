@@ -28,7 +28,7 @@ from fastapi.security.base import SecurityBase
 from mangum.types import ASGI, Receive, Scope, Send
 from starlette.routing import Route
 
-from handler.errors import PROBLEM_JSON, describe_responses, problem
+from handler.api.problems import PROBLEM_JSON, describe_responses, problem
 from handler.settings import settings
 
 # RFC 9110, 11.6.1: a 401 says how to authenticate. RFC 6750, 3: a Bearer challenge has a parameter.

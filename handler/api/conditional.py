@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from handler.errors import describe_responses
+from handler.api.problems import describe_responses
 from handler.settings import settings
 
 # Tags of this service are versions. Another tag, or text that is no list of entity tags, matches no version.

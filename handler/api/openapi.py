@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from handler.api.auth import calls_of, describe_authorization
 from handler.api.conditional import describe_preconditions
 from handler.api.idempotency import KEY_HEADER, claim_key
-from handler.errors import describe_problems
+from handler.api.problems import describe_problems
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

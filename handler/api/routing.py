@@ -14,8 +14,8 @@ from starlette.datastructures import QueryParams
 
 from handler.api.auth import authorize, authorizer, required_scopes
 from handler.api.idempotency import StoredResponse, store_response
+from handler.api.methods import accept_headers
 from handler.database.session import discard
-from handler.errors import accept_headers
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"  # RFC 7396

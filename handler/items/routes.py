@@ -8,9 +8,9 @@ from handler.api.auth import requires_scopes
 from handler.api.conditional import check_preconditions, delete_if_match, etag, update_if_match
 from handler.api.fields import Id
 from handler.api.idempotency import IDEMPOTENT
+from handler.api.problems import problem_responses
 from handler.api.routing import RepeatableRoute
 from handler.database.session import ReadSessionDep, SessionDep
-from handler.errors import problem_responses
 from handler.items import queries
 from handler.items.models import Item
 from handler.items.schemas import ItemCreate, ItemListQuery, ItemPage, ItemRead, ItemUpdate

@@ -28,10 +28,10 @@ def app() -> Iterator[FastAPI]:
 @pytest.fixture
 def request_lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the handler logs of each request from here on."""
-    from handler import observability
+    from handler.adapter import request_log
 
     found: list[dict[str, Any]] = []
-    monkeypatch.setattr(observability, "listeners", [found.append])
+    monkeypatch.setattr(request_log, "sinks", [found.append])
     return found
 
 
@@ -43,9 +43,7 @@ def serve_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FastAPI], N
 
     def start(app: FastAPI) -> None:
         adapter = Adapter(app)
-        stack.callback(adapter._loop.close)
-        # Lambda never ends a lifespan; here it must not be left to the garbage collection of another test.
-        stack.callback(lambda: adapter._loop.run_until_complete(adapter._lifespan.__aexit__(None, None, None)))
+        stack.callback(adapter.close)
         monkeypatch.setattr(main, "adapter", adapter)
 
     with ExitStack() as stack:

@@ -308,7 +308,7 @@ def assert_says(text: str, caplog: pytest.LogCaptureFixture) -> Response:
     response = call("GET", "/health/ready")
     assert_unavailable(response)
     assert call("GET", "/health/live").status == 200
-    lines = [record for record in caplog.records if record.name == "handler.errors"]
+    lines = [record for record in caplog.records if record.name == "handler.api.errors"]
     assert len(lines) == 1
     assert text in lines[0].getMessage()
     assert lines[0].exc_info is None

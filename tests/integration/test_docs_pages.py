@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from handler.docs_pages import REDOC_JS, SWAGGER_UI_CSS, SWAGGER_UI_JS, File, replace_docs_pages
+from handler.api.docs_pages import REDOC_JS, SWAGGER_UI_CSS, SWAGGER_UI_JS, File, replace_docs_pages
 from tests.support.client import call
 
 PAGES = ["/docs", "/redoc", "/docs/oauth2-redirect"]

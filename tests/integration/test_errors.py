@@ -14,9 +14,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from handler.api.sqlstates import SQLSTATES
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep
-from handler.errors import SQLSTATES
 from handler.items.models import Item
 from tests.support.client import call, create
 from tests.support.database import connect

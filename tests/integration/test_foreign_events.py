@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as database_event
 
-from handler import observability
+from handler.adapter import request_log
 from handler.adapter.adapter import NotHttpEvent
 from handler.database.engine import engine
 from handler.main import handler
@@ -110,7 +110,7 @@ def checkouts() -> Iterator[list[int]]:
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
-    monkeypatch.setattr(observability, "listeners", [found.append])
+    monkeypatch.setattr(request_log, "sinks", [found.append])
     return found
 
 

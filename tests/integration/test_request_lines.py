@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from handler import observability
+from handler.adapter import request_log
 from handler.adapter.adapter import NotHttpEvent
 from handler.database.session import SessionDep
 from local.events import Context, http_event
@@ -34,14 +34,14 @@ MARK = "MARKED"  # in everything that a client or an operator would not want to 
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> list[observability.Line]:
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[request_log.RequestLog]:
     """What the handler says of each request from here on."""
-    found: list[observability.Line] = []
-    monkeypatch.setattr(observability, "listeners", [found.append])
+    found: list[request_log.RequestLog] = []
+    monkeypatch.setattr(request_log, "sinks", [found.append])
     return found
 
 
-def test_a_request_is_one_line(lines: list[observability.Line]) -> None:
+def test_a_request_is_one_line(lines: list[request_log.RequestLog]) -> None:
     item = create()
     lines.clear()
     context = Context()
@@ -66,7 +66,7 @@ def test_a_request_is_one_line(lines: list[observability.Line]) -> None:
     ],
 )
 def test_the_route_is_named_by_its_template(
-    method: str, path: str, route: str, status: int, lines: list[observability.Line]
+    method: str, path: str, route: str, status: int, lines: list[request_log.RequestLog]
 ) -> None:
     assert call(method, path, query=f"q={MARK}" if MARK in path else "").status == status
     (line,) = lines
@@ -85,7 +85,7 @@ def test_the_route_is_named_by_its_template(
     ids=["of an unknown version", "with a broken body", "with too large a body"],
 )
 def test_a_request_that_reaches_no_route_is_a_line_too(
-    event: Any, method: str, status: int, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    event: Any, method: str, status: int, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = invoke(event)
     (line,) = lines
@@ -94,7 +94,7 @@ def test_a_request_that_reaches_no_route_is_a_line_too(
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 
 
-def test_an_event_that_is_not_http_is_no_line(lines: list[observability.Line]) -> None:
+def test_an_event_that_is_not_http_is_no_line(lines: list[request_log.RequestLog]) -> None:
     from handler.main import handler
 
     assert handler({"source": "aws.events"}, Context()) is None
@@ -103,7 +103,7 @@ def test_an_event_that_is_not_http_is_no_line(lines: list[observability.Line]) -
     assert lines == []
 
 
-def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[observability.Line]) -> None:
+def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[request_log.RequestLog]) -> None:
     from handler.main import handler
 
     answer = handler(http_event("GET", "/nowhere", "", [], b""), None)
@@ -129,7 +129,7 @@ def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[observability.
     ],
 )
 def test_round_trips_are_those_on_the_wire(  # noqa: PLR0913, PLR0917 - a request, and what it costs
-    round_trips: int, method: str, path: str, body: Any, proxy: Proxy, lines: list[observability.Line]
+    round_trips: int, method: str, path: str, body: Any, proxy: Proxy, lines: list[request_log.RequestLog]
 ) -> None:
     create()
     with proxy.counting() as count:
@@ -139,14 +139,14 @@ def test_round_trips_are_those_on_the_wire(  # noqa: PLR0913, PLR0917 - a reques
     assert (lines[-1]["DatabaseTime"] > 0) == (round_trips > 0)
 
 
-def test_a_new_connection_is_counted_with_its_round_trips(proxy: Proxy, lines: list[observability.Line]) -> None:
+def test_a_new_connection_is_counted_with_its_round_trips(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
     with proxy.counting() as count:
         call("GET", "/items/")
     assert lines[-1]["RoundTrips"] == count.round_trips == 4  # three to log in by SCRAM
     assert lines[-1]["connections"] == count.connections == 1
 
 
-def test_a_large_answer_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: list[observability.Line]) -> None:
+def test_a_large_answer_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
     @app.get("/test/large")
     async def _route(session: SessionDep) -> int:
         return len(session.execute(text("SELECT repeat('x', 2000000)")).scalar_one())
@@ -157,7 +157,7 @@ def test_a_large_answer_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: lis
     assert lines[-1]["RoundTrips"] == count.round_trips == 2  # with its COMMIT
 
 
-def test_time_that_the_database_takes_is_the_database_s(app: FastAPI, lines: list[observability.Line]) -> None:
+def test_time_that_the_database_takes_is_the_database_s(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
     @app.get("/test/slow")
     async def _route(session: SessionDep) -> None:
         session.execute(text("SELECT pg_sleep(0.2)"))
@@ -166,7 +166,7 @@ def test_time_that_the_database_takes_is_the_database_s(app: FastAPI, lines: lis
     assert 200 <= lines[-1]["DatabaseTime"] <= lines[-1]["Duration"]
 
 
-def test_time_spent_on_a_silent_network_is_the_database_s(proxy: Proxy, lines: list[observability.Line]) -> None:
+def test_time_spent_on_a_silent_network_is_the_database_s(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
     create()
     proxy.black_hole()
     assert call("GET", "/items/1", context=Context(timeout=0.9)).status == 503
@@ -182,7 +182,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 def test_a_500_is_an_error_with_one_traceback(
-    app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/broken")
     async def _route() -> None:
@@ -197,7 +197,7 @@ def test_a_500_is_an_error_with_one_traceback(
 
 
 def test_a_503_is_an_error_that_says_why_without_a_traceback(
-    proxy: Proxy, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    proxy: Proxy, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.refuse()
     assert call("GET", "/items/1").status == 503
@@ -208,7 +208,7 @@ def test_a_503_is_an_error_that_says_why_without_a_traceback(
     assert "Traceback" not in caplog.text
 
 
-def test_a_failure_that_a_route_answers_itself_is_an_error(app: FastAPI, lines: list[observability.Line]) -> None:
+def test_a_failure_that_a_route_answers_itself_is_an_error(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
     @app.get("/test/busy")
     async def _route() -> None:
         raise HTTPException(502)
@@ -236,7 +236,7 @@ def test_an_answer_that_breaks_the_contract_is_an_error_without_what_is_stored(
 
 
 def test_a_response_that_cannot_be_formatted_is_an_error_and_not_the_client_s(
-    app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/cookies")
     async def _route(response: Response) -> None:
@@ -251,7 +251,7 @@ def test_a_response_that_cannot_be_formatted_is_an_error_and_not_the_client_s(
 
 
 def test_a_response_that_is_too_large_says_so(
-    app: FastAPI, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/huge")
     async def _route() -> str:
@@ -277,7 +277,7 @@ def test_a_connection_that_is_replaced_logs_nothing_beside_the_line(
     fault: tuple[str, Callable[[Proxy], object], bool],
     request_: tuple[str, str, Any, int],
     proxy: Proxy,
-    lines: list[observability.Line],
+    lines: list[request_log.RequestLog],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     create()
@@ -312,7 +312,7 @@ def test_a_connection_lost_in_a_transaction_is_one_error_line(
 
     assert call("POST", "/test/second").status == 503
     (record,) = caplog.records
-    assert record.name == "handler.errors"
+    assert record.name == "handler.api.errors"
     assert not record.exc_info
 
 
@@ -328,7 +328,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
 )
 @given(words=st.tuples(WORDS, WORDS, WORDS), method=st.sampled_from(["GET", "POST", "PATCH", "PUT", "BREW"]))
 def test_no_line_repeats_what_a_client_sends(
-    words: tuple[str, str, str], method: str, lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    words: tuple[str, str, str], method: str, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     lines.clear()
     caplog.clear()
@@ -517,7 +517,7 @@ UNITS = {"Count", "Milliseconds"}  # of those that CloudWatch knows (API referen
 
 def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The rules of the specification's sections, in its order."""
-    monkeypatch.setattr(observability, "listeners", [observability.print_line])
+    monkeypatch.setattr(request_log, "sinks", [request_log.print_line])
     call("GET", "/items/")
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
@@ -546,8 +546,8 @@ def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyP
 
 
 def test_the_metrics_are_those_that_alarms_and_dashboard_name() -> None:
-    assert observability.DIRECTIVE["Namespace"] == "Items"
-    assert observability.METRICS == {
+    assert request_log.DIRECTIVE["Namespace"] == "Items"
+    assert request_log.METRICS == {
         "Requests": "Count",
         "ServerErrors": "Count",
         "ColdStarts": "Count",
@@ -558,7 +558,7 @@ def test_the_metrics_are_those_that_alarms_and_dashboard_name() -> None:
 
 
 def test_a_body_in_base64_is_no_less_a_secret(
-    lines: list[observability.Line], caplog: pytest.LogCaptureFixture
+    lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     encoded = base64.b64encode(BODY).decode()
     invoke(http_event("POST", "/items/", "", HEADERS, b"") | {"body": encoded, "isBase64Encoded": True})

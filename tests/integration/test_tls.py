@@ -94,7 +94,7 @@ def assert_refused(reason: str, tls: TlsServer, caplog: pytest.LogCaptureFixture
     caplog.clear()
     assert_unavailable(call("GET", "/health/ready"))
     assert call("GET", "/health/live").status == 200
-    lines = [record.getMessage() for record in caplog.records if record.name == "handler.errors"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "handler.api.errors"]
     assert len(lines) == 1
     assert reason in lines[0]
     assert "pässwörd" not in caplog.text

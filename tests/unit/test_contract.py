@@ -63,10 +63,11 @@ def test_if_match_is_required_where_the_deployment_requires_it(describe: Any, re
 def test_every_resource_is_a_tag_with_the_description_of_its_package(describe: Any) -> None:
     document = describe()
     described = {tag["name"]: tag["description"] for tag in document["tags"]}
-    assert described.keys() == {*resources.RESOURCES, "health"}
+    packages = {package.rpartition(".")[2]: package for package in resources.RESOURCES} | {"health": "handler.health"}
+    assert described.keys() == packages.keys()
     assert {tag for operation in operations(document).values() for tag in operation["tags"]} == described.keys()
     for name, description in described.items():
-        assert description == import_module(f"handler.{name}").__doc__
+        assert description == import_module(packages[name]).__doc__
 
 
 def test_operations_are_named_by_their_routes_and_described(describe: Any) -> None:

@@ -486,4 +486,4 @@ def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_othe
 
 
 def test_the_authorities_are_looked_for_where_they_are_shipped() -> None:
-    assert Path(settings.__file__ or "").parents[1] / CA_BUNDLE == settings.CA_BUNDLE
+    assert Path(settings.__file__ or "").parents[2] / CA_BUNDLE == settings.CA_BUNDLE

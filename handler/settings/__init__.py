@@ -24,8 +24,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from handler import database_url
-from handler.origins import read_origins
+from handler.settings import database_url
+from handler.settings.cors_origins import read_origins
 
 Model = TypeVar("Model", bound=BaseModel)
 AuthMode = Literal["none", "iam", "jwt"]
@@ -33,7 +33,7 @@ AUTH_MODES = get_args(AuthMode)
 # Python's names and Lambda's (Lambda developer guide, "Log-level filtering").
 LogLevel = Literal["NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"]
 # `make ca-bundle` writes this file. When it is shipped, it is the only trust unless a setting names another.
-CA_BUNDLE = Path(__file__).with_name("ca-bundle.pem")
+CA_BUNDLE = Path(__file__).parents[1] / "ca-bundle.pem"
 
 # What a login can carry. PostgreSQL's protocol ends a user and a database with NUL; SASLprep prohibits every control
 # character in a password (RFC 4013, 2.3). A control character is usually a line end that was pasted along.

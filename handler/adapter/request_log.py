@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from handler.api.methods import METHODS
 from handler.database.spent import Spent
-from handler.errors import METHODS
 from handler.settings import settings
 
-Line = dict[str, Any]
+RequestLog = dict[str, Any]
 
 # The template's alarms and dashboard name these.
 METRICS = {
@@ -45,7 +45,7 @@ _METRICS_OF_LINE = _encode({"CloudWatchMetrics": [DIRECTIVE]})[1:]  # written on
 _first = iter([True])
 
 
-def print_line(line: Line) -> None:
+def print_line(line: RequestLog) -> None:
     """To CloudWatch. Whatever LOG_LEVEL says: alarms that hear nothing are silent."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
@@ -54,10 +54,10 @@ def print_line(line: Line) -> None:
 
 
 # Who is told of each request. Where nobody is, the handler is quiet: in a program that calls it, in a benchmark.
-listeners: list[Callable[[Line], None]] = [print_line] if FUNCTION else []
+sinks: list[Callable[[RequestLog], None]] = [print_line] if FUNCTION else []
 
 
-def tell(  # noqa: PLR0913 - what there is to say of a request
+def log_request(  # noqa: PLR0913 - what there is to say of a request
     context: Any,
     request_id: str,
     *,
@@ -73,13 +73,13 @@ def tell(  # noqa: PLR0913 - what there is to say of a request
     `method` and `route`, a path template, are None where the request has none. A request that the service failed is an
     ERROR; what a client got wrong is not.
     """
-    if not listeners:
+    if not sinks:
         return
     is_cold = next(_first, False)
     # Set by the runtime for each invocation: X-Ray developer guide, "Tracing header".
     trace = re.search(r"Root=([0-9a-f-]+)", os.environ.get("_X_AMZN_TRACE_ID", ""))
     remaining = getattr(context, "get_remaining_time_in_millis", None)
-    line: Line = {
+    line: RequestLog = {
         "level": "ERROR" if status >= 500 else "INFO",
         "function": FUNCTION or "local",
         "version": VERSION,
@@ -99,5 +99,5 @@ def tell(  # noqa: PLR0913 - what there is to say of a request
         "DatabaseTime": round(spent.seconds * 1000, 3),
         "RoundTrips": spent.round_trips,
     }
-    for listener in listeners:
-        listener(line)
+    for sink in sinks:
+        sink(line)

@@ -1,0 +1,126 @@
+"""Every exception as a response: problem+json with the request's id, and nothing of SQL, values, hosts or code."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from itertools import islice
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
+from starlette.exceptions import HTTPException
+
+from handler.api.methods import allow_headers
+from handler.api.problems import PROBLEM_JSON, problem
+from handler.api.sqlstates import LOST_RACES, OURS, READ_ONLY_TRANSACTION, UNAVAILABLE, Outcome, outcome_of
+from handler.database.error_fields import describe, ends_session, fields_of
+from handler.database.session import ReadOnlySession, SessionEndedByRoute
+
+MAX_ERRORS = 20  # in a response
+RETRY_AFTER = {"Retry-After": "1"}
+MODIFIED = "The resource was modified by another request"
+
+logger = logging.getLogger(__name__)
+
+
+def _answer(
+    request: Request,
+    status: int,
+    detail: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **extensions: Any,
+) -> JSONResponse:
+    members = problem(status, detail, request.scope.get("request_id"), **extensions)
+    return JSONResponse(members, status, headers, PROBLEM_JSON)
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        headers = allow_headers(request)
+        return Response(None, 204, headers) if request.method == "OPTIONS" else _answer(request, 405, headers=headers)
+    if error.status_code == 304:
+        return Response(None, 304, error.headers)
+    detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
+    return _answer(request, error.status_code, detail, error.headers)
+
+
+async def invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(one["type"] == "json_invalid" for one in found):
+        return _answer(request, 400, "The body is not JSON")
+    # Unknown fields are not named, so a thousand of them say the same.
+    different = dict.fromkeys((_where(one), one["msg"]) for one in found)
+    errors = [{"where": where, "detail": detail} for where, detail in islice(different, MAX_ERRORS)]
+    return _answer(request, 422, "The request is not valid", errors=errors)
+
+
+def _where(error: Mapping[str, Any]) -> str:
+    # The name of an unknown field is the client's own text, which no answer repeats.
+    location = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
+    return ".".join(str(part) for part in location)
+
+
+async def database_error(request: Request, error: Exception) -> JSONResponse:
+    is_read = request.method in ("GET", "HEAD")
+    if isinstance(error, StaleDataError) and not is_read:
+        return _answer(request, 412 if "if-match" in request.headers else 409, MODIFIED)
+    fields = fields_of(error) if isinstance(error, DBAPIError) else {}
+    outcome = _outcome(error, fields, is_read=is_read)
+    if outcome is None:
+        return await unexpected_error(request, error)
+    if fields.get("C") in LOST_RACES:
+        request.scope["lost_race"] = True  # the adapter may run the request again
+    if outcome.status == 503:
+        logger.error("database: %s", describe(fields) or type(error).__name__)
+        return _answer(request, outcome.status, outcome.detail, RETRY_AFTER)
+    return _answer(request, outcome.status, outcome.detail, constraint=fields.get("n"))
+
+
+def _outcome(error: Exception, fields: Mapping[str, str], *, is_read: bool) -> Outcome | None:
+    if isinstance(error, PoolTimeoutError):
+        return UNAVAILABLE
+    if not isinstance(error, DBAPIError):
+        return OURS
+    # The driver closes a connection that it can no longer use, among them one to a server that was the primary until
+    # a failover (25006). It keeps one that the session itself has made read-only. Where it reports nothing but that a
+    # connection is closed, there is no SQLSTATE.
+    if not fields or fields["C"] == READ_ONLY_TRANSACTION:
+        return UNAVAILABLE if error.connection_invalidated else OURS
+    outcome = outcome_of(fields["C"], is_read=is_read)
+    # What ends the session is about the connection: 42501 is then a user without the right to connect.
+    return UNAVAILABLE if ends_session(fields) and (outcome is None or outcome.status < 500) else outcome
+
+
+async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    # Records are redacted where they are made (handler/redaction.py).
+    route = f"{request.method} {getattr(request.scope.get('route'), 'path', '-')}"
+    logger.error("%s: %s", route, _summary(error), exc_info=error)
+    vars(error)["is_logged"] = True
+    return _answer(request, 500)
+
+
+def _summary(error: Exception) -> str:
+    if isinstance(error, DBAPIError) and fields_of(error).get("C") == READ_ONLY_TRANSACTION:
+        return "a statement writes in a ReadSessionDep, use SessionDep"
+    if isinstance(error, ReadOnlySession | SessionEndedByRoute):
+        return str(error)
+    return f"unexpected {type(error).__name__}"
+
+
+def is_logged(error: BaseException | None) -> bool:
+    """Whether `unexpected_error` has logged it. The framework raises on what is answered, to whoever runs it."""
+    return getattr(error, "is_logged", False)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every exception that leaves a route has one of these answers."""
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid_request)
+    app.add_exception_handler(SQLAlchemyError, database_error)
+    app.add_exception_handler(Exception, unexpected_error)
