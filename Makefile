@@ -75,7 +75,7 @@ test: setup $(SAM_VENV)/ready ## Run the tests on real PostgreSQL (ARGS="-k name
 check: setup $(SAM_VENV)/ready ## Format, lint, security, types, import direction, templates
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
-	@$(RUN) -m bandit --quiet --configfile pyproject.toml --recursive handler local
+	@$(RUN) -m bandit --quiet --configfile pyproject.toml --recursive handler local deploy
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
 	@$(SAM) validate --lint
@@ -152,12 +152,12 @@ build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)
 
 ca-bundle: ## Write the authorities of RDS and RDS Proxy into handler/: make ca-bundle REGION=eu-central-1
-	@$(PYTHON) -m local.ca_bundle "$(REGION)"
+	@$(PYTHON) -m deploy.ca_bundle "$(REGION)"
 
 sam-local: setup $(SAM_VENV)/ready ## Serve the built function in Lambda's container (Docker; PORT=, DATABASE_URL=)
 	@$(DOCKER_ANSWERS) || { echo "sam-local: $(NO_DOCKER)" >&2; exit 1; }
 	@$(SAM_BUILD_HERE)
-	@$(SAM_LOCAL_PREFIX) $(RUN) -m local.sam start-api
+	@$(SAM_LOCAL_PREFIX) $(RUN) -m deploy.sam start-api
 
 sam-local-test: setup $(SAM_VENV)/ready ## Test the built function in Lambda's container (Docker)
 	@$(DOCKER_ANSWERS) || { echo "sam-local-test: SKIPPED: $(NO_DOCKER)"; exit 0; }; \
@@ -182,10 +182,10 @@ invoke: ENV = default
 clean: ## Remove what the other targets made, the embedded database's data included
 	rm -rf .venv .venv-* .local .aws-sam .coverage* .hypothesis .*_cache
 
-# Called by `sam build`, for each function alike: puts what is deployed into ARTIFACTS_DIR (local/build.py).
+# Called by `sam build`, for each function alike: puts what is deployed into ARTIFACTS_DIR (deploy/build.py).
 build-ApiFunction build-MigrationFunction: BUILDER = $(firstword $(wildcard $(SAM_VENV)/bin/python) $(PYTHON))
 build-ApiFunction build-MigrationFunction:
 	@test -n "$(ARTIFACTS_DIR)" || { echo "build: ARTIFACTS_DIR is not set: use make build" >&2; exit 1; }
 	@$(BUILDER) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "build: $(BUILDER) is not here, or older than 3.11: use make build PYTHON=python3.13" >&2; exit 1; }
-	@$(BUILDER) -m local.build "$(ARTIFACTS_DIR)" $(ARCHITECTURE)
+	@$(BUILDER) -m deploy.build "$(ARTIFACTS_DIR)" $(ARCHITECTURE)

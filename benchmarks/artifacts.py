@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from local.build import RUNTIME, build, runtime_python
+from deploy.build import RUNTIME, build, runtime_python
 
 ROOT = Path(__file__).parents[1]
 LAMBDA = Path(__file__).parent / "runtime.py"

@@ -19,7 +19,7 @@ from benchmarks.artifacts import PYTHON, ROOT, Artifact, Process, build_ours, bu
 from benchmarks.chart import write_chart
 from benchmarks.connect import tls_postgres
 from benchmarks.report import describe_machine, progress, table, write_section
-from local.build import compile_all
+from deploy.build import compile_all
 from local.events import http_event
 from tests.support.database import url_of
 

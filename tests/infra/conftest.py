@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from local.build import BuildError, runtime_python
+from deploy.build import BuildError, runtime_python
 
 ROOT = Path(__file__).parents[2]
 HOST_ARCHITECTURE = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from local.build import MACHINES, RUNTIME
+from deploy.build import MACHINES, RUNTIME
 from tests.infra.conftest import HOST_ARCHITECTURE, ROOT
 from tests.infra.template.cloudformation import load
 
@@ -79,7 +79,7 @@ def test_the_build_is_for_the_runtime_and_the_architectures_of_the_template(temp
         assert function["Architectures"] == [{"Ref": "Architecture"}]
         dry = ["make", "--dry-run", f"build-{name}", "ARTIFACTS_DIR=/tmp/artifact"]
         recipe = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert f'-m local.build "/tmp/artifact" {template["Parameters"]["Architecture"]["Default"]}' in recipe
+        assert f'-m deploy.build "/tmp/artifact" {template["Parameters"]["Architecture"]["Default"]}' in recipe
     assert template["Parameters"]["Architecture"]["AllowedValues"] == list(MACHINES)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from local.ca_bundle import AMAZON, BundleError, addresses
+from deploy.ca_bundle import AMAZON, BundleError, addresses
 from tests.support.certificates import authority, issue
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     (folder / "handler").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
-    shutil.copytree(ROOT / "local", folder / "local", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 

@@ -55,7 +55,7 @@ def artifact(build: Callable[..., Path]) -> Path:
 def client_library(once: Callable[..., Path]) -> Path:
     """The client for the function's Python, beside the artifact, as Lambda has it in /var/runtime."""
     code = (
-        "import sys; from pathlib import Path; from local.build import install; "
+        "import sys; from pathlib import Path; from deploy.build import install; "
         f"install(Path('requirements-runtime.txt'), Path(sys.argv[1]), '{HOST_ARCHITECTURE}')"
     )
     return once("awslambdaric", sys.executable, "-c", code, "")

@@ -24,7 +24,7 @@ if "SAM_LOCAL_TEST" not in os.environ:
     pytest.skip("needs a Docker engine, and minutes: make sam-local-test", allow_module_level=True)
 
 TIMEOUT = 120  # seconds; the first time SAM pulls an image
-LOCAL = [sys.executable, "-m", "local.sam"]
+LOCAL = [sys.executable, "-m", "deploy.sam"]
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def test_the_environments_are_those_that_can_be_deployed(ci: Any, deploy: Any) -
 def test_the_smoke_test_comes_last_and_reads_an_output_that_exists(deploy: Any) -> None:
     names = [step.get("run", step.get("uses", "")) for step in steps_of(deploy)]
     assert "make deploy" in names[-2]
-    assert "local.smoke" in names[-1]
+    assert "deploy.smoke" in names[-1]
     (output,) = re.findall(r"OutputKey=='(\w+)'", names[-1])
     assert re.search(rf"^  {output}:", TEMPLATE.partition("\nOutputs:")[2], re.MULTILINE)
 

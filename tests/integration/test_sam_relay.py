@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pg8000.dbapi import OperationalError
 
+from deploy.sam import SamError, reachable
 from handler.database.connection import connect
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
-from local.sam import SamError, reachable
 
 # What `docker network inspect bridge --format '{{json .IPAM.Config}}'` says, with an address that every machine has.
 DOCKER = """#!/bin/sh

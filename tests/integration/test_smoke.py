@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from local.smoke import SmokeError, smoke
+from deploy.smoke import SmokeError, smoke
 from tests.local.test_run import project, running
 from tests.support.database import connect, free_port, temporary_database
 
@@ -69,7 +69,7 @@ def service(answers: Answers, asked: list[tuple[str, str, str | None]]) -> Itera
 
 def test_it_passes_on_the_service_and_leaves_nothing(project: Path, server_url: str) -> None:
     with temporary_database(server_url, f"smoke_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
-        command = [sys.executable, "-m", "local.smoke", str(run.client.base_url)]
+        command = [sys.executable, "-m", "deploy.smoke", str(run.client.base_url)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         with connect(url) as database:
             assert database.run("SELECT count(*) FROM items") == [[0]]
@@ -122,7 +122,7 @@ def test_it_fails_where_nobody_answers() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["file:///etc/passwd"], ["https://a", "https://b"]])
 def test_it_says_what_it_wants(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "local.smoke", *arguments]
+    command = [sys.executable, "-m", "deploy.smoke", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "smoke: say which service: python3 -m local.smoke https://…\n"
+    assert done.stderr == "smoke: say which service: python3 -m deploy.smoke https://…\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from local import build
+from deploy import build
 
 SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 RIGHT = f"#!/bin/sh\necho {build.MAGIC}\n"
@@ -86,7 +86,7 @@ def test_the_authorities_of_rds_are_shipped_and_missed(
 
 
 def test_an_architecture_that_lambda_has_not_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "local.build", str(tmp_path), "arm"]
+    command = [sys.executable, "-m", "deploy.build", str(tmp_path), "arm"]
     done = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "build: ARCHITECTURE must be one of arm64, x86_64, not 'arm'\n"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import AliasChoices, AliasPath
 
+from deploy.build import CA_BUNDLE
 from handler import settings
 from handler.database.connection import address_of
 from handler.database.credentials import CredentialsError, Login
 from handler.settings import DatabaseSettings, Settings, SettingsError, read_database_settings, read_settings
-from local.build import CA_BUNDLE
 
 URL = "postgresql://ann@h/d"
 SERVICE = {"DATABASE_URL": URL, "AUTH_MODE": "none"}

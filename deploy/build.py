@@ -1,4 +1,4 @@
-"""What is deployed, put into a folder: `python -m local.build FOLDER [arm64|x86_64]`.
+"""What is deployed, put into a folder: `python -m deploy.build FOLDER [arm64|x86_64]`.
 
 The Makefile's build-* recipes run it for `sam build`. It needs pip, a package index, and a CPython of the function's
 minor version; nothing of the virtual environments. Two builds are equal, file by file (docs/adr/0016).

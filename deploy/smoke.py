@@ -1,4 +1,4 @@
-"""`python3 -m local.smoke URL`: whether a deployed service answers. Needs Python and nothing else.
+"""`python3 -m deploy.smoke URL`: whether a deployed service answers. Needs Python and nothing else.
 
 SMOKE_TOKEN is an access token with the scopes items:read and items:write. Without one, a service that asks for tokens
 is only tested for asking. An item is created, read, deleted and gone; nothing stays.
@@ -92,7 +92,7 @@ def smoke(url: str, token: str | None, patience: float = PATIENCE) -> None:
 
 def main() -> None:
     if len(sys.argv) != 2 or not sys.argv[1].startswith(("https://", "http://")):
-        sys.exit("smoke: say which service: python3 -m local.smoke https://…")
+        sys.exit("smoke: say which service: python3 -m deploy.smoke https://…")
     try:
         smoke(sys.argv[1].rstrip("/"), os.environ.get("SMOKE_TOKEN") or None)
     except SmokeError as error:

@@ -1,0 +1,1 @@
+"""Build the artifact, fetch the CA bundle, smoke test a deployed service, run `sam local`. Never deployed."""
