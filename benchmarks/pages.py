@@ -30,7 +30,7 @@ from benchmarks.report import describe_machine, progress, table, write_section
 from benchmarks.warm import process
 from local.events import Context, http_event, http_response
 from local.postgres import server
-from tests.cursors import items_cursor
+from tests.items.cursors import items_cursor
 from tests.support.database import connect, url_of
 
 TITLE = "Pages"

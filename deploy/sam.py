@@ -1,7 +1,7 @@
 """`sam local` on the built function and a database that its container reaches: `python -m deploy.sam start-api`.
 
-`python -m deploy.sam invoke ApiFunction -e events/read-item.json` is one invocation. The database is the embedded one,
-or DATABASE_URL's, migrated first. Needs a Docker engine, and the build that `make sam-local` makes before it.
+`python -m deploy.sam invoke ApiFunction -e events/health-ready.json` is one invocation. The database is the embedded
+one, or DATABASE_URL's, migrated first. Needs a Docker engine, and the build that `make sam-local` makes before it.
 """
 
 import json

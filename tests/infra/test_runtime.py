@@ -17,33 +17,25 @@ import httpx
 import pytest
 
 from tests.infra.conftest import HOST_ARCHITECTURE, ROOT, unavailable
-from tests.support.client import resource_of, store_one_of_each
 from tests.support.database import connect, free_port, temporary_database
+from tests.support.event_files import (
+    FILES,
+    assert_rows_changed,
+    count_rows,
+    expected_status,
+    load,
+    method_of,
+    name_of,
+    store_one_of_each,
+)
 from tests.support.event_kinds import received
 
-EVENTS = sorted((ROOT / "events").glob("*.json"))
-# What the method of an event's request is answered with, and how many of its resource there are then, of one before.
-OUTCOMES = {"POST": (201, 2), "DELETE": (204, 0), "GET": (200, 1), "PATCH": (200, 1), "PUT": (200, 1)}
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 TIMEOUT = 60  # seconds; on a machine that is busy with other tests
 # What Lambda's bootstrap does. Without site (-S), and without what the environment says (-I), nothing else is found.
 BOOTSTRAP = "import sys; sys.path[:0] = sys.argv[1:3]; del sys.argv[1:3]; "
 RUNTIME_CLIENT = BOOTSTRAP + "from awslambdaric.__main__ import main; main(sys.argv)"
 MIGRATE = BOOTSTRAP + "from handler.migrate import main; main()"
-
-
-def method_of(event: Any) -> str | None:
-    """None for what is no HTTP request."""
-    found: str | None = event.get("httpMethod") or event.get("requestContext", {}).get("http", {}).get("method")
-    return found
-
-
-def expected(event: Any) -> tuple[int, int]:
-    """The status of the answer to a request, and how many items there are then, of one before."""
-    method = method_of(event)
-    assert method
-    status, rows = OUTCOMES[method]
-    return status, rows if resource_of(event) == "items" else 1
 
 
 @pytest.fixture(scope="module")
@@ -117,18 +109,17 @@ def function(
         yield invoke
 
 
-@pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_event_is_answered(path: Path, function: Callable[[Any], Any], database: Any) -> None:
     store_one_of_each()
-    event = json.loads(path.read_text())
+    event, before = load(path), count_rows(database)
     answer = function(event)
-    method = method_of(event)
-    if method is None:
+    if method_of(event) is None:
         assert (answer is None) if path.stem == "scheduled" else (answer["errorType"] == "NotHttpEvent")
         return
     response = received(event, answer)
-    items = database.run("SELECT count(*) FROM items")[0][0]
-    assert (response.status, items) == expected(event), response
+    assert response.status == expected_status(event), response
+    assert_rows_changed(event, before, count_rows(database))
 
 
 def test_the_artifact_migrates_an_empty_database(artifact: Path, runtime: str, server_url: str) -> None:
@@ -137,4 +128,4 @@ def test_the_artifact_migrates_an_empty_database(artifact: Path, runtime: str, s
         done = subprocess.run(command, env={"DATABASE_URL": url}, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         with connect(url) as connection:
-            assert connection.run("SELECT count(*) FROM items") == [[0]]
+            assert count_rows(connection) == 0

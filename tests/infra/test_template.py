@@ -9,23 +9,17 @@ from typing import Any
 import pytest
 
 from local.events import FUNCTION_TIMEOUT, Context, http_event
-from tests.infra.template.cloudformation import load
-from tests.support.client import invoke, store_one_of_each
+from tests.infra.template.cloudformation import load as load_template
+from tests.support.client import invoke
+from tests.support.event_files import ROUTE_FILES, expected_status, load, name_of, store_one_of_each
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = ("ApiFunction", "MigrationFunction")
-# Those that the template's API sends: payload 2.0, from its own domain and the $default stage. Each other file of the
-# folder is another kind of event: tests/integration/test_event_kinds.py.
-EVENTS = [
-    path
-    for path in sorted((ROOT / "events").glob("*.json"))
-    if path.stem.partition("-")[0] in ("change", "create", "delete", "health", "list", "read", "replace")
-]
 
 
 @pytest.fixture(scope="module")
 def template() -> Any:
-    return load("template.yaml")
+    return load_template("template.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +27,9 @@ def function(template: Any) -> Any:
     return template["Globals"]["Function"] | template["Resources"]["ApiFunction"]["Properties"]
 
 
-@pytest.fixture(params=EVENTS, ids=lambda path: path.stem)
+@pytest.fixture(params=ROUTE_FILES, ids=name_of)
 def event(request: pytest.FixtureRequest) -> Any:
-    return json.loads(request.param.read_text())
+    return load(request.param)
 
 
 @pytest.mark.parametrize("logical_id", FUNCTIONS)
@@ -61,7 +55,7 @@ def test_the_local_context_is_that_of_the_function(function: Any) -> None:
 def test_every_route_has_an_event() -> None:
     paths = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
     routes = {(method.upper(), re.sub(r"{\w+}", "1", path)) for path, methods in paths.items() for method in methods}
-    events = [json.loads(path.read_text())["requestContext"]["http"] for path in EVENTS]
+    events = [load(path)["requestContext"]["http"] for path in ROUTE_FILES]
     assert {(http["method"], http["path"]) for http in events} == routes
 
 
@@ -79,4 +73,4 @@ def test_the_local_gateway_sends_what_api_gateway_sends(event: Any) -> None:
 def test_every_event_succeeds(event: Any) -> None:
     store_one_of_each()
     response = invoke(event)
-    assert response.status in (200, 201, 204), response.body
+    assert response.status == expected_status(event), response.body

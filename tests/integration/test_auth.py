@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -22,7 +21,8 @@ from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
 from handler.database.engine import engine
 from handler.main import app as shipped
-from tests.support.client import BODIES, store_one_of_each
+from tests.support.client import BODIES
+from tests.support.event_files import FILES, load
 from tests.support.event_kinds import (
     ARN,
     AUTHORIZER_CONTEXTS,
@@ -36,7 +36,6 @@ from tests.support.event_kinds import (
 )
 from tests.support.proxy import Proxy
 
-EVENTS = Path(__file__).parents[2] / "events"
 JSON = ("content-type", "application/json")
 LAMP = b'{"name": "Lamp"}'
 WAYS = [(mode, kind) for mode, kinds in AUTHORIZER_CONTEXTS.items() for kind in kinds]
@@ -603,9 +602,8 @@ def test_the_environment_decides_the_authorization_mode(environment: dict[str, s
 def test_the_events_with_an_authorizer_context_are_answered_where_it_is_asked_for(
     mode: str, authorize: Authorize
 ) -> None:
-    store_one_of_each()
     authorize(mode)
-    marked = sorted(EVENTS.glob(f"*authorized-{mode}*.json"))
+    marked = [path for path in FILES if path.stem == f"authorized-{mode}"]
     assert marked
     for path in marked:
-        assert send(json.loads(path.read_text())).status == 200
+        assert send(load(path)).status == 200

@@ -137,7 +137,7 @@ sys.exit(any(process.exitcode for process in processes))
 
 def use_the_service(number: int) -> None:
     """What each of the many processes does. Reads and lists are in AUTOCOMMIT, the others are transactions."""
-    from tests.cursors import items_cursor
+    from tests.items.cursors import items_cursor
     from tests.support.client import call  # a process that forks must not have made the handler's event loop
 
     for cycle in range(ROUNDS):

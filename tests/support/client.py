@@ -1,7 +1,6 @@
 """Calls the Lambda handler as API Gateway does, and reads its answer as a client does."""
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -52,16 +51,3 @@ def create(name: str = "Lamp", description: str | None = None) -> Any:
     response = call("POST", "/items/", {"name": name, "description": description})
     assert response.status == 201, response.body
     return response.json
-
-
-def store_one_of_each() -> None:
-    """What the files of events/ are about: the first row of each resource."""
-    for resource, body in BODIES.items():
-        response = call("POST", f"/{resource}/", body)
-        assert response.status == 201, response.body
-
-
-def resource_of(event: Any) -> str | None:
-    """Which resource an event of any kind asks for, behind whatever stage; None for what asks for none."""
-    path = event.get("rawPath") or event.get("path") or ""
-    return next((resource for resource in BODIES if re.search(rf"/{resource}\b", path)), None)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from tests.support.client import call, create
+from tests.items.client import create
+from tests.support.client import call
 
 INSERT = "INSERT INTO items (name, {0}) OVERRIDING SYSTEM VALUE VALUES ('Lamp', {1})"
 TIMES_REFUSED = ["'infinity'", "'-infinity'", "'0001-12-31 23:59:59.999999+00 BC'", "'4713-01-01 BC'"]

@@ -8,8 +8,9 @@ import pytest
 
 from handler.items.models import NAME_LENGTH
 from handler.items.queries import SCAN_ROWS
-from tests.cursors import items_cursor
-from tests.support.client import Response, call, create
+from tests.items.client import create
+from tests.items.cursors import items_cursor
+from tests.support.client import Response, call
 
 ORDERS = {"newest": lambda item: -item["id"], "name": lambda item: (item["name"], item["id"])}
 

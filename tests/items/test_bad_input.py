@@ -1,13 +1,12 @@
 """Bad input is a 4xx that says what is wrong and echoes nothing; no row is stored and the next request is right."""
 
-import base64
 import json
 from typing import Any
 
 import pytest
 
-from local.events import http_event
-from tests.support.client import call, create, invoke
+from tests.items.client import create
+from tests.support.client import call
 
 SECRET = "ECHO-ME-NOT"
 NAME, DESCRIPTION = 200, 10_000
@@ -116,23 +115,3 @@ def test_the_longest_valid_body_is_stored_in_whatever_way_it_is_spelled() -> Non
     response = call("POST", "/items/", body)
     assert response.status == 201
     assert response.json["description"] == "\U0001f4a1" * DESCRIPTION
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"body": "\ud800"},
-        {"body": "not base64!", "isBase64Encoded": True},
-        {"body": "A", "isBase64Encoded": True},
-        {"body": base64.b64encode(b"\xff\xfe").decode(), "isBase64Encoded": True},
-        {"body": 7},
-        {"rawQueryString": "\ud800"},
-        {"requestContext": None},
-        {"requestContext": {}},
-        {"requestContext": {"http": None}},
-        {"version": "3.0"},
-    ],
-)
-def test_an_event_that_is_broken_is_refused(change: dict[str, Any], database: Any) -> None:
-    event = http_event("POST", "/items/", "", [("content-type", "application/json")], b'{"name": ""}')
-    assert_refused(invoke(event | change), database, 400, 422)

@@ -1,10 +1,11 @@
-"""The API's contract, through `handler.main.handler`, on real PostgreSQL."""
+"""Items are created, read, changed, replaced and deleted, through `handler.main.handler`, on real PostgreSQL."""
 
 import re
 
 import pytest
 
-from tests.support.client import call, create
+from tests.items.client import create
+from tests.support.client import call
 
 PROBLEM = "application/problem+json"
 
@@ -84,22 +85,3 @@ def test_a_deleted_item_is_gone() -> None:
     deleted = call("DELETE", f"/items/{item['id']}")
     assert (deleted.status, deleted.body) == (204, b"")
     assert call("GET", f"/items/{item['id']}").status == 404
-
-
-def test_an_unknown_path_is_404_and_a_wrong_method_405() -> None:
-    for response, status in [(call("GET", "/nothing"), 404), (call("PUT", "/items/", {}), 405)]:
-        assert response.status == status
-        assert response.headers["content-type"] == PROBLEM
-
-
-def test_health_answers() -> None:
-    for path in ("/health/live", "/health/ready"):
-        response = call("GET", path)
-        assert (response.status, response.json) == (200, {"status": "ok"})
-
-
-def test_every_answer_carries_the_invocation_s_id() -> None:
-    for response in (call("GET", "/items/"), call("GET", "/items/1"), call("POST", "/items/", b"x" * 300_000)):
-        assert re.fullmatch(r"[0-9a-f-]{36}", response.headers["x-request-id"])
-        if response.status >= 400:
-            assert response.json["request_id"] == response.headers["x-request-id"]
