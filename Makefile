@@ -24,7 +24,7 @@ NO_DOCKER = no Docker engine answers here (docker version): install Docker, or s
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check upstream fix migrate revision openapi docs lock clean
-.PHONY: bench bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale bench-soak bench-cost
+.PHONY: soak bench bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale
 .PHONY: build ca-bundle sam-local sam-local-test deploy invoke build-ApiFunction build-MigrationFunction
 
 help: ## Show this list
@@ -84,6 +84,10 @@ check: setup $(SAM_VENV)/ready ## Format, lint, security, types, import directio
 upstream: setup ## Run pg8000's own DBAPI tests on the driver
 	@$(RUN) -m tests.upstream.run
 
+soak: setup ## Test under random faults and load: make soak MINUTES=10 (SEED= repeats a run)
+	@SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) $(RUN) -m pytest -n0 -m soak -s $(ARGS) tests/soak
+soak: MINUTES = 10
+
 fix: setup ## Format, and mend what the linter can
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
@@ -122,7 +126,7 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@for file in requirements*.txt; do git diff --quiet -- $$file && touch -t 200001010000 $$file || true; done
 
 # On the runtime's minor version where it is: make bench PYTHON=python3.13
-bench: bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale bench-soak bench-cost ## Run every benchmark, into benchmarks/RESULTS.md (35 min)
+bench: bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale ## Run every benchmark, into benchmarks/RESULTS.md (25 min)
 
 bench-warm: $(BENCH_VENV)/ready ## Time warm requests beside five peers' (3 min)
 	@$(BENCH) -m benchmarks.warm
@@ -141,12 +145,6 @@ bench-pages: $(BENCH_VENV)/ready ## Time first and last pages of 10,000 and of 5
 
 bench-scale: $(BENCH_VENV)/ready ## 1 to 64 environments on 40 connections, with and without PgBouncer (5 min)
 	@$(BENCH) -m benchmarks.scale
-
-bench-soak: $(BENCH_VENV)/ready ## Ten minutes of random faults under load: every 2xx is stored once, every answer is right
-	@$(BENCH) -m benchmarks.soak
-
-bench-cost: $(BENCH_VENV)/ready ## What the measured times cost on AWS, from 10 to 100,000 requests a second
-	@$(BENCH) -m benchmarks.cost
 
 build: $(SAM_VENV)/ready ## Build what is deployed, into .aws-sam/build
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE)

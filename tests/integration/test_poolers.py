@@ -33,7 +33,8 @@ from handler.settings import read_database_settings
 from local.postgres import over_tcp
 from tests.support.database import connect as connect_directly
 from tests.support.database import socket_path, temporary_database
-from tests.support.pgbouncer import binary, pgbouncer, reserved_port
+from tests.support.pgbouncer import binary, pgbouncer
+from tests.support.ports import reserved_port
 from tests.support.proxy import Proxy, _Connection, _Pipe
 
 ROOT = Path(__file__).parents[2]

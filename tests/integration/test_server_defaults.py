@@ -37,7 +37,8 @@ from tests.integration.test_poolers import needs_pgbouncer
 from tests.integration.test_sqlalchemy_features import VALUES as FEATURES
 from tests.support.client import call
 from tests.support.database import required_program
-from tests.support.pgbouncer import pgbouncer, reserved_port
+from tests.support.pgbouncer import pgbouncer
+from tests.support.ports import reserved_port
 
 VALUES: dict[str, tuple[Any, Any]] = {name: (kind, value) for name, kind, value in FEATURES} | {
     "double": (Double(), 0.1 + 0.2),

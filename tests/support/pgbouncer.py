@@ -25,16 +25,6 @@ def binary() -> str | None:
 
 
 @contextmanager
-def reserved_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that the kernel gives to nobody else, as long as the block: to stop and start on it."""
-    with socket.socket() as reservation:
-        # Bound and not listening, it leaves the port to whoever asks for it by number with the same option (socket(7)).
-        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reservation.bind(("127.0.0.1", 0))
-        yield reservation.getsockname()[1]
-
-
-@contextmanager
 def pgbouncer(upstream: str, port: int, *, pool_size: int = 2, **settings: str | float) -> Iterator[str]:
     """PgBouncer on 127.0.0.1:`port`, a `reserved_port`, with at most `pool_size` connections to a database.
 
