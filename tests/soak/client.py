@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from local.events import Answer
+from local.events import HttpResponse
 from tests.soak.ledger import Item, Ledger
 from tests.soak.service import Service
 
@@ -55,12 +55,14 @@ class Client:
         """Return a text that no other client sends and that is part of no other text."""
         return f"<{self.number}.{self.turn}.{self.choice.randrange(10**6)}>"
 
-    def expect(self, is_right: object, what: str, response: Answer) -> bool:
+    def expect(self, is_right: object, what: str, response: HttpResponse) -> bool:
         if not is_right:
             self.service.violate(f"client {self.number}, turn {self.turn}, {what}: {response}")
         return bool(is_right)
 
-    def until_response(self, kind: str, method: str, target: str, body: Any, **headers: str) -> tuple[Answer, int]:
+    def until_response(
+        self, kind: str, method: str, target: str, body: Any, **headers: str
+    ) -> tuple[HttpResponse, int]:
         """Try again until there is a response; return it and the number of attempts that failed."""
         give_up = time.monotonic() + PATIENCE
         failures = 0
@@ -121,7 +123,7 @@ class Client:
                 found = [one["id"] for one in json.loads(response.body)["items"]]
                 self.expect(found == [item.id], f"search for {item.name} finds {found}, not {item.id}", response)
 
-    def created(self, response: Answer, name: str) -> None:
+    def created(self, response: HttpResponse, name: str) -> None:
         found, headers = json.loads(response.body), dict(response.headers)
         is_right = (found["name"], found["version"], found["description"]) == (name, 1, None)
         is_new = found["id"] not in self.ledger.items and headers["location"] == f"/items/{found['id']}"

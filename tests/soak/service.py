@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from local.events import Answer, Context, http_answer, http_event
+from local.events import Context, HttpResponse, http_event, http_response
 from tests.support.environments import MAX_CONNECTIONS, address_of, connect, postgres, process, role_url
 from tests.support.proxy import Proxy
 
@@ -42,7 +42,7 @@ def run_environment(connection: Connection, url: str, log: str) -> None:
     with suppress(EOFError):
         while True:
             event = connection.recv()
-            connection.send(http_answer(handler(event, Context(TIMEOUT))))
+            connection.send(http_response(handler(event, Context(TIMEOUT))))
 
 
 def run_network(connection: Connection, upstream: tuple[str, int]) -> None:
@@ -77,7 +77,7 @@ class Environment:
         os.kill(self.pid, signal.SIGKILL)
         self.is_killed = True
 
-    def ask(self, event: dict[str, Any]) -> Answer | None:
+    def ask(self, event: dict[str, Any]) -> HttpResponse | None:
         """Return the response, or None if the environment was killed before it could send one."""
         if self.is_killed:
             self.close()
@@ -85,7 +85,7 @@ class Environment:
             self.is_killed = False
         with suppress(OSError, EOFError):
             self._connection.send(event)
-            response: Answer = self._connection.recv()
+            response: HttpResponse = self._connection.recv()
             return response
         return None
 
@@ -163,7 +163,7 @@ class Service:
 
     def request(
         self, kind: str, method: str, target: str, body: Any = None, *, may_be_held: bool = False, **headers: str
-    ) -> Answer | None:
+    ) -> HttpResponse | None:
         """Send a request to the next free environment; return None where 503 or no response is allowed just now.
 
         `may_be_held` is whether a transaction that the network swallowed may hold what this request needs.
@@ -196,7 +196,7 @@ class Service:
             self.free.put(environment)
 
     def _judge(  # noqa: PLR0911 - one return for each rule
-        self, environment: Environment, response: Answer | None, begun: float, ended: float, may_be_held: bool
+        self, environment: Environment, response: HttpResponse | None, begun: float, ended: float, may_be_held: bool
     ) -> str | None:
         """Say what is wrong with how a request went, apart from its content, which its client judges."""
         window = next((one for one in reversed(self.windows) if one.begin <= ended), None)
@@ -219,7 +219,7 @@ class Service:
         return None
 
 
-def is_documented(response: Answer) -> bool:
+def is_documented(response: HttpResponse) -> bool:
     """Whether a response is the documented 503: a problem, with the time after which to try again."""
     headers = dict(response.headers)
     return (
