@@ -14,7 +14,7 @@ import pytest
 
 from handler import resources
 from handler.database.base import Base
-from handler.migrate import upgrade
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.postgres import server
 from tests.support.database import connect, url_of

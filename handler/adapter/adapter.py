@@ -35,7 +35,7 @@ from handler.api.errors import is_logged
 from handler.app import with_cors, with_limit
 from handler.database.deadline import sleep, within
 from handler.database.session import IS_ENDED, IS_WRITING
-from handler.database.spent import count
+from handler.database.usage import count
 from handler.settings import settings
 
 TIME_TO_RESPOND = 0.5  # seconds of the invocation that the database does not get

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from handler.api.methods import METHODS
-from handler.database.spent import Spent
+from handler.database.usage import Spent
 from handler.settings import settings
 
 RequestLog = dict[str, Any]

@@ -6,14 +6,13 @@ from typing import Any
 
 from pg8000 import dbapi
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import DBAPIError
 
-from handler.database import credentials
+from handler.database.credentials import logins as credentials
 from handler.database.deadline import within
-from handler.database.dialect import NAME
-from handler.database.error_fields import fields_of
-from handler.database.pipeline import Connection
-from handler.database.wire import TlsSocket
+from handler.database.driver.connection import Connection
+from handler.database.driver.dialect import NAME
+from handler.database.driver.stream import TlsSocket
+from handler.database.error_fields import sqlstate_of
 from handler.settings import DatabaseSettings, SettingsError
 
 REFUSED = ("28P01", "28000")  # the password; the user, or how it came
@@ -51,7 +50,7 @@ def connect(database: DatabaseSettings) -> Connection:
             try:
                 connection = _connect(database, login)
             except dbapi.OperationalError as error:
-                if error.args[0]["C"] not in REFUSED:
+                if sqlstate_of(error) not in REFUSED:
                     raise
                 refused = error
             else:
@@ -97,11 +96,6 @@ def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[st
         return (login.host, login.port, _tls(database.ca_bundle, database.sslmode != "verify-ca"))
     except OSError as error:
         raise credentials.CredentialsError(_unreadable(error)) from error
-
-
-def sqlstate(error: DBAPIError) -> str:
-    """The server's code for what it refused, or ours for what could not be done; "" where there is none."""
-    return fields_of(error).get("C", "")
 
 
 def prepare(database: DatabaseSettings) -> None:

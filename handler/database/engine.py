@@ -4,8 +4,9 @@ import logging
 
 from sqlalchemy import QueuePool
 
-from handler.database import credentials, snapstart
+from handler.database import snapstart
 from handler.database.connection import make_engine
+from handler.database.credentials import logins as credentials
 from handler.database.deadline import remaining
 from handler.settings import settings
 

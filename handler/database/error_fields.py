@@ -28,6 +28,11 @@ def fields_of(error: BaseException) -> Mapping[str, str]:
     return fields if isinstance(fields, Mapping) else {}
 
 
+def sqlstate_of(error: BaseException) -> str:
+    """The SQLSTATE of a pg8000 or SQLAlchemy error: the server's, or the driver's for what it did not do; else ""."""
+    return fields_of(error).get("C", "")
+
+
 def ends_session(fields: Mapping[str, str]) -> bool:
     """Whether the server closes the connection after this error: its severity, which a pooler has only in `S`."""
     return fields.get("V", fields.get("S")) in ("FATAL", "PANIC")

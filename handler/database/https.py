@@ -9,7 +9,7 @@ from functools import cache
 from urllib.parse import urlsplit
 
 from handler.database.deadline import remaining
-from handler.database.wire import open_socket
+from handler.database.driver.stream import open_socket
 
 MAX_RESPONSE = 256 * 1024  # bytes; a secret has at most 64 KiB
 

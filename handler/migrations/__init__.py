@@ -1,1 +1,5 @@
-"""Alembic's environment and the schema's history, shipped with the function that applies them."""
+"""The migrations of the database schema, and what applies them. They ship with the function."""
+
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent  # Alembic's script location

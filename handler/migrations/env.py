@@ -1,4 +1,4 @@
-"""How Alembic runs: called by `handler/migrate.py` and by the `alembic` command (`make revision`)."""
+"""How Alembic runs: called by `upgrade.py` and by the `alembic` command (`make revision`)."""
 
 import math
 import os
@@ -11,9 +11,10 @@ from sqlalchemy.exc import DBAPIError
 
 from handler import resources
 from handler.database.base import Base
-from handler.database.connection import make_engine, sqlstate
+from handler.database.connection import make_engine
 from handler.database.deadline import remaining
-from handler.migrations import access, history
+from handler.database.error_fields import sqlstate_of
+from handler.migrations import grants, history
 from handler.migrations.locks import limit, retry_while_locked
 from handler.settings import read_database_settings
 
@@ -43,11 +44,11 @@ def _migrate(connection: Connection) -> history.DatabaseIsAhead | None:
     """Run the migrations and the grants. Returns that the database is ahead of this code, where it is."""
     limit(connection, "statement_timeout", _time_left() - HEAD_START)
     user = context.config.attributes.get("api_user")
-    schemas = access.schemas(connection)
+    schemas = grants.schemas(connection)
     if user:
-        access.use_schemas(connection)
-        access.prepare(connection, schemas, user)
-    access.use_schemas(connection, *schemas)
+        grants.use_schemas(connection)
+        grants.prepare(connection, schemas, user)
+    grants.use_schemas(connection, *schemas)
     context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
     ahead = None
     with context.begin_transaction():
@@ -62,8 +63,8 @@ def _migrate(connection: Connection) -> history.DatabaseIsAhead | None:
             history.remember(connection, context.script, heads)
             context.config.attributes["heads"] = heads
     if user:  # after a newer release's migrations too: the user may be another than that release was given
-        access.use_schemas(connection)
-        access.grant(connection, schemas[0], user)
+        grants.use_schemas(connection)
+        grants.grant(connection, schemas[0], user)
     return ahead
 
 
@@ -73,7 +74,7 @@ def _queue(connection: Connection, seconds: float) -> None:
     try:
         connection.execute(text("SELECT pg_catalog.pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     except DBAPIError as error:
-        if sqlstate(error) == "55P03":
+        if sqlstate_of(error) == "55P03":
             raise CommandError("another process has been migrating this database all the time") from error
         raise
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
-from handler.database.connection import sqlstate
+from handler.database.error_fields import sqlstate_of
 
 # Seconds that one attempt may wait for locks in all, and the least that a statement gets of them.
 LOCK_TIMEOUT, SHORTEST_LOCK_TIMEOUT = 1.0, 0.1
@@ -54,7 +54,7 @@ def retry_while_locked(connection: Connection, attempt: Callable[[], Result], se
                 result = attempt()
         except DBAPIError as error:
             jittered = pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-            if sqlstate(error) not in LOCKED or time.monotonic() + jittered >= until:
+            if sqlstate_of(error) not in LOCKED or time.monotonic() + jittered >= until:
                 raise
             savepoint.rollback()
             logger.info("in use: %s; trying again in %.1f s", beginning(error.statement), jittered)

@@ -18,10 +18,11 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from pg8000.exceptions import DatabaseError
 
-from handler import migrate
-from handler.migration_function import handler
-from handler.migrations import rights
+from handler import migrations
+from handler.migrations import effective_rights
+from handler.migrations.custom_resource import handler
 from handler.migrations.history import DatabaseIsAhead
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
 from tests.support.database import connect, socket_path, temporary_database
@@ -67,7 +68,7 @@ class Deployed:
 
     def migrate(self, user: str | None = None) -> str | None:
         environ = {"DATABASE_URL": self.url_of(f"{self.user}_owner"), "DATABASE_API_USER": user or self.user}
-        return migrate.upgrade(read_database_settings(environ))
+        return upgrade(read_database_settings(environ))
 
     def connect(self, user: str | None = None) -> pg8000.native.Connection:
         url = self.url_of(user or self.user)
@@ -119,13 +120,13 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 
     def add(statement: str) -> None:
         scripts = shutil.copytree(
-            migrate.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__")
+            migrations.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__")
         )
         (scripts / "versions" / "later.py").write_text(
             f"from alembic import op\nrevision, down_revision = 'later', {HEAD!r}\n"
             f"def upgrade(): op.execute({statement!r})\n"
         )
-        monkeypatch.setattr(migrate, "SCRIPTS", scripts)
+        monkeypatch.setattr(migrations, "SCRIPTS", scripts)
 
     return add
 
@@ -269,7 +270,7 @@ def test_without_the_setting_nobody_is_let_in(deployed: Deployed) -> None:
     before = granted(deployed)
     owner = deployed.url_of(f"{deployed.user}_owner")
     for environ in ({"DATABASE_URL": owner}, {"DATABASE_URL": owner, "DATABASE_API_USER": ""}):
-        assert migrate.upgrade(read_database_settings(environ)) == HEAD
+        assert upgrade(read_database_settings(environ)) == HEAD
     (relations, *others), (_, *others_before) = granted(deployed), before
     assert others == others_before
     assert {acl for _, acl in relations} == {None}
@@ -280,8 +281,8 @@ def test_a_release_before_lets_it_use_a_newer_schema_too(
 ) -> None:
     later("CREATE TABLE more ()")
     owner = {"DATABASE_URL": deployed.url_of(f"{deployed.user}_owner")}
-    migrate.upgrade(read_database_settings(owner))
-    monkeypatch.setattr(migrate, "SCRIPTS", ROOT / "handler" / "migrations")
+    upgrade(read_database_settings(owner))
+    monkeypatch.setattr(migrations, "SCRIPTS", ROOT / "handler" / "migrations")
     with pytest.raises(DatabaseIsAhead):
         deployed.migrate()
     with deployed.connect() as api:
@@ -626,9 +627,10 @@ def test_a_migration_finds_the_schemas_of_the_databases_own_search_path(
 
 
 def test_on_rds_it_logs_in_with_a_token(deployed: Deployed, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rights.IAM == "rds_iam"
+    assert effective_rights.IAM == "rds_iam"
     iam = f"{deployed.user}_iam"  # a role is the whole server's, and other tests run on it
-    monkeypatch.setattr(rights, "IAM", iam)
+    monkeypatch.setattr(effective_rights, "IAM", iam)
+    monkeypatch.setattr("handler.migrations.grants.IAM", iam)
     with connect(server_url) as admin:
         admin.run(f"CREATE ROLE {iam}")
         try:

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from handler.database import aws, credentials
+from handler.database.credentials import aws, logins
 from handler.database.engine import engine
 from handler.settings import read_database_settings, settings
 from local.postgres import server
@@ -28,7 +28,7 @@ def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a migrated server, which listens on a TCP port as well, by its socket."""
     folder = tmp_path_factory.mktemp("scram")
     with server(folder, "-c", "fsync=off", port=free_port()) as url:
-        from handler.migrate import upgrade
+        from handler.migrations.upgrade import upgrade
 
         upgrade(read_database_settings({"DATABASE_URL": url}))
         yield url
@@ -98,8 +98,8 @@ def secret(moto_address: str, admin: Any, configure: Callable[..., None], monkey
         return asked(*arguments)
 
     monkeypatch.setattr(aws, "secret_value", counted)
-    monkeypatch.setattr(credentials, "_accepted", {})
-    monkeypatch.setattr(credentials, "_requested", {})
+    monkeypatch.setattr(logins, "_accepted", {})
+    monkeypatch.setattr(logins, "_requested", {})
     return made
 
 
@@ -110,7 +110,7 @@ def reconnect() -> None:
 
 def let_time_pass() -> None:
     """As if the last refresh had been long ago."""
-    credentials._requested.clear()
+    logins._requested.clear()
 
 
 def test_a_secret_is_read_once_and_used_for_every_connection(secret: Secret) -> None:
@@ -228,7 +228,7 @@ def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_o
 def test_with_the_database_gone_a_known_secret_is_not_requested_for(secret: Secret) -> None:
     create()
     secret.put(secret.text("ann", "first").replace(str(secret.port), "1"))
-    credentials._accepted.clear()
+    logins._accepted.clear()
     reconnect()
     let_time_pass()
     for _ in range(100):

@@ -19,9 +19,9 @@ from fastapi import FastAPI
 from sqlalchemy import insert
 
 from handler.database.deadline import within
-from handler.database.pipeline import Connection
+from handler.database.driver.connection import Connection
+from handler.database.driver.stream import Stream, open_socket
 from handler.database.session import SessionDep
-from handler.database.wire import Stream, open_socket
 from handler.items.models import Item
 from handler.settings import read_database_settings
 from local.events import Context

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from handler.database.engine import engine
 from handler.database.session import SessionDep
-from handler.migrate import upgrade
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
 from tests.integration.test_faults import assert_unavailable

@@ -11,11 +11,11 @@ from pg8000 import dbapi
 from sqlalchemy import insert
 
 from handler.database.connection import connect as connect_to
+from handler.database.driver.connection import Connection
 from handler.database.engine import engine
-from handler.database.pipeline import Connection
 from handler.database.session import SessionDep
 from handler.items.models import Item
-from handler.migrate import upgrade
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings, settings
 from local.events import Context
 from local.postgres import server

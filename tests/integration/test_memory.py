@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import insert, text
 
-from handler.database import pipeline, wire
+from handler.database.driver import connection, stream
 from handler.database.session import SessionDep
 from handler.items.models import Item
 from tests.support.client import Response, call, create
@@ -18,7 +18,7 @@ from tests.support.client import Response, call, create
 IN_TRANSACTION = (
     "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
 )
-FILES = {pipeline.__file__, wire.__file__}
+FILES = {connection.__file__, stream.__file__}
 
 
 @contextmanager

@@ -20,9 +20,11 @@ from alembic.script import ScriptDirectory
 from pg8000 import dbapi
 from sqlalchemy.exc import OperationalError
 
-from handler import migrate, migration_function
+from handler import migrate, migrations
 from handler.database import https
-from handler.migration_function import CallbackFailed, ForeignResponseURL, MigrationFailed, handler
+from handler.migrations import custom_resource, failures
+from handler.migrations import upgrade as upgrade_module
+from handler.migrations.custom_resource import CallbackFailed, ForeignResponseURL, MigrationFailed, handler
 from handler.settings import DatabaseSettings
 from local.events import Context
 from local.postgres import over_tcp
@@ -64,8 +66,8 @@ def url(server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the migrations of a newer release."""
-    shutil.copytree(migrate.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(migrate, "SCRIPTS", tmp_path / "migrations")
+    shutil.copytree(migrations.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrations, "SCRIPTS", tmp_path / "migrations")
     return tmp_path / "migrations" / "versions"
 
 
@@ -166,7 +168,7 @@ def test_the_same_event_twice_has_the_same_response(s3: Bucket, url: str) -> Non
 def test_of_two_at_once_one_migrates_and_both_succeed(s3: Bucket, url: str) -> None:
     program = (
         "import json, sys\n"
-        "from handler.migration_function import handler\n"
+        "from handler.migrations.custom_resource import handler\n"
         "from local.events import Context\n"
         "from tests.support.bucket import lead_to\n"
         "with lead_to(int(sys.argv[1])):\n"
@@ -321,7 +323,7 @@ def test_a_response_is_never_larger_than_cloudformation_takes(
     def fail(_: DatabaseSettings) -> None:
         raise dbapi_error("57014", text)
 
-    monkeypatch.setattr(migrate, "upgrade", fail)
+    monkeypatch.setattr(upgrade_module, "upgrade", fail)
     # The longest that CloudFormation has: names of 128 and 255 characters, and an id of 1 KB.
     response = {"StackId": "s" * 200, "LogicalResourceId": "l" * 255, "PhysicalResourceId": "p" * 1024}
     handler(CREATE | response | {"RequestType": "Update", "ResponseURL": s3.url}, Context())
@@ -337,25 +339,26 @@ def dbapi_error(code: str, message: str) -> OperationalError:
 
 
 def test_a_wheel_that_does_not_fit_gets_a_response(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("handler.migrate")
-    monkeypatch.setitem(sys.modules, "handler.migrate", None)
+    monkeypatch.setitem(sys.modules, "handler.migrations.upgrade", None)
     response = deploy(s3)
     assert response["Status"] == "FAILED"
-    assert response["Reason"].startswith("the code cannot be loaded: ModuleNotFoundError: import of handler.migrate")
+    assert response["Reason"].startswith(
+        "the code cannot be loaded: ModuleNotFoundError: import of handler.migrations.upgrade"
+    )
 
 
 def test_the_module_imports_where_nothing_else_does() -> None:
-    program = "import sys; from handler import migration_function; print(*sys.modules)"
+    program = "import sys; from handler.migrations import custom_resource; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], env={}, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    site_packages = {"alembic", "sqlalchemy", "pg8000", "pydantic", "handler.migrate", "handler.settings"}
+    site_packages = {"alembic", "sqlalchemy", "pg8000", "pydantic", "handler.migrations.upgrade", "handler.settings"}
     assert not site_packages & set(loaded)
 
 
 def test_a_failure_to_say_why_gets_a_response_too(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL")
-    monkeypatch.setattr(migrate, "describe_failure", None)
+    monkeypatch.setattr(failures, "describe_failure", None)
     response = deploy(s3)
     assert (response["Status"], response["Reason"]) == ("FAILED", "unexpected TypeError: see the log")
 
@@ -486,7 +489,7 @@ def test_a_database_that_is_paused_is_waited_for(s3: Bucket, network: Proxy) -> 
 
 
 def test_a_commit_whose_response_is_lost_is_looked_at_again(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    upgrade, calls = migrate.upgrade, []
+    upgrade, calls = upgrade_module.upgrade, []
 
     def lose_first_answer(database: DatabaseSettings) -> str | None:
         calls.append(upgrade(database))
@@ -494,7 +497,7 @@ def test_a_commit_whose_response_is_lost_is_looked_at_again(s3: Bucket, monkeypa
             raise dbapi_error("08007", "the connection was lost at COMMIT")
         return calls[-1]
 
-    monkeypatch.setattr(migrate, "upgrade", lose_first_answer)
+    monkeypatch.setattr(upgrade_module, "upgrade", lose_first_answer)
     assert deploy(s3)["Status"] == "SUCCESS"
     assert calls == [HEAD, HEAD]
 
@@ -512,7 +515,7 @@ def test_no_time_at_all_gets_a_response(s3: Bucket, url: str) -> None:
 def test_a_response_that_is_not_taken_is_given_again(
     statuses: list[int], s3: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migration_function, "PUT_TIMEOUT", 0.3)
+    monkeypatch.setattr(custom_resource, "PUT_TIMEOUT", 0.3)
     s3.statuses += statuses
     handler(CREATE | {"ResponseURL": s3.url}, Context())
     assert len(s3.puts) == len(statuses) + 1
@@ -529,7 +532,7 @@ def test_without_a_response_the_invocation_fails_in_time_and_lambda_begins_anew(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(migration_function, "PUT_TIMEOUT", 0.3)
+    monkeypatch.setattr(custom_resource, "PUT_TIMEOUT", 0.3)
     s3.statuses += statuses
     context = Context(SHORT)
     with pytest.raises(CallbackFailed, match=rf"did not get the response SUCCESS: {HOST}: {said}"):
@@ -668,7 +671,7 @@ def test_older_code_leaves_a_newer_schema_alone(
     add(scripts, "0100", 'op.execute("CREATE TABLE more ()")')
     add(scripts, "0101", 'op.execute("CREATE TABLE most ()")', after="0100")
     deploy(s3)
-    monkeypatch.setattr(migrate, "SCRIPTS", ROOT / "handler" / "migrations")
+    monkeypatch.setattr(migrations, "SCRIPTS", ROOT / "handler" / "migrations")
     caplog.clear()
     response = deploy(s3, "Update")
     assert (response["Status"], response["Data"]) == ("SUCCESS", {"Revision": "0101"})

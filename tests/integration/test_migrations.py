@@ -21,13 +21,14 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
 
-from handler import migrate
+from handler import migrations
 from handler.database.base import Base
 from handler.database.connection import make_engine
 from handler.database.deadline import within
 from handler.database.engine import engine
-from handler.migrate import upgrade
+from handler.migrations.failures import describe_failure
 from handler.migrations.locks import beginning
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from tests.support.client import call
 from tests.support.database import connect, temporary_database
@@ -112,7 +113,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 
     def add(*lines: str) -> None:
         scripts = shutil.copytree(
-            migrate.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__")
+            migrations.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__")
         )
         (scripts / "versions" / "later.py").write_text(
             "import sys, time\n"
@@ -120,7 +121,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
             f"revision, down_revision = 'later', {head()!r}\n"
             "def upgrade():\n" + "".join(f"    {line}\n" for line in lines)
         )
-        monkeypatch.setattr(migrate, "SCRIPTS", scripts)
+        monkeypatch.setattr(migrations, "SCRIPTS", scripts)
 
     return add
 
@@ -135,7 +136,7 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
         blocker.run("ROLLBACK")
         assert error.value.orig is not None
         assert error.value.orig.args[0]["C"] == "55P03"
-        said = migrate.describe_failure(error.value)
+        said = describe_failure(error.value)
         assert said == (
             "the database refused: 55P03 a table stayed in use: SELECT alembic_version.version_num FROM alembic_version"
         )

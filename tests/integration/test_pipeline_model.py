@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from pg8000 import dbapi
 
 from handler.database.deadline import within
-from handler.database.pipeline import Connection
+from handler.database.driver.connection import Connection
 from handler.settings import read_database_settings
 from tests.support.database import connect
 

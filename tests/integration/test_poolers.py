@@ -25,10 +25,10 @@ from sqlalchemy.exc import DBAPIError
 
 from handler.database.connection import connect, make_engine
 from handler.database.deadline import within
+from handler.database.driver.connection import Connection
 from handler.database.engine import engine
-from handler.database.pipeline import Connection
 from handler.items.models import Item
-from handler.migrate import upgrade
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
 from tests.support.database import connect as connect_directly

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from handler import migrate
-from handler.migrate import upgrade
+from handler import migrations
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from tests.support.database import temporary_database
 
@@ -25,7 +25,7 @@ import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 from handler.main import handler
-from handler.migration_function import handler as migrate
+from handler.migrations.custom_resource import handler as migrate
 for name in sys.argv[1:]:
     event = json.loads(Path("events", name + ".json").read_text())
     print(name, handler(event, None)["statusCode"])
@@ -98,7 +98,7 @@ def test_that_it_does_would_be_noticed(
     (scripts / "versions" / "next.py").write_text(
         f"from alembic import op\nrevision, down_revision = 'next', {head!r}\ndef upgrade(): op.execute({change!r})\n"
     )
-    monkeypatch.setattr(migrate, "SCRIPTS", scripts)
+    monkeypatch.setattr(migrations, "SCRIPTS", scripts)
     with temporary_database(server_url, f"next_{os.getpid()}") as url:
         assert upgrade(read_database_settings({"DATABASE_URL": url})) == "next"
         answers, revision = use(tmp_path / "this", url)

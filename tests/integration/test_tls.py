@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from pg8000.native import literal
 
-from handler.database import aws, connection
+from handler.database import connection
+from handler.database.credentials import aws
 from handler.database.engine import engine
-from handler.migrate import upgrade
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.postgres import server
 from tests.integration.test_faults import assert_unavailable, pooled
@@ -262,14 +263,14 @@ def test_without_aws_credentials_the_setting_is_named(
     ("settings", "imported"),
     [
         ({}, set()),
-        ({"DATABASE_IAM_AUTH": "true", "AWS_REGION": "eu-central-1"}, {"handler.database.aws"}),
-        ({"DATABASE_SECRET_ARN": "x", "AWS_REGION": "eu-central-1"}, {"handler.database.aws"}),
+        ({"DATABASE_IAM_AUTH": "true", "AWS_REGION": "eu-central-1"}, {"handler.database.credentials.aws"}),
+        ({"DATABASE_SECRET_ARN": "x", "AWS_REGION": "eu-central-1"}, {"handler.database.credentials.aws"}),
     ],
 )
 def test_each_credential_imports_only_what_it_needs_and_at_init(settings: dict[str, str], imported: set[str]) -> None:
     code = (
         "import sys; from tests.support.client import call; import handler.main;"
-        "heavy = {'boto3', 'botocore', 'handler.database.aws'}; at_init = heavy & set(sys.modules);"
+        "heavy = {'boto3', 'botocore', 'handler.database.credentials.aws'}; at_init = heavy & set(sys.modules);"
         "call('GET', '/health/ready'); assert heavy & set(sys.modules) == at_init; print(*at_init)"
     )
     environment = {"DATABASE_URL": "postgresql://ann@127.0.0.1:1/d", "AUTH_MODE": "none"} | settings

@@ -21,7 +21,8 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.database import aws, https
+from handler.database import https
+from handler.database.credentials import aws
 from handler.database.deadline import within
 from tests.support.certificates import Authority, authority, issue
 
@@ -270,10 +271,10 @@ def test_the_tls_context_for_secrets_is_made_once_and_at_init(
     program = f"""
 import pathlib, handler.main
 pathlib.Path({str(tmp_path / "ca.pem")!r}).unlink()  # who reads the authorities now finds none
-from handler.database import aws, credentials
+from handler.database.credentials import aws, logins
 from tests.support.client import call
 assert call("GET", "/health/ready").status == 503  # "x" is not a secret of RDS
-credentials._requested.clear()
+logins._requested.clear()
 assert call("GET", "/health/ready").status == 503
 """
     environ = {"DATABASE_SECRET_ARN": "name", "AWS_REGION": "eu-central-1", "AUTH_MODE": "none", "DATABASE_URL": ""}

@@ -22,7 +22,7 @@ PACKAGES = {
 }
 # Parts of what is allowed, and of the standard library, that are heavy and that no request needs.
 HEAVY = {
-    *("handler.migrate", "handler.migrations", "handler.database.aws"),
+    *("handler.migrate", "handler.migrations", "handler.database.credentials.aws"),
     *("sqlalchemy.ext.asyncio", "sqlalchemy.ext.declarative", "sqlalchemy.testing"),
     *("fastapi.testclient", "fastapi.templating", "starlette.testclient", "starlette.templating"),
     *("multiprocessing", "sqlite3", "unittest", "urllib.request", "xml", "xmlrpc", "pydoc"),
@@ -70,7 +70,7 @@ def test_a_function_that_signs_imports_no_further_package(setting: dict[str, str
     """Neither an SDK nor an HTTP client: docs/adr/0009."""
     plain = import_handler("postgresql://ann@db.example/shop")["files"]
     signing = import_handler("postgresql://ann@db.example/shop", AWS_REGION="eu-central-1", **setting)["files"]
-    assert signing.keys() - plain.keys() == {"handler.database.aws", "handler.database.https"}
+    assert signing.keys() - plain.keys() == {"handler.database.credentials.aws", "handler.database.https"}
 
 
 def test_init_asks_no_server() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pg8000 import converters, dbapi
 
-from handler.database import pipeline, wire
 from handler.database.deadline import within
+from handler.database.driver import connection as pipeline
+from handler.database.driver import stream
 from tests.unit.test_replies import (
     BOUND,
     COPY_DONE,
@@ -115,8 +116,8 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_reply_without_end_ends_at_its_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = wire.REPLY_LIMIT if name == "rows" else MIB
-    monkeypatch.setattr(wire, "REPLY_LIMIT", limit)
+    limit = stream.REPLY_LIMIT if name == "rows" else MIB
+    monkeypatch.setattr(stream, "REPLY_LIMIT", limit)
     described = (PARSED, BOUND, row_description(count=SMALL[name][6])) if name.startswith("rows") else (PARSED, BOUND)
     block = SMALL[name] * (CHUNK // len(SMALL[name]) + 1)
     reply = Endless(*described, repeated=lambda _: block)
@@ -126,7 +127,7 @@ def test_a_reply_without_end_ends_at_its_limit(name: str, monkeypatch: pytest.Mo
 
 
 def test_the_limit_is_each_reply_s_own() -> None:
-    rows = [data_row("x" * CHUNK)] * (wire.REPLY_LIMIT // CHUNK // 2)
+    rows = [data_row("x" * CHUNK)] * (stream.REPLY_LIMIT // CHUNK // 2)
     with scripted(*(in_chunks(*answer(*rows)) for _ in range(4))) as (connection, _):
         connection.autocommit = True
         for _ in range(4):
@@ -141,10 +142,10 @@ def test_what_a_stream_takes_is_without_limit() -> None:
             self.size += len(data)
 
     sink, line = Sink(), message(b"d", b"x" * KIB)
-    lines = itertools.repeat(line * 30, (wire.REPLY_LIMIT + 8 * MIB) // (30 * KIB))
+    lines = itertools.repeat(line * 30, (stream.REPLY_LIMIT + 8 * MIB) // (30 * KIB))
     reply = ((PARSED, BOUND, NO_DATA, COPY_OUT), lines, (COPY_DONE, complete("COPY 1"), ready("I")))
     assert ask(itertools.chain(*reply), "copy t to stdout", (), stream=sink) is None
-    assert sink.size > wire.REPLY_LIMIT
+    assert sink.size > stream.REPLY_LIMIT
 
 
 def test_more_statements_than_a_text_has_are_no_reply() -> None:
@@ -184,7 +185,7 @@ def test_a_login_without_end_ends_at_its_limit(repeated: bytes) -> None:
     reply = Endless(message(b"R", bytes(4)), repeated=lambda _: repeated)
     with pytest.raises(dbapi.OperationalError), scripted(greeting=reply):
         pass
-    assert reply.taken <= wire.LOGIN_LIMIT + 2 * CHUNK
+    assert reply.taken <= stream.LOGIN_LIMIT + 2 * CHUNK
 
 
 def test_parameters_without_end_are_refused_at_login() -> None:

@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 from pg8000 import PGInterval, converters, core, dbapi, exceptions
 from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000
 
-from handler.database import dialect, pipeline
+from handler.database.driver import connection as pipeline
+from handler.database.driver import dialect
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pg8000 import dbapi
 
-from handler.database import pipeline
-from handler.database.pipeline import Connection
-from handler.database.wire import PlainSocket
+from handler.database.driver import connection as pipeline
+from handler.database.driver.connection import Connection
+from handler.database.driver.stream import PlainSocket
 
 TEXT, INTEGER = 25, 23  # oids of types
 OPEN_ENDED: dict[str, Any] = {"timeout": 5.0, "idle_check": 3600.0}

@@ -13,7 +13,7 @@ from pydantic import AliasChoices, AliasPath
 from deploy.build import CA_BUNDLE
 from handler import settings
 from handler.database.connection import address_of
-from handler.database.credentials import CredentialsError, Login
+from handler.database.credentials.logins import CredentialsError, Login
 from handler.settings import DatabaseSettings, Settings, SettingsError, read_database_settings, read_settings
 
 URL = "postgresql://ann@h/d"

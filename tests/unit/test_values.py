@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pg8000 import PGInterval, Range
 
-from handler.database.values import read_bytea, read_interval, write_array, write_interval, write_timedelta
+from handler.database.driver.values import read_bytea, read_interval, write_array, write_interval, write_timedelta
 
 
 @pytest.mark.parametrize("text", [r"\x005c27ff5c78", r"\000\\'\377\\x"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from handler.database.deadline import OutOfTime, overtime, remaining, within
-from handler.database.wire import Stream, open_socket
+from handler.database.driver.stream import Stream, open_socket
 from tests.support.certificates import authority, issue
 
 

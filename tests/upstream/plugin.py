@@ -1,4 +1,4 @@
-"""A pytest plugin that puts `handler.database.pipeline` under pg8000's own DBAPI tests, and judges their outcome."""
+"""A pytest plugin that runs pg8000's own DBAPI tests on `handler.database.driver`, and judges their outcome."""
 
 import os
 import ssl
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pg8000 import dbapi
 
-from handler.database.pipeline import Connection
-from handler.database.wire import TlsSocket
+from handler.database.driver.connection import Connection
+from handler.database.driver.stream import TlsSocket
 
 EXPECTED: dict[str, str] = tomllib.loads(Path(__file__).with_name("expected.toml").read_text())
 

@@ -1,4 +1,4 @@
-"""`python -m tests.upstream.run`: pg8000's own DBAPI tests, run against `handler.database.pipeline`.
+"""`python -m tests.upstream.run`: pg8000's own DBAPI tests, run against `handler.database.driver.connection`.
 
 They come from the source distribution of the pinned version, which pip downloads; nothing of it is kept here. Exits
 with 0 when exactly the tests of expected.toml fail.

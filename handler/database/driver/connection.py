@@ -30,10 +30,10 @@ from pg8000.converters import make_params
 from pg8000.core import Context
 
 from handler.database.deadline import overtime, remaining, within
+from handler.database.driver.stream import TooMuch, open_socket
+from handler.database.driver.values import READERS, WRITERS
 from handler.database.error_fields import ErrorFields
-from handler.database.spent import spend
-from handler.database.values import READERS, WRITERS
-from handler.database.wire import TooMuch, open_socket
+from handler.database.usage import spend
 
 PING_TIMEOUT = 1.0  # seconds that a connection gets to prove, after an idle time, that it is alive
 FAREWELL_TIMEOUT = 0.25  # seconds for a cancel request or a goodbye, also when the deadline has passed

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000, PGExecutionContext_pg8000
 
-from handler.database.pipeline import Connection
+from handler.database.driver.connection import Connection
 
 NAME = "postgresql+pipeline"
 

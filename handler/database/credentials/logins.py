@@ -51,7 +51,8 @@ _requested: dict[str, float] = {}  # by secret, in seconds of the monotonic cloc
 def preload(database: DatabaseSettings) -> None:
     """Make at init what the first login needs and no server has to be asked for: code, and a TLS context."""
     if database.secret_arn or database.iam_auth:
-        from handler.database import aws, https  # noqa: F401, PLC0415 - only a function that signs imports them
+        from handler.database import https  # noqa: PLC0415 - only a function that signs imports them
+        from handler.database.credentials import aws  # noqa: F401, PLC0415 - only a function that signs imports them
 
         if database.secret_arn:
             https.tls_context()
@@ -74,7 +75,7 @@ def mark_accepted(database: DatabaseSettings, login: Login) -> None:
 
 
 def _login_of_token(database: DatabaseSettings) -> Login:
-    from handler.database import aws  # noqa: PLC0415 - only a function that signs imports it
+    from handler.database.credentials import aws  # noqa: PLC0415 - only a function that signs imports it
 
     login = _login(database, database.user, None)
     try:
@@ -111,7 +112,7 @@ def _logins_of_secret(database: DatabaseSettings, secret_arn: str) -> Iterator[L
 
 
 def _fetch(database: DatabaseSettings, secret_arn: str, stage: str) -> Login | None:
-    from handler.database import aws  # noqa: PLC0415 - only a function that has a secret imports it
+    from handler.database.credentials import aws  # noqa: PLC0415 - only a function that has a secret imports it
 
     try:
         text = aws.secret_value(secret_arn, stage, database.region or "")

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from handler.database.deadline import remaining, within
-from handler.database.spent import spend
+from handler.database.usage import spend
 
 # SSLRequest, and the server's answer to it: PostgreSQL manual, 54.2.11 "SSL Session Encryption".
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)

@@ -20,7 +20,7 @@ from pg8000.converters import (
     make_param,
 )
 
-from handler.database.moments import MOMENTS
+from handler.database.driver.moments import MOMENTS
 
 _ESCAPED = re.compile(rb"\\(\\|[0-7]{3})")
 # Years and months with a hyphen between (sql_standard), a time, or a number and its unit.

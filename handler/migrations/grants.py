@@ -3,7 +3,7 @@
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
-from handler.migrations import rights
+from handler.migrations.effective_rights import IAM, check
 from handler.migrations.history import VERSION_TABLE
 
 # What is granted on each kind of relation (PostgreSQL manual, "pg_class", relkind): on tables (also partitioned and
@@ -49,7 +49,7 @@ def prepare(connection: Connection, schemas: list[str], user: str) -> None:
     # session.
     database = quote(connection.scalar(text("SELECT current_database()")))
     connection.exec_driver_sql(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
-    rights.check(connection, user)
+    check(connection, user)
 
 
 def grant(connection: Connection, schema: str, user: str) -> None:
@@ -60,8 +60,8 @@ def grant(connection: Connection, schema: str, user: str) -> None:
     """
     quote = connection.dialect.identifier_preparer.quote_identifier
     role = quote(user)
-    if connection.scalar(text("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :name)"), {"name": rights.IAM}):
-        connection.exec_driver_sql(f"GRANT {rights.IAM} TO {role}")
+    if connection.scalar(text("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :name)"), {"name": IAM}):
+        connection.exec_driver_sql(f"GRANT {IAM} TO {role}")
     database = quote(connection.scalar(text("SELECT current_database()")))
     connection.exec_driver_sql(f"GRANT CONNECT ON DATABASE {database} TO {role}")
     connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {quote(schema)} TO {role}")
@@ -75,4 +75,4 @@ def grant(connection: Connection, schema: str, user: str) -> None:
     for kind, name in relations:
         if kind in GRANTED:
             connection.exec_driver_sql(f"GRANT {GRANTED[kind]} {quote(schema)}.{quote(name)} TO {role}")
-    rights.check(connection, user)
+    check(connection, user)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from handler.database import https
 from handler.database.deadline import sleep, within
+from handler.database.error_fields import sqlstate_of
 from handler.migrations.errors import redacted
 
 # Seconds of the invocation that the database does not get: to send the response in, and to end in after that.
@@ -134,8 +135,9 @@ def _migrate(seconds: float) -> dict[str, str]:
 def _upgrade(seconds: float) -> str:
     """As `_migrate`. The cause of MigrationFailed is redacted; None where its message says enough."""
     try:
-        from handler import migrate  # noqa: PLC0415 - a failure of the import must be reported
+        from handler.migrations import failures  # noqa: PLC0415 - a failure of an import must be reported
         from handler.migrations.history import DatabaseIsAhead  # noqa: PLC0415
+        from handler.migrations.upgrade import upgrade  # noqa: PLC0415
         from handler.settings import read_database_settings  # noqa: PLC0415
     except Exception as error:  # noqa: BLE001 - reported, like everything else
         # Nothing has been read yet that the text could repeat.
@@ -144,18 +146,18 @@ def _upgrade(seconds: float) -> str:
     patience = time.monotonic() + min(PATIENCE, seconds)
     while True:
         try:
-            revision = migrate.upgrade(read_database_settings(os.environ))
+            revision = upgrade(read_database_settings(os.environ))
         except DatabaseIsAhead as ahead:
             # A deployment that failed after its migration is being rolled back: this is the code from before it.
             logger.warning("%s", ahead)
             return ahead.revision
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is reported
-            is_migration = migrate.failing_migration(error) is not None  # which may raise any SQLSTATE itself
-            if migrate.sqlstate_of(error) in TRY_AGAIN and not is_migration and time.monotonic() + 1 < patience:
+            is_migration = failures.failing_migration(error) is not None  # which may raise any SQLSTATE itself
+            if sqlstate_of(error) in TRY_AGAIN and not is_migration and time.monotonic() + 1 < patience:
                 time.sleep(1)
                 continue
-            cause = None if isinstance(error, migrate.EXPECTED) else redacted(error)
-            raise MigrationFailed(migrate.describe_failure(error)) from cause
+            cause = None if isinstance(error, failures.EXPECTED) else redacted(error)
+            raise MigrationFailed(failures.describe_failure(error)) from cause
         if revision is None:
             raise MigrationFailed("the code has no migrations: handler/migrations/versions was not shipped")
         logger.info("migrated: the schema is at %s", revision)
