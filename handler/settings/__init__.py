@@ -227,7 +227,7 @@ class Settings(BaseModel):
     )
     # The title of the API, and the namespace of its metrics, which alarms name.
     service_name: Text = Field(
-        "Items", validation_alias="SERVICE_NAME", min_length=1, max_length=255, description="a name, such as Orders"
+        "API", validation_alias="SERVICE_NAME", min_length=1, max_length=255, description="a name, such as Orders"
     )
     require_if_match: bool = Field(False, validation_alias="REQUIRE_IF_MATCH", description="true or false")
     # How long, in seconds, an Idempotency-Key is kept.

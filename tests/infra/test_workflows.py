@@ -91,8 +91,8 @@ def test_the_environments_are_those_that_can_be_deployed(ci: Any, deploy: Any) -
     environments = deploy["on"]["workflow_dispatch"]["inputs"]["environment"]["options"]
     assert [job["with"]["environment"] for job in ci["jobs"].values() if "with" in job] == environments
     for environment in environments:
-        assert SAMCONFIG[environment]["deploy"]["parameters"]["stack_name"] == f"items-api-{environment}"
-    assert '"items-api-$ENVIRONMENT"' in steps_of(deploy)[-1]["run"]
+        assert SAMCONFIG[environment]["deploy"]["parameters"]["stack_name"] == f"lambda-api-{environment}"
+    assert '"lambda-api-$ENVIRONMENT"' in steps_of(deploy)[-1]["run"]
 
 
 def test_the_smoke_test_comes_last_and_reads_an_output_that_exists(deploy: Any) -> None:

@@ -546,7 +546,7 @@ def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyP
 
 
 def test_the_metrics_are_those_that_alarms_and_dashboard_name() -> None:
-    assert request_log.DIRECTIVE["Namespace"] == "Items"
+    assert request_log.DIRECTIVE["Namespace"] == "API"
     assert request_log.METRICS == {
         "Requests": "Count",
         "ServerErrors": "Count",

@@ -18,8 +18,8 @@ PSEUDO = {
     "AWS::AccountId": "123456789012",
     "AWS::Partition": "aws",
     "AWS::Region": "eu-west-1",
-    "AWS::StackName": "items-api-test",
-    "AWS::StackId": "arn:aws:cloudformation:eu-west-1:123456789012:stack/items-api-test/0b1c2d3e",
+    "AWS::StackName": "lambda-api-test",
+    "AWS::StackId": "arn:aws:cloudformation:eu-west-1:123456789012:stack/lambda-api-test/0b1c2d3e",
 }
 NO_VALUE = object()
 Template = dict[str, Any]

@@ -13,7 +13,7 @@ DEPLOYMENTS = {
         "Environment": "production",
         "AuthMode": "jwt",
         "JwtIssuer": "https://issuer.example/",
-        "JwtAudience": "items,shop",
+        "JwtAudience": "api,shop",
         "AuthPublic": "true",
         "CorsOrigins": "https://app.example,https://admin.example",
         "ReservedConcurrency": "80",

@@ -8,7 +8,7 @@ from handler.settings import read_database_settings
 from tests.infra.template.cloudformation import Template, broken_rules, evaluate
 
 GIVEN = {
-    "Environment": "default", "DatabaseName": "items", "DatabaseUser": "items", "MinCapacity": "0", "MaxCapacity": "4",
+    "Environment": "default", "DatabaseName": "app", "DatabaseUser": "app", "MinCapacity": "0", "MaxCapacity": "4",
     "Proxy": "false", "ConnectionBudget": "40", "AlarmTopicArn": "",
 }  # fmt: skip
 
@@ -32,10 +32,10 @@ def test_each_function_knows_where_its_database_is(deployments: dict[str, Any]) 
         for name, resources in deployments.items()
     }
     assert urls == {
-        "smallest": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/items"],
-        "jwt": ["postgresql://items@${Database.Outputs.Host}:5432/items", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/items"],
+        "smallest": ["postgresql://app@${Database.Outputs.Host}:5432/app", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/app"],
+        "jwt": ["postgresql://app@${Database.Outputs.Host}:5432/app", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/app"],
         "iam, given": ["postgresql://shop_api@proxy.example:6432/shop", "postgresql://shop_owner@database.example:6432/shop"],
-        "secret, no network": ["postgresql://database.example:5432/items"] * 2,
+        "secret, no network": ["postgresql://database.example:5432/app"] * 2,
     }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_the_api_is_not_the_owner(
         name: resources[name]["Properties"]["Environment"]["Variables"] for name in ("ApiFunction", "MigrationFunction")
     }
     assert "DATABASE_API_USER" not in told["ApiFunction"]
-    assert told["MigrationFunction"].get("DATABASE_API_USER") == (None if given else "items")
+    assert told["MigrationFunction"].get("DATABASE_API_USER") == (None if given else "app")
     broken = [] if given else [f"DatabaseUser cannot be {owner}, who owns the tables"]
     assert broken_rules(template, parameters | {"DatabaseUser": owner}) == broken
 

@@ -11,7 +11,7 @@ from tests.infra.template.conftest import DEPLOYMENTS
 SAMCONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
 ENVIRONMENTS = ("default", "staging", "production")
 # What a deployer adds to samconfig.toml.
-ISSUER = {"JwtIssuer": "https://issuer.example/", "JwtAudience": "items"}
+ISSUER = {"JwtIssuer": "https://issuer.example/", "JwtAudience": "api"}
 
 
 def overrides(environment: str) -> dict[str, str]:
@@ -70,7 +70,7 @@ def test_a_stack_of_another_environments_name_is_refused_first(
     parameters: dict[str, str], resources: dict[str, Any]
 ) -> None:
     guard = resources["EnvironmentGuard"]["Properties"]
-    assert guard["Value"] == "items-api-test"
+    assert guard["Value"] == "lambda-api-test"
     assert guard["AllowedPattern"] == f"^.*-{parameters.get('Environment', 'default')}$"
     for name in {"Api", "ApiFunction", "MigrationFunction", "Migration", "Database"} & resources.keys():
         assert "EnvironmentGuard" in needs(resources, name), name

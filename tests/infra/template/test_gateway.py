@@ -81,7 +81,7 @@ def test_the_authorizer_takes_the_issuers_tokens_for_the_audience(deployments: d
     authorizer = deployments["jwt"]["JwtAuthorizer"]["Properties"]
     assert authorizer["AuthorizerType"] == "JWT"
     assert authorizer["IdentitySource"] == ["$request.header.Authorization"]
-    assert authorizer["JwtConfiguration"] == {"Issuer": "https://issuer.example/", "Audience": ["items", "shop"]}
+    assert authorizer["JwtConfiguration"] == {"Issuer": "https://issuer.example/", "Audience": ["api", "shop"]}
 
 
 def test_every_request_reaches_the_application(resources: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ def test_the_access_log_has_no_secret(resources: dict[str, Any]) -> None:
 
 
 def test_tokens_without_issuer_or_audience_are_refused(template: Any) -> None:
-    whole = {"AuthMode": "jwt", "JwtIssuer": "https://issuer.example/", "JwtAudience": "items"}
+    whole = {"AuthMode": "jwt", "JwtIssuer": "https://issuer.example/", "JwtAudience": "api"}
     assert not broken_rules(template, whole)
     for missing in ("JwtIssuer", "JwtAudience"):
         assert broken_rules(template, {name: value for name, value in whole.items() if name != missing})

@@ -76,7 +76,7 @@ def test_a_function_connects_as_its_own_user_only(deployments: dict[str, Any]) -
         return tuple(resources_of("rds-db:connect", resources, role) for role in (api, migration))  # type: ignore[return-value]
 
     assert users("smallest") == (
-        [f"{DBUSER}:${{Database.Outputs.ResourceId}}/items"],
+        [f"{DBUSER}:${{Database.Outputs.ResourceId}}/app"],
         [f"{DBUSER}:${{Database.Outputs.DirectResourceId}}/${{Database.Outputs.Owner}}"],
     )
     assert users("iam, given") == ([f"{DBUSER}:prx-0ABC/shop_api"], [f"{DBUSER}:cluster-0DEF/shop_owner"])
@@ -105,11 +105,11 @@ def test_the_code_may_not_touch_the_network(parameters: dict[str, str], resource
 
 def test_a_proxy_connects_as_the_apis_user(database_template: Template) -> None:
     given = {
-        "Environment": "production", "DatabaseName": "items", "DatabaseUser": "items", "MinCapacity": "1",
+        "Environment": "production", "DatabaseName": "app", "DatabaseUser": "app", "MinCapacity": "1",
         "MaxCapacity": "8", "Proxy": "true", "ConnectionBudget": "80", "AlarmTopicArn": "",
     }  # fmt: skip
     resources = evaluate(database_template, given)["Resources"]
-    assert resources_of("rds-db:connect", resources) == [f"{DBUSER}:${{Cluster.DBClusterResourceId}}/items"]
+    assert resources_of("rds-db:connect", resources) == [f"{DBUSER}:${{Cluster.DBClusterResourceId}}/app"]
     assert resources_of("s3:PutObject", resources) == ["arn:aws:s3:::cloudformation-custom-resource-response-euwest1/*"]
     assert len(list(statements(resources))) == 2
 
