@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from handler.api.fields import OR_ABSENT, SEARCHABLE, TEXT, TEXT_NOT_BLANK, Int64, not_blank, searchable, storable
+from handler.api.fields import NOT_BLANK, OR_ABSENT, SEARCHABLE, TEXT, JsonId
 from handler.api.pagination import Page, PageQuery
 from handler.items.models import DESCRIPTION_LENGTH, NAME_LENGTH
 
@@ -18,23 +18,9 @@ def _not_null(value: Any) -> Any:
     return value
 
 
-Name = Annotated[
-    str,
-    Field(min_length=1, max_length=NAME_LENGTH, json_schema_extra=TEXT_NOT_BLANK, examples=["Lamp"]),
-    AfterValidator(storable),
-    AfterValidator(not_blank),
-]
-Description = Annotated[
-    str,
-    Field(max_length=DESCRIPTION_LENGTH, json_schema_extra=TEXT, examples=["A desk lamp"]),
-    AfterValidator(storable),
-]
-Search = Annotated[
-    str,
-    Field(max_length=100, json_schema_extra=SEARCHABLE, examples=["lamp"]),
-    AfterValidator(storable),
-    AfterValidator(searchable),
-]
+Name = Annotated[str, Field(max_length=NAME_LENGTH, examples=["Lamp"]), NOT_BLANK]
+Description = Annotated[str, Field(max_length=DESCRIPTION_LENGTH, examples=["A desk lamp"]), TEXT]
+Search = Annotated[str, Field(max_length=100, examples=["lamp"]), SEARCHABLE]
 Timestamp = Annotated[datetime, Field(examples=["2026-01-31T12:00:00.123456Z"])]
 
 
@@ -59,7 +45,7 @@ class ItemUpdate(BaseModel):
 class ItemRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: Annotated[Int64, Field(examples=[1])]
+    id: JsonId
     name: Annotated[str, Field(examples=["Lamp"])]
     description: Annotated[str | None, Field(examples=["A desk lamp"])]
     version: Annotated[int, Field(examples=[1])]
