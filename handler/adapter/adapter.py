@@ -33,9 +33,9 @@ from handler.adapter.responses import ResponseTooLarge, format_response, problem
 from handler.api.auth import with_authorization
 from handler.api.errors import is_logged
 from handler.app import with_cors, with_limit
-from handler.database.deadline import sleep, within
+from handler.database.deadline import sleep, timeout_after
 from handler.database.session import IS_ENDED, IS_WRITING
-from handler.database.usage import count
+from handler.database.usage import track_usage
 from handler.settings import settings
 
 TIME_TO_RESPOND = 0.5  # seconds of the invocation that the database does not get
@@ -160,7 +160,7 @@ class Adapter:
         self._respond(parse_request(HTTP_API_2, event, None, "prime"), None)
 
     def _handle_http(self, kind: Kind, event: Any, context: Any) -> dict[str, Any]:
-        started, spent, request_id = perf_counter(), count(), _request_id(context)
+        started, usage, request_id = perf_counter(), track_usage(), _request_id(context)
         try:
             request = parse_request(kind, event, context, request_id)
         except Exception as error:  # noqa: BLE001 - a broken event can fail in any way, and gets a response
@@ -178,14 +178,14 @@ class Adapter:
             route=self._paths.get(endpoint),
             status=response["statusCode"],
             seconds=perf_counter() - started,
-            spent=spent,
+            usage=usage,
             repeats=repeats,
         )
         return response
 
     def _respond(self, request: Request, context: Any) -> Outcome:
         max_items = None
-        with within(_time_left(context) - TIME_TO_RESPOND):
+        with timeout_after(_time_left(context) - TIME_TO_RESPOND):
             while True:
                 try:
                     return self._repeat_lost_races(request, context, max_items)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from handler.api.methods import METHODS
-from handler.database.usage import Spent
+from handler.database.usage import DatabaseUsage
 from handler.settings import settings
 
 RequestLog = dict[str, Any]
@@ -65,7 +65,7 @@ def log_request(  # noqa: PLR0913 - what there is to say of a request
     route: Any,
     status: int,
     seconds: float,
-    spent: Spent,
+    usage: DatabaseUsage,
     repeats: int,
 ) -> None:
     """Log a request that took so many `seconds`, and was run again `repeats` times because it lost a race.
@@ -90,14 +90,14 @@ def log_request(  # noqa: PLR0913 - what there is to say of a request
         "status": status,
         "coldStart": is_cold,
         "remainingTime": remaining and remaining(),
-        "connections": spent.connections,
+        "connections": usage.connections,
         "repeats": repeats,
         "Requests": 1,
         "ServerErrors": int(status >= 500),
         "ColdStarts": int(is_cold),
         "Duration": round(seconds * 1000, 3),
-        "DatabaseTime": round(spent.seconds * 1000, 3),
-        "RoundTrips": spent.round_trips,
+        "DatabaseTime": round(usage.seconds * 1000, 3),
+        "RoundTrips": usage.round_trips,
     }
     for sink in sinks:
         sink(line)

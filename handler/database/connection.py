@@ -7,15 +7,15 @@ from typing import Any
 from pg8000 import dbapi
 from sqlalchemy import Engine, create_engine
 
-from handler.database.credentials import logins as credentials
-from handler.database.deadline import within
+from handler.database.credentials import logins
+from handler.database.deadline import timeout_after
 from handler.database.driver.connection import Connection
 from handler.database.driver.dialect import NAME
 from handler.database.driver.stream import TlsSocket
 from handler.database.error_fields import sqlstate_of
 from handler.settings import DatabaseSettings, SettingsError
 
-REFUSED = ("28P01", "28000")  # the password; the user, or how it came
+REFUSED_LOGIN = ("28P01", "28000")  # the password; the user, or how it came
 # What roles, databases and servers must not decide: how values travel (docs/adr/0006). PgBouncer and RDS Proxy accept
 # these at startup. They are written as the server reports them: PgBouncer sets again what differs.
 STARTUP = {"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC"}
@@ -38,7 +38,7 @@ def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
 
     Raises SettingsError when the CA file that connections will need cannot be read.
     """
-    prepare(database)
+    preload_tls_context(database)
     return create_engine(f"{NAME}://", creator=partial(connect, database), hide_parameters=True, **options)
 
 
@@ -46,23 +46,23 @@ def connect(database: DatabaseSettings) -> Connection:
     """A new connection, by the first login that the server takes. Raises pg8000's OperationalError."""
     refused: Exception | None = None
     try:
-        for login in credentials.candidate_logins(database):
+        for login in logins.candidate_logins(database):
             try:
                 connection = _connect(database, login)
             except dbapi.OperationalError as error:
-                if sqlstate_of(error) not in REFUSED:
+                if sqlstate_of(error) not in REFUSED_LOGIN:
                     raise
                 refused = error
             else:
-                credentials.mark_accepted(database, login)
+                logins.mark_accepted(database, login)
                 return connection
-    except credentials.CredentialsError as error:
+    except logins.CredentialsError as error:
         raise dbapi.OperationalError({"S": "ERROR", "C": "08001", "M": str(error)}) from error
     assert refused is not None
     raise refused
 
 
-def _connect(database: DatabaseSettings, login: credentials.Login) -> Connection:
+def _connect(database: DatabaseSettings, login: logins.Login) -> Connection:
     connection = Connection(
         address_of(database, login),
         {
@@ -76,16 +76,16 @@ def _connect(database: DatabaseSettings, login: credentials.Login) -> Connection
         idle_check=database.idle_check,
         channel_binding=database.channel_binding,
         settings=SETTINGS,
-        renewal=partial(connect, database),
+        reconnect=partial(connect, database),
     )
     # The dialect writes literals for "on". Whether RDS Proxy accepts it at startup is not documented.
     if connection.parameter_statuses.get("standard_conforming_strings") == "off":
-        with within(database.connect_timeout):
+        with timeout_after(database.connect_timeout):
             connection.execute_simple("SET standard_conforming_strings = on")
     return connection
 
 
-def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[str, int, ssl.SSLContext | None]:
+def address_of(database: DatabaseSettings, login: logins.Login) -> tuple[str, int, ssl.SSLContext | None]:
     """The arguments of `wire.open_socket`. Raises CredentialsError when the CA file cannot be read."""
     if login.host.startswith("/"):
         # The file's name: PostgreSQL manual, 19.3.1 "unix_socket_directories".
@@ -95,10 +95,10 @@ def address_of(database: DatabaseSettings, login: credentials.Login) -> tuple[st
     try:
         return (login.host, login.port, _tls(database.ca_bundle, database.sslmode != "verify-ca"))
     except OSError as error:
-        raise credentials.CredentialsError(_unreadable(error)) from error
+        raise logins.CredentialsError(_unreadable(error)) from error
 
 
-def prepare(database: DatabaseSettings) -> None:
+def preload_tls_context(database: DatabaseSettings) -> None:
     """Make the TLS context at init, where connections will need one.
 
     Raises SettingsError when its CA file cannot be read.

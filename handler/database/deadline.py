@@ -1,7 +1,7 @@
-"""How long this invocation may still wait for anything. Every wait in `database/` asks here first.
+"""The deadline of the current invocation. Every wait in `handler/database/` asks here how long it may last.
 
-A deadline is a moment of `time.monotonic()`; one waits `remaining()` seconds at most, and not at all when it has
-passed. Where nobody set one (a command line, a migration) there is none.
+A deadline is a moment of `time.monotonic()`, in a context variable. A command line or a migration that has set none
+waits without a limit.
 """
 
 import math
@@ -13,24 +13,24 @@ from contextvars import ContextVar
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
-class OutOfTime(TimeoutError):
-    """There is no time left to begin what was asked for."""
+class DeadlineExceeded(TimeoutError):
+    """The deadline has passed."""
 
 
 def remaining() -> float | None:
-    """Seconds until the deadline, as sockets take it: None without one. Raises OutOfTime when it has passed."""
+    """Seconds until the deadline, None without one: an argument of `socket.settimeout`. Raises DeadlineExceeded."""
     deadline = _deadline.get()
     if deadline == math.inf:
         return None
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise OutOfTime("no time left")
+        raise DeadlineExceeded("no time left")
     return seconds
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Inside the block nothing waits longer than `seconds` from now, nor past the deadline outside."""
+def timeout_after(seconds: float) -> Iterator[None]:
+    """Inside the block the deadline is `seconds` from now, or the outer deadline where that is earlier."""
     token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
     try:
         yield
@@ -39,8 +39,8 @@ def within(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def overtime(seconds: float) -> Iterator[None]:
-    """Inside the block, `seconds` from now whatever the deadline was: to clean up after it has passed."""
+def grace_period(seconds: float) -> Iterator[None]:
+    """Inside the block the deadline is `seconds` from now, also where the outer deadline has passed: for cleanup."""
     token = _deadline.set(time.monotonic() + seconds)
     try:
         yield
@@ -49,10 +49,10 @@ def overtime(seconds: float) -> Iterator[None]:
 
 
 def sleep(seconds: float) -> bool:
-    """Sleep, and return True; return False at once where the deadline would pass meanwhile."""
+    """Sleep and return True; return False at once where the deadline would pass before the end."""
     try:
         left = remaining()
-    except OutOfTime:
+    except DeadlineExceeded:
         return False
     if left is not None and left <= seconds:
         return False

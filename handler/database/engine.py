@@ -6,7 +6,7 @@ from sqlalchemy import QueuePool
 
 from handler.database import snapstart
 from handler.database.connection import make_engine
-from handler.database.credentials import logins as credentials
+from handler.database.credentials import logins
 from handler.database.deadline import remaining
 from handler.settings import settings
 
@@ -40,5 +40,5 @@ engine = make_engine(
     pool_pre_ping=True,  # costs a round trip only after an idle time: Connection.is_alive
 )
 
-credentials.preload(settings().database)
+logins.preload(settings().database)
 snapstart.register(engine)

@@ -9,7 +9,7 @@ from functools import cache
 from urllib.parse import urlsplit
 
 from handler.database.deadline import remaining
-from handler.database.driver.stream import open_socket
+from handler.database.sockets import connect
 
 MAX_RESPONSE = 256 * 1024  # bytes; a secret has at most 64 KiB
 
@@ -33,7 +33,7 @@ def request(method: str, address: str, headers: Mapping[str, str], body: bytes) 
     sent = {"host": url.netloc, "connection": "close", "content-length": str(len(body)), **headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
     target = f"{url.path or '/'}{'?' + url.query if url.query else ''}"
-    with open_socket(host, port, None) as plain:
+    with connect(host, port) as plain:
         plain.settimeout(remaining())
         secure = url.scheme == "https"
         with tls_context().wrap_socket(plain, server_hostname=host) if secure else plain as sock:

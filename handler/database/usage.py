@@ -1,31 +1,38 @@
-"""What an invocation spends on its database, counted where the bytes pass. Nobody has to ask for it."""
+"""How an invocation uses its database: connections, round trips and the time that they take.
+
+The driver records them where it sends and receives, so that they hold for every statement, whichever code runs it.
+"""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Spent:
-    """A round trip: something was sent, and then something came. Resolving, connecting and TLS only take time."""
+class DatabaseUsage:
+    """One round trip is: something was sent, and then something was received.
 
-    connections: int = 0  # that were tried
+    Resolving a name, connecting and TLS take time and are no round trips.
+    """
+
+    connections: int = 0  # attempts to connect
     round_trips: int = 0
     seconds: float = 0.0  # connecting, sending, waiting
 
 
-_spent: ContextVar[Spent | None] = ContextVar("spent", default=None)
+_usage: ContextVar[DatabaseUsage | None] = ContextVar("database_usage", default=None)
 
 
-def count() -> Spent:
-    """Count from now on, in this context and those that are copied from it, into what is returned."""
-    spent = Spent()
-    _spent.set(spent)
-    return spent
+def track_usage() -> DatabaseUsage:
+    """Return a DatabaseUsage that counts from now on, in this context and in those that are copied from it."""
+    usage = DatabaseUsage()
+    _usage.set(usage)
+    return usage
 
 
-def spend(seconds: float, *, round_trips: int = 0, connections: int = 0) -> None:
-    spent = _spent.get()
-    if spent is not None:
-        spent.seconds += seconds
-        spent.round_trips += round_trips
-        spent.connections += connections
+def record(seconds: float, *, round_trips: int = 0, connections: int = 0) -> None:
+    """Add to the usage of the current invocation. Does nothing where no usage is tracked."""
+    usage = _usage.get()
+    if usage is not None:
+        usage.seconds += seconds
+        usage.round_trips += round_trips
+        usage.connections += connections

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from handler.database import https
-from handler.database.deadline import sleep, within
+from handler.database.deadline import sleep, timeout_after
 from handler.database.error_fields import sqlstate_of
 from handler.migrations.errors import redacted
 
@@ -76,7 +76,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
     except ForeignResponseURL as error:
         logger.error("%s", error)  # noqa: TRY400 - the traceback says nothing more
         raise
-    with within(left - TIME_TO_END):
+    with timeout_after(left - TIME_TO_END):
         response = _respond(event, for_database)
         _send_response(event["ResponseURL"], response)
     return response
@@ -124,7 +124,7 @@ def _respond(event: dict[str, Any], seconds: float) -> dict[str, Any]:
 def _migrate(seconds: float) -> dict[str, str]:
     """Bring the schema up to date within `seconds`. Returns its revision. Raises MigrationFailed."""
     try:
-        with within(seconds):
+        with timeout_after(seconds):
             revision = _upgrade(seconds)
     except MigrationFailed as error:
         logger.error("migration failed: %s", error, exc_info=error.__cause__)  # noqa: TRY400 - the cause is enough
@@ -173,7 +173,7 @@ def _send_response(address: str, response: dict[str, Any]) -> None:
     pause = FIRST_PAUSE
     while True:
         try:
-            with within(PUT_TIMEOUT):
+            with timeout_after(PUT_TIMEOUT):
                 status, _ = https.request("PUT", address, {"content-type": ""}, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
             status, outcome = 0, type(error).__name__

@@ -80,7 +80,7 @@ def _queue(connection: Connection, seconds: float) -> None:
 
 
 def _time_left() -> float:
-    """Seconds until the deadline, `inf` without one. Raises OutOfTime."""
+    """Seconds until the deadline, `inf` without one. Raises DeadlineExceeded."""
     return remaining() or math.inf
 
 

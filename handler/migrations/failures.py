@@ -7,14 +7,14 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from handler import migrations
-from handler.database.deadline import OutOfTime
+from handler.database.deadline import DeadlineExceeded
 from handler.database.error_fields import describe, fields_of, sqlstate_of
 from handler.migrations.errors import MigrationError
 from handler.migrations.locks import beginning
 from handler.settings import SettingsError
 
 # What `describe_failure` says enough about; the log has the traceback of all others.
-EXPECTED = (SettingsError, CommandError, DBAPIError, OutOfTime, MigrationError)
+EXPECTED = (SettingsError, CommandError, DBAPIError, DeadlineExceeded, MigrationError)
 # SQLSTATEs and classes of them (their first two characters) by their names in the PostgreSQL manual, appendix A.
 CONDITIONS = {
     "08": "connection exception",
@@ -77,7 +77,7 @@ def describe_failure(error: BaseException) -> str:
             text = str(error)
         case DBAPIError():
             text = f"the database refused: {_refusal(error, is_ours=migration is None)}"
-        case SettingsError() | CommandError() | OutOfTime() if migration is None:
+        case SettingsError() | CommandError() | DeadlineExceeded() if migration is None:
             text = str(error)
         case _:
             text = type(error).__name__ if migration else f"unexpected {type(error).__name__}: see the log"

@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import insert
 
-from handler.database.deadline import within
+from handler.database.deadline import timeout_after
 from handler.database.driver.connection import Connection
 from handler.database.driver.stream import Stream, open_socket
 from handler.database.session import SessionDep
@@ -167,7 +167,7 @@ def test_a_dead_peer_is_noticed_behind_tls_too(network: Network, tmp_path: Path)
             network.drop(port)
             stream.write(b"question")
             stream.flush()
-            with at_most(PROMPT), within(29.0), pytest.raises(ConnectionError):
+            with at_most(PROMPT), timeout_after(29.0), pytest.raises(ConnectionError):
                 stream.read(1)
 
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import insert, text
 
-from handler.database.driver import connection, stream
+from handler.database.driver import connection, protocol, statements, stream, synchronized
 from handler.database.session import SessionDep
 from handler.items.models import Item
 from tests.support.client import Response, call, create
@@ -18,7 +18,7 @@ from tests.support.client import Response, call, create
 IN_TRANSACTION = (
     "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
 )
-FILES = {connection.__file__, stream.__file__}
+FILES = {module.__file__ for module in (connection, protocol, statements, stream, synchronized)}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from handler import migrations
 from handler.database.base import Base
 from handler.database.connection import make_engine
-from handler.database.deadline import within
+from handler.database.deadline import timeout_after
 from handler.database.engine import engine
 from handler.migrations.failures import describe_failure
 from handler.migrations.locks import beginning
@@ -131,7 +131,7 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
         blocker.run("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)")
         blocker.run("BEGIN")
         blocker.run("LOCK TABLE alembic_version")
-        with within(4), pytest.raises(DBAPIError) as error:
+        with timeout_after(4), pytest.raises(DBAPIError) as error:
             upgrade(read_database_settings({"DATABASE_URL": url}))
         blocker.run("ROLLBACK")
         assert error.value.orig is not None

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from pg8000 import dbapi
 
-from handler.database.deadline import within
+from handler.database.deadline import timeout_after
 from handler.database.driver.connection import Connection
 from handler.settings import read_database_settings
 from tests.support.database import connect
@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
     # What a statement is expected to do.
 
     def run(self, statement: str, *values: Any, stream: Any = None) -> Any:
-        with within(PATIENCE):
+        with timeout_after(PATIENCE):
             return self.connection.cursor().execute(statement, values, stream=stream)
 
     def rows(self, statement: str, *values: Any) -> list[list[Any]]:
@@ -431,7 +431,7 @@ class Machine(RuleBasedStateMachine):
     def run_out_of_time_in_a_statement(self, key: int, with_parameters: bool) -> None:
         value = "%s" if with_parameters else "'late'"
         statement = f"with slow as (select pg_sleep(30)) insert into model select {key}, {value} from slow"
-        with within(0.05), pytest.raises(dbapi.OperationalError) as late:
+        with timeout_after(0.05), pytest.raises(dbapi.OperationalError) as late:
             self.run(statement, *("late",) * with_parameters)
         assert late.value.args[0]["C"] == "57014"
         # On a machine that is busy enough, not even the beginning is in time, and nothing has happened.
@@ -441,7 +441,7 @@ class Machine(RuleBasedStateMachine):
     @is_open
     @rule()
     def run_out_of_time_before_a_statement(self) -> None:
-        with within(0.0), pytest.raises(dbapi.OperationalError):
+        with timeout_after(0.0), pytest.raises(dbapi.OperationalError):
             self.run("select 1")
         assert not self.connection.closed
 
@@ -563,7 +563,7 @@ class Machine(RuleBasedStateMachine):
     def wait_for_message(self) -> None:
         """What follows must not depend on when a notification comes: Hypothesis repeats it."""
         deadline = time.monotonic() + PATIENCE
-        while not self.connection._sock.has_something():
+        while not self.connection._sock.has_unread():
             assert time.monotonic() < deadline
 
     @is_open

@@ -24,7 +24,7 @@ from sqlalchemy import Engine, create_engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from handler.database.connection import connect, make_engine
-from handler.database.deadline import within
+from handler.database.deadline import timeout_after
 from handler.database.driver.connection import Connection
 from handler.database.engine import engine
 from handler.items.models import Item
@@ -251,7 +251,7 @@ def test_a_statement_that_is_given_up_on_is_gone(
     connection.autocommit = other.autocommit = True
     other.run("SELECT 1")
     connection.autocommit = autocommit
-    with within(0.2), pytest.raises(dbapi.DatabaseError) as raised:
+    with timeout_after(0.2), pytest.raises(dbapi.DatabaseError) as raised:
         connection.run("SELECT pg_sleep(%s)" if values else "SELECT pg_sleep(30)", values)
     assert raised.value.args[0]["C"] == "57014"
     assert connection.closed
@@ -270,7 +270,7 @@ def test_a_statement_that_is_given_up_on_in_the_queue_never_runs(pooler: str, da
         connection.run("SELECT 1")  # in a transaction: both connections to the server are taken
     queued = open_connection(pooler)
     queued.autocommit = True
-    with within(0.2), pytest.raises(dbapi.DatabaseError) as raised:
+    with timeout_after(0.2), pytest.raises(dbapi.DatabaseError) as raised:
         queued.run("INSERT INTO items (name) VALUES (%s)", ("late",))
     assert raised.value.args[0]["C"] == "57014"
     for connection in busy:
@@ -322,7 +322,7 @@ EVENTS = {
     "RECONNECT": Event(reconnect),
     "server_idle_timeout": Event(has_no_server, {"server_idle_timeout": 0.1}),
     "the server's processes are gone": Event(lose_the_servers),
-    "client_idle_timeout": Event(lambda *_: wait_until(pooled()._sock.has_something), {"client_idle_timeout": 0.2}),
+    "client_idle_timeout": Event(lambda *_: wait_until(pooled()._sock.has_unread), {"client_idle_timeout": 0.2}),
 }
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from handler.database import https
 from handler.database.credentials import aws
-from handler.database.deadline import within
+from handler.database.deadline import timeout_after
 from tests.support.certificates import Authority, authority, issue
 
 text = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
@@ -213,7 +213,7 @@ def test_an_endpoint_that_does_not_come_to_an_end_is_given_up_in_time(
         thread.start()
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
         monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        with within(0.3), pytest.raises(aws.AwsError, match="cannot be reached"):
+        with timeout_after(0.3), pytest.raises(aws.AwsError, match="cannot be reached"):
             aws.secret_value("name", "AWSCURRENT", "eu-central-1")
         stop.set()
         thread.join()

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from pg8000 import converters, dbapi
 
-from handler.database.deadline import within
-from handler.database.driver import connection as pipeline
-from handler.database.driver import stream
+from handler.database.deadline import timeout_after
+from handler.database.driver import protocol, results, stream
 from tests.unit.test_replies import (
     BOUND,
     COPY_DONE,
@@ -60,7 +59,7 @@ def in_chunks(*replies: bytes) -> Iterator[bytes]:
 
 def ask(reply: Iterable[bytes], statement: str = "select %s", values: tuple[Any, ...] = ("x",), **options: Any) -> Any:
     """The rows of a statement that is answered with `reply`. Raises what the connection raises; it is closed then."""
-    with scripted(reply) as (connection, _), within(20):
+    with scripted(reply) as (connection, _), timeout_after(20):
         connection.autocommit = True
         try:
             return connection.run(statement, values, **options).rows
@@ -149,7 +148,7 @@ def test_what_a_stream_takes_is_without_limit() -> None:
 
 
 def test_more_statements_than_a_text_has_are_no_reply() -> None:
-    reply = in_chunks(complete("SELECT 1") * (pipeline.MAX_REPLIES + 1), ready("I"))
+    reply = in_chunks(complete("SELECT 1") * (protocol.MAX_REPLIES + 1), ready("I"))
     with pytest.raises(dbapi.OperationalError, match="out of order"):
         ask(reply, "select 1; select 2", ())
     ask(in_chunks(complete("SELECT 1") * 10_000, ready("I")), "select 1; select 2", ())
@@ -232,10 +231,10 @@ def test_a_description_that_cannot_be_is_an_error(description: bytes) -> None:
 
 
 def test_a_result_has_as_many_columns_as_postgresql_gives_it_and_a_long_description_is_not_kept() -> None:
-    before = pipeline._columns.cache_info().currsize
+    before = results.cached_columns.cache_info().currsize
     values = ["x"] * 1664
     assert ask(in_chunks(*answer(data_row(*values), count=1664))) == [values]
-    assert pipeline._columns.cache_info().currsize == before
+    assert results.cached_columns.cache_info().currsize == before
 
 
 @pytest.mark.parametrize("name", ["KLINGON", "MULE_INTERNAL", "utf_16", "utf_7", "unicode_escape", "idna", "rot13", ""])
@@ -297,7 +296,7 @@ def test_an_array_of_moments_that_only_pg8000_reads_ends_at_the_deadline() -> No
     with scripted(in_chunks(*answer(data_row(f"{{{odd}}}"), oid=converters.TIMESTAMPTZ_ARRAY))) as (connection, _):
         connection.autocommit = True
         started = time.process_time()
-        with within(0.5), pytest.raises(dbapi.Error):
+        with timeout_after(0.5), pytest.raises(dbapi.Error):
             connection.run("select %s", ("x",))
         assert time.process_time() - started < 3
 

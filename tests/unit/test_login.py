@@ -12,7 +12,7 @@ import pytest
 from pg8000 import dbapi
 from scramp import ScramMechanism
 
-from handler.database.driver import connection
+from handler.database.driver import authentication
 from handler.database.driver.connection import Connection
 from handler.database.driver.stream import SSL_REQUEST, TlsSocket
 from tests.support.certificates import authority, issue
@@ -240,12 +240,12 @@ def test_scram_sha_256_is_chosen_among_what_is_offered(offered: bytes, serve: Se
 
 def test_a_server_that_asks_for_more_iterations_than_the_limit_is_refused_before_they_are_made(serve: Serve) -> None:
     with (
-        serve(*scram(connection.MAX_ITERATIONS + 1)) as (server, address),
+        serve(*scram(authentication.MAX_ITERATIONS + 1)) as (server, address),
         pytest.raises(dbapi.OperationalError, match="more than 600000 iterations"),
     ):
         connect(address)
     assert b"p=" not in server.heard.partition(b"r=")[2]
-    with serve(*scram(connection.MAX_ITERATIONS)) as (_, address):
+    with serve(*scram(authentication.MAX_ITERATIONS)) as (_, address):
         connect(address).close()
 
 

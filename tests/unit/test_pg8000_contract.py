@@ -19,8 +19,11 @@ from packaging.requirements import Requirement
 from pg8000 import PGInterval, converters, core, dbapi, exceptions
 from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000
 
-from handler.database.driver import connection as pipeline
 from handler.database.driver import dialect
+from handler.database.driver.connection import SOCKET_ATTRIBUTES, Connection, Cursor
+from handler.database.driver.errors import ERRORS
+from handler.database.driver.protocol import SYNC
+from handler.database.driver.synchronized import SynchronizedConnection
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +95,7 @@ def test_connecting_remembers_what_the_server_said() -> None:
     assert connection._backend_key_data == b"12345678"
     assert connection.parameter_statuses == {"server_version": "18.6"}
     assert connection._client_encoding == "utf8"
-    assert connection._transaction_status is None, "pipeline.Connection.__init__ sets it since pg8000 forgets it"
+    assert connection._transaction_status is None, "SynchronizedConnection.__init__ sets it since pg8000 forgets it"
     assert connection.autocommit is False
 
 
@@ -111,12 +114,12 @@ def test_a_refusal_closes_through_close_and_raises_the_fields_of_the_server() ->
 
 
 def test_a_connection_has_no_state_that_is_not_known() -> None:
-    """Another attribute may belong to the socket: pipeline._OF_THE_SOCKET, which a new socket replaces."""
-    assert set(vars(connected())) - set(pipeline._OF_THE_SOCKET) == {
+    """Another attribute may belong to the socket: SOCKET_ATTRIBUTES, which a new socket replaces."""
+    assert set(vars(connected())) - set(SOCKET_ATTRIBUTES) == {
         *("_caches", "_commands_with_count", "_statement_nums", "_xid", "autocommit", "message_types"),
         *("notices", "notifications", "password", "pg_types", "py_types", "user"),
     }
-    assert set(pipeline._OF_THE_SOCKET) <= set(vars(connected())) | {"_address", "_peer", "_overrides"}
+    assert set(SOCKET_ATTRIBUTES) <= set(vars(connected())) | {"_address", "_peer", "_set_local"}
 
 
 # Messages
@@ -164,7 +167,7 @@ def test_ready_for_query_tells_whether_a_transaction_is_open(status: bytes, open
 
 @pytest.mark.parametrize("statement", ["commit", "COMMIT;"])
 def test_the_commit_of_a_failed_transaction_is_noticed(statement: str) -> None:
-    """pipeline.Connection._converse makes 25P02 of the InterfaceError."""
+    """SynchronizedConnection._raise_error makes 25P02 of the InterfaceError."""
     connection = connected()
     connection._transaction_status = b"E"
     context = core.Context(statement)
@@ -181,14 +184,14 @@ def test_errors_are_one_family_whichever_module_names_them() -> None:
     assert dbapi.DatabaseError is exceptions.DatabaseError
     assert dbapi.InterfaceError is exceptions.InterfaceError
     assert not issubclass(dbapi.InterfaceError, dbapi.DatabaseError)
-    assert all(issubclass(error, dbapi.DatabaseError) for error in pipeline.ERRORS.values())
+    assert all(issubclass(error, dbapi.DatabaseError) for error in ERRORS.values())
 
 
 def test_copy_in_ends_with_copy_done_and_a_sync() -> None:
     connection = connected()
     connection._usock.sent = b""
     connection.message_types[b"G"](pack("!bh", 0, 0), core.Context("copy", stream=["1\n", b"2\n"]))
-    assert connection._usock.sent == message(b"d", b"1\n") + message(b"d", b"2\n") + message(b"c") + pipeline.SYNC
+    assert connection._usock.sent == message(b"d", b"1\n") + message(b"d", b"2\n") + message(b"c") + SYNC
 
 
 # Statements and parameters
@@ -204,7 +207,7 @@ def test_format_style_is_numbered() -> None:
     assert dbapi.convert_paramstyle("format", statement, ())[0] == "select $1, '%s', \"%s\" % $2 -- %s"
 
 
-def test_a_cursor_reads_what_pipeline_writes() -> None:
+def test_a_cursor_reads_what_the_driver_writes() -> None:
     connection = connected()
     cursor = dbapi.Cursor(connection)
     assert vars(cursor) == {
@@ -233,24 +236,18 @@ def test_a_cursor_reads_what_pipeline_writes() -> None:
     ("ours", "theirs", "own"),
     [
         (
-            pipeline.Connection,
+            SynchronizedConnection,
             dbapi.Connection,
-            {"closed", "isolation_level", "is_alive", "run", "abandon", "_begin", "_talk", "_extended", "_converse"}
-            | {
-                "_exchange",
-                "_listen",
-                "_learn",
-                "_run_first",
-                "_run_unknowing",
-                "_renew",
-                "_cancel",
-                "_touch",
-                "_query",
-                "_text",
-            }
-            | {"_last_request", "_usock", "_sock", "_in_flight", "_retired", "_retire", "_exchange_alone"},
+            {"_execute", "_raise_error", "_exchange", "_read_replies", "_cancel", "_mark_used", "closed", "abandon"}
+            | {"_retire", "_usock", "_sock", "_last_request"},
         ),
-        (pipeline.Cursor, dbapi.Cursor, set()),
+        (
+            Connection,
+            SynchronizedConnection,
+            {"is_alive", "run", "_run_first", "_run_and_read_settings", "_compare_settings", "_replace_socket"}
+            | {"_begin", "_batch", "_simple_batch", "_extended_batch", "_encode"},
+        ),
+        (Cursor, dbapi.Cursor, set()),
         (dialect.Dialect, PGDialect_pg8000, set()),
     ],
 )
@@ -280,22 +277,22 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
     (
         core.CoreConnection.handle_AUTHENTICATION_REQUEST,
         "1bce623334c9f27f",
-        "it answers every request at every moment: Connection.handle_AUTHENTICATION_REQUEST; wire.TlsSocket",
+        "it answers every request at every moment: Connection.handle_AUTHENTICATION_REQUEST; stream.TlsSocket",
     ),
     (
         core.CoreConnection.handle_COPY_IN_RESPONSE,
         "3085e7face3d7824",
-        "it may raise while the server waits: Connection._listen",
+        "it may raise while the server waits: Connection._read_replies",
     ),
     (
         core.CoreConnection.handle_COPY_OUT_RESPONSE,
         "ea5c045949ebbcbd",
-        "it may raise, and the replies go on: Connection._listen",
+        "it may raise, and the replies go on: Connection._read_replies",
     ),
     (
         core.CoreConnection.handle_COMMAND_COMPLETE,
         "dead6eaa3e83cf76",
-        "the failed COMMIT, by the statement's first word: _converse",
+        "the failed COMMIT, by the statement's first word: _raise_error",
     ),
     (
         core.CoreConnection.handle_DATA_ROW,
@@ -313,12 +310,12 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
         "d600b4bbf98a3a86",
         "it hands the data on and keeps none: Connection.handle_COPY_DATA",
     ),
-    (core.CoreConnection.execute_unnamed, "2e8af5bad64b6640", "what Connection._extended does in one flush"),
+    (core.CoreConnection.execute_unnamed, "2e8af5bad64b6640", "what Connection._extended_batch does in one flush"),
     (core.CoreConnection.execute_simple, "57ca4e0354186ded", "what Connection.execute_simple does"),
-    (core.CoreConnection.send_PARSE, "8de25ddc1da6f52e", "what pipeline._parse does; an oid of -1 is sent as 0"),
-    (core.CoreConnection.send_BIND, "f817ecd2ddfdd0db", "what pipeline._bind does"),
+    (core.CoreConnection.send_PARSE, "8de25ddc1da6f52e", "what protocol.parse does; an oid of -1 is sent as 0"),
+    (core.CoreConnection.send_BIND, "f817ecd2ddfdd0db", "what protocol.bind does"),
     (core.CoreConnection.close, "9383ab7e1e4dd3f6", "what Connection.close does"),
-    (dbapi.Cursor.execute, "1a87beac02bb15ff", "what pipeline.Cursor.execute and Connection.run do"),
+    (dbapi.Cursor.execute, "1a87beac02bb15ff", "what Cursor.execute and Connection.run do"),
     (dbapi.Cursor.executemany, "5f359513ff5f032e", "it calls execute, which reads and clears _input_oids"),
     (dbapi.Cursor.callproc, "f0b3bc6d353f6707", "it calls execute_unnamed, outside a transaction that nobody began"),
     (dbapi.Connection.commit, "33f87e623209f788", "what Connection.commit does"),
@@ -332,14 +329,14 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
     (
         dbapi.convert_paramstyle,
         "d86b773c239000bd",
-        "pipeline._numbered keeps its result: it may depend on nothing but the statement",
+        "statements.numbered caches its result: it may depend on nothing but the statement",
     ),
     (converters._array_in, "e5910769300adeef", "moments.py makes arrays of its own readers"),
     (converters._range_in, "4c307637aed1c3ef", "moments.py makes ranges of its own readers"),
     (converters._multirange_in, "3867ee5eebe77c3d", "moments.py makes multiranges of its own readers"),
     (converters.timestamp_in, "b6ecc8b2f93568bd", "moments.py calls it for what is not in ISO 8601"),
     (converters.timestamptz_in, "44cfaf2647764916", "moments.py calls it for what is not in ISO 8601"),
-    (converters.make_params, "d164156f5ba5b850", "Connection._extended calls it before the first byte"),
+    (converters.make_params, "d164156f5ba5b850", "Connection._extended_batch calls it before the first byte"),
     (
         converters.make_param,
         "165f15e01f02e7df",

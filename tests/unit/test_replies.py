@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pg8000 import dbapi
 
-from handler.database.driver import connection as pipeline
+from handler.database.driver import synchronized
 from handler.database.driver.connection import Connection
 from handler.database.driver.stream import PlainSocket
 
@@ -293,7 +293,7 @@ def scripted(
             except StopIteration:
                 raise ConnectionRefusedError from None
 
-        patch.setattr(pipeline, "open_socket", open_once)
+        patch.setattr(synchronized, "open_socket", open_once)
         connection = Connection(
             ("/script", 0, None), {"user": "u"}, settings={"needed": "on"} if shows else {}, **OPEN_ENDED
         )

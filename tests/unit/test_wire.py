@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.database.deadline import OutOfTime, overtime, remaining, within
+from handler.database.deadline import DeadlineExceeded, grace_period, remaining, timeout_after
 from handler.database.driver.stream import Stream, open_socket
 from tests.support.certificates import authority, issue
 
@@ -45,27 +45,27 @@ def test_without_a_deadline_there_is_no_limit() -> None:
 
 
 def test_a_deadline_counts_down_and_passes() -> None:
-    with within(0.01):
+    with timeout_after(0.01):
         left = remaining()
         assert left is not None
         assert 0 < left <= 0.01
         time.sleep(0.02)
-        with pytest.raises(OutOfTime):
+        with pytest.raises(DeadlineExceeded):
             remaining()
 
 
 def test_a_deadline_within_another_is_the_earlier_and_ends_with_its_block() -> None:
-    with within(60):
-        with within(1):
+    with timeout_after(60):
+        with timeout_after(1):
             assert (remaining() or math.inf) <= 1
-        with within(100):
+        with timeout_after(100):
             assert (remaining() or math.inf) <= 60
         assert (remaining() or 0) > 50
     assert remaining() is None
 
 
 def test_there_is_overtime_to_clean_up_after_a_deadline() -> None:
-    with within(0), overtime(1):
+    with timeout_after(0), grace_period(1):
         assert (remaining() or 0) > 0
 
 
@@ -109,7 +109,7 @@ def test_a_peer_that_reads_slowly_does_not_outlive_the_deadline_behind_tls(tmp_p
         stream = Stream(sock)
         stream.write(bytes(4 * 1024 * 1024))
         started = time.monotonic()
-        with within(0.5), pytest.raises(TimeoutError):
+        with timeout_after(0.5), pytest.raises(TimeoutError):
             stream.flush()
         assert time.monotonic() - started < 5
     thread.join()
@@ -139,7 +139,7 @@ def test_a_server_that_drips_does_not_outlive_the_deadline() -> None:
 
         thread = threading.Thread(target=drip)
         thread.start()
-        with within(0.2), pytest.raises(TimeoutError):
+        with timeout_after(0.2), pytest.raises(TimeoutError):
             stream.read(50_000)
         stop.set()
         thread.join()
@@ -148,21 +148,21 @@ def test_a_server_that_drips_does_not_outlive_the_deadline() -> None:
 def test_a_peer_that_does_not_read_does_not_outlive_the_deadline() -> None:
     with pair() as (stream, _):
         stream.write(b"x" * 50_000_000)
-        with within(0.1), pytest.raises(TimeoutError):
+        with timeout_after(0.1), pytest.raises(TimeoutError):
             stream.flush()
 
 
 def test_a_stream_has_something_when_the_server_speaks_or_leaves() -> None:
     with pair() as (stream, far):
-        assert not stream.has_something()
+        assert not stream.has_unread()
         far.sendall(b"ab")
-        assert stream.has_something()
+        assert stream.has_unread()
         stream.read(1)
-        assert stream.has_something(), "one byte is left in the buffer"
+        assert stream.has_unread(), "one byte is left in the buffer"
         stream.read(1)
-        assert not stream.has_something()
+        assert not stream.has_unread()
         far.close()
-        assert stream.has_something()
+        assert stream.has_unread()
 
 
 def test_tcp_does_not_wait_for_more_to_send() -> None:

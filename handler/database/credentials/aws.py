@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from handler.database import https
-from handler.database.deadline import within
+from handler.database.deadline import timeout_after
 
 CALL_TIMEOUT = 2.0  # seconds
 TOKEN_LIFETIME = 900  # seconds, the longest that RDS accepts
@@ -153,7 +153,7 @@ def _sha256(data: bytes) -> str:
 def _request(method: str, address: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
     """Status and decoded JSON of one HTTP request. Raises AwsError."""
     try:
-        with within(CALL_TIMEOUT):
+        with timeout_after(CALL_TIMEOUT):
             status, response = https.request(method, address, headers, body)
         return status, json.loads(response)
     except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:

@@ -1,62 +1,41 @@
-"""Sockets to PostgreSQL: opened, read and written under the deadline of the invocation, without Nagle's delay."""
+"""A socket to PostgreSQL as pg8000 uses it: a file of whole messages, read and written within the deadline."""
 
-import math
 import select
 import socket
 import ssl
-import sys
 from struct import Struct
 from time import perf_counter
 from typing import Any
 
-from handler.database.deadline import remaining, within
-from handler.database.usage import spend
+from handler.database.deadline import remaining
+from handler.database.sockets import connect
+from handler.database.usage import record
 
-# SSLRequest, and the server's answer to it: PostgreSQL manual, 54.2.11 "SSL Session Encryption".
+# SSLRequest: PostgreSQL manual, 54.2.11 "SSL Session Encryption".
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
-# Bytes that one recv asks for. From 128 KiB on, malloc may map each of them from the kernel and give it back: 12 µs.
+# Bytes that one recv asks for. From 128 KiB on, malloc may map each buffer from the kernel and give it back: 12 µs.
 CHUNK = 64 * 1024
 
-# A connection is lost when the peer's kernel gives no sign of life for this long (docs/adr/0022).
-PEER_TIMEOUT = 2.2  # seconds
-# Each as `setsockopt` takes it. A request's second packet does not wait until the first is acknowledged (Nagle's
-# algorithm: 40 ms). While a reply is awaited, the peer's kernel is asked after each second of silence.
-SOCKET_OPTIONS = [
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
-]
-if sys.platform == "darwin":
-    # 0x80 is TCP_RXT_CONNDROPTIME of <netinet/tcp.h>, in seconds: how long data may be sent again in vain.
-    SOCKET_OPTIONS += [(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, 1), (socket.IPPROTO_TCP, 0x80, round(PEER_TIMEOUT))]
-else:
-    # tcp(7): how long, in milliseconds, sent data may stay unacknowledged. It decides in place of TCP_KEEPCNT, too.
-    SOCKET_OPTIONS += [
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(PEER_TIMEOUT * 1000)),
-    ]
-
-# What the server may send before something else is sent to it, in bytes, and of it in one message (docs/adr/0024).
+# Limits in bytes on what the server may send in response to one flush, and in one message (docs/adr/0024).
 LOGIN_LIMIT = 1024 * 1024
 REPLY_LIMIT = 32 * 1024 * 1024
 SHORT_MESSAGE = CHUNK
-# RowDescription, errors and notices. A row, and a piece of a COPY, may be as long as the whole reply.
+# RowDescription, errors and notices. A row or a piece of a COPY may be as long as the whole reply.
 LONG_MESSAGES = {b"T": 256 * 1024, b"E": 1024 * 1024, b"N": 1024 * 1024, b"D": REPLY_LIMIT, b"d": REPLY_LIMIT}
 
-_head = Struct("!ci").unpack_from
+_message_head = Struct("!ci").unpack_from
 
 
-class TooMuch(Exception):
-    """The server sends more, or announces more, than it may."""
+class ReplyTooLarge(Exception):
+    """The server sends more bytes, or announces a longer message, than the limits allow."""
 
 
 class Stream:
-    """What pg8000 reads and writes as a file: whole messages, gathered until `flush`, under the deadline.
+    """The file object that pg8000 reads and writes. Written messages are sent by `flush`.
 
-    A socket's own file object sets its timeout for each recv, so a server that drips bytes outlives any deadline;
-    here each wait is what remains. What the server sends is held in memory, so it is limited: to LOGIN_LIMIT at first,
-    to REPLY_LIMIT once it has authenticated the user (`trust`).
+    A socket's own file object sets its timeout for each recv, so that a server that sends single bytes outlives every
+    deadline. Here each wait lasts at most until the deadline. Received data is held in memory, so its size is limited:
+    to LOGIN_LIMIT at first, and to REPLY_LIMIT after `raise_limit`.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -64,88 +43,90 @@ class Stream:
         self._out = bytearray()
         self._in = b""
         self._start = 0
-        self._asked = False  # something was sent, and nothing has come since
+        self._awaits_reply = False  # something was sent, and nothing was received since
         self._limit = self._left = LOGIN_LIMIT
 
-    def trust(self) -> None:
+    def raise_limit(self) -> None:
+        """Allow replies of REPLY_LIMIT bytes: the server has authenticated the user."""
         self._limit = REPLY_LIMIT
 
     def release(self, size: int) -> None:
-        """Bytes that have come are no longer held: as many more may come."""
+        """Allow `size` more bytes of the current reply, since as many were processed and are not held any more."""
         self._left += size
 
     def write(self, data: bytes) -> None:
         self._out += data
 
     def flush(self) -> None:
-        """Send what was written. Raises OSError, TimeoutError only when the deadline has passed."""
+        """Send what was written. Raises OSError; TimeoutError only when the deadline has passed."""
         data, self._out = self._out, bytearray()
-        self._asked = True
+        self._awaits_reply = True
         self._left = self._limit
         started = perf_counter()
         try:
             self._socket.settimeout(remaining())
             self._socket.sendall(data)
         except TimeoutError as error:
-            raise _reason_of(error) from None
+            raise _deadline_or_dead_peer(error) from None
         finally:
-            spend(perf_counter() - started)
+            record(perf_counter() - started)
 
     def read(self, size: int) -> bytes:
-        """`size` bytes. Raises OSError, also when the server closes before, and TooMuch."""
+        """Return the next `size` bytes. Raises OSError, also when the server closes before, and ReplyTooLarge."""
         if size < 0:
             raise ConnectionError("a message of negative length")
         self._receive(size)
         start, self._start = self._start, self._start + size
         return self._in[start : self._start]
 
-    def message(self) -> tuple[bytes, bytes]:
-        """The letter of the next message and what it holds. Raises OSError, TooMuch.
+    def read_message(self) -> tuple[bytes, bytes]:
+        """Return the type byte and the content of the next message. Raises OSError, ReplyTooLarge.
 
-        PostgreSQL manual, 54.7: a letter, then the length of the rest, its own four bytes among it.
+        PostgreSQL manual, 54.7 "Message Formats": the type byte, then the length of the rest, whose own four bytes are
+        included.
         """
         if len(self._in) - self._start < 5:
             self._receive(5)
-        letter, length = _head(self._in, self._start)
+        code, length = _message_head(self._in, self._start)
         if length < 4:
             raise ConnectionError("a message of negative length")
         if len(self._in) - self._start <= length:
-            if length > LONG_MESSAGES.get(letter, SHORT_MESSAGE):
-                raise TooMuch(f"the server announces a message of {length} bytes")
+            if length > LONG_MESSAGES.get(code, SHORT_MESSAGE):
+                raise ReplyTooLarge(f"the server announces a message of {length} bytes")
             self._receive(1 + length)
         start, self._start = self._start, self._start + 1 + length
-        return letter, self._in[start + 5 : self._start]
+        return code, self._in[start + 5 : self._start]
 
     def _receive(self, size: int) -> None:
-        """Wait until `size` bytes are unread, or more. Asks for none when they would be too many."""
+        """Wait until at least `size` bytes are unread. Raises ReplyTooLarge before it receives too many."""
         unread = len(self._in) - self._start
         if size - unread > self._left:
-            raise TooMuch(f"the server's reply is longer than {self._limit} bytes")
+            raise ReplyTooLarge(f"the server's reply is longer than {self._limit} bytes")
         parts = [self._in[self._start :]]
-        started, answered = perf_counter(), False
+        started, is_reply = perf_counter(), False
         try:
             while unread < size:
                 self._socket.settimeout(remaining())
                 chunk = self._socket.recv(CHUNK)
                 if not chunk:
                     raise ConnectionResetError("the server closed the connection")
-                answered, self._asked = answered or self._asked, False
+                is_reply, self._awaits_reply = is_reply or self._awaits_reply, False
                 parts.append(chunk)
                 unread += len(chunk)
                 self._left -= len(chunk)
         except TimeoutError as error:
-            raise _reason_of(error) from None
+            raise _deadline_or_dead_peer(error) from None
         finally:
-            spend(perf_counter() - started, round_trips=answered)
-        # Joined once: a long message would be copied for each of its chunks.
+            record(perf_counter() - started, round_trips=is_reply)
+        # Joined once: joined after each chunk, a long message would be copied for each of its chunks.
         self._in, self._start = b"".join(parts), 0
 
     def unread(self) -> bytes:
-        """What has come already, and nobody has read."""
+        """Return what was received and not read yet."""
         return self._in[self._start :]
 
-    def has_something(self) -> bool:
-        """Whether the server has said something that nobody asked for: an error, a notice, its end."""
+    def has_unread(self) -> bool:
+        """Whether the server has sent something that is no reply: an error, a notice, or the end of the connection."""
         if self._start < len(self._in) or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
             return True
         poll = select.poll()
@@ -154,64 +135,29 @@ class Stream:
 
 
 class PlainSocket(socket.socket):
-    """A TCP or unix socket; pg8000 asks it for a file object, and gets a Stream."""
+    """A TCP or unix socket whose file object is a Stream."""
 
     def makefile(self, *_: Any, **__: Any) -> Any:
         return Stream(self)
 
 
 class TlsSocket(ssl.SSLSocket):
-    """The same with TLS. An ssl.SSLSocket is how pg8000 knows that SCRAM can bind to the channel."""
+    """A TLS socket whose file object is a Stream. pg8000 binds SCRAM to the channel of an ssl.SSLSocket."""
 
     def makefile(self, *_: Any, **__: Any) -> Any:
         return Stream(self)
 
 
-def _reason_of(error: TimeoutError) -> OSError:
-    """The kernel's ETIMEDOUT is a TimeoutError too: it has a number, and a deadline that has passed has none."""
-    return error if error.errno is None else ConnectionAbortedError(error.errno, "the server's machine is silent")
-
-
 def open_socket(host: str, port: int, context: ssl.SSLContext | None, peer: Any = None) -> socket.socket:
-    """A connected socket, TLS established where there is a `context`.
+    """Return a connected socket to PostgreSQL, with TLS where there is a `context`.
 
-    `host` is a name, an address, or the path of a unix socket; `peer` the address of one of its servers, where that one
-    is meant and nobody has to be asked for it. Raises OSError, ssl.SSLError among them.
+    `host` and `peer` are those of `handler.database.sockets.connect`. Raises OSError, ssl.SSLError among them.
     """
-    if host.startswith("/"):
-        sock: socket.socket = PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-        return _connected(sock, host)
-    error: OSError = ConnectionError(f"{host} has no address")
-    if peer:
-        addresses = [(socket.AF_INET6 if len(peer) == 4 else socket.AF_INET, peer)]
-    else:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [(family, address) for family, _, _, _, address in found]
-    for number, (family, address) in enumerate(addresses):
-        share = remaining() or math.inf
-        try:
-            with within(share / (len(addresses) - number)):  # a silent one leaves time for the next
-                sock = _connected(PlainSocket(family, socket.SOCK_STREAM), address)
-        except OSError as failure:
-            error = failure
-            continue
-        for option in SOCKET_OPTIONS:
-            sock.setsockopt(*option)
-        return _secured(sock, host, context) if context else sock
-    raise error
+    sock = connect(host, port, peer=peer, socket_class=PlainSocket)
+    return _start_tls(sock, host, context) if context else sock
 
 
-def _connected(sock: socket.socket, address: Any) -> socket.socket:
-    try:
-        sock.settimeout(remaining())
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _secured(sock: socket.socket, host: str, context: ssl.SSLContext) -> ssl.SSLSocket:
+def _start_tls(sock: socket.socket, host: str, context: ssl.SSLContext) -> ssl.SSLSocket:
     try:
         sock.settimeout(remaining())
         sock.sendall(SSL_REQUEST)
@@ -222,3 +168,8 @@ def _secured(sock: socket.socket, host: str, context: ssl.SSLContext) -> ssl.SSL
     except BaseException:
         sock.close()
         raise
+
+
+def _deadline_or_dead_peer(error: TimeoutError) -> OSError:
+    """Tell the kernel's ETIMEDOUT, which has an error number, from a deadline that has passed, which has none."""
+    return error if error.errno is None else ConnectionAbortedError(error.errno, "the server's machine is silent")
