@@ -1,12 +1,11 @@
-"""One PostgreSQL for the run, a migrated database for each worker, and the real handler in front of it.
+"""A migrated database for each worker, made when a test asks for it, and the real handler in front of it.
 
 Nothing here replaces the session dependency: what a test stores is committed by the code that commits in
 production, and the tables are emptied before the next test.
 """
 
 import os
-import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +13,65 @@ import pytest
 
 from handler import resources
 from handler.database.base import Base
-from handler.migrations.upgrade import upgrade
-from handler.settings import read_database_settings
-from local.postgres import server
-from tests.support.database import connect, url_of
+from tests.support.database import TEMPLATE, connect, temporary_database, url_of
+from tests.support.resources import SHIPPED
+from tests.support.server import SharedServer, request_start
 
-resources.import_models()
-
-CLEANUP = pytest.StashKey[ExitStack]()
-SERVER_URL = pytest.StashKey[str]()
-# Roles that stand for IAM users have no password: they log in by the unix socket, whose folder is closed to others.
-AUTHENTICATION = """
-local all postgres scram-sha-256
-local all all trust
-"""
+SERVER = pytest.StashKey[SharedServer]()
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server once; give this worker its database before a test imports the handler."""
+    """Set what the handler reads when a test module imports it. The server is started later (`server_url`)."""
     workerinput = getattr(config, "workerinput", None)
-    stack = config.stash[CLEANUP] = ExitStack()
     if workerinput is None:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True)))
-        config.stash[SERVER_URL] = stack.enter_context(server(folder, "-c", "fsync=off"))
-        _let_in_roles_without_password(folder, config.stash[SERVER_URL])
+        config.stash[SERVER] = SharedServer()
         if config.getoption("numprocesses", None):
+            config.stash[SERVER].start_on_request()
             return  # the workers run the tests
-    else:
-        config.stash[SERVER_URL] = workerinput["server_url"]
-    name = "test_" + os.environ.get("PYTEST_XDIST_WORKER", "main")
-    with connect(config.stash[SERVER_URL]) as admin:
-        admin.run(f"CREATE DATABASE {name}")
-    os.environ |= {"DATABASE_URL": url_of(config.stash[SERVER_URL], name), "AUTH_MODE": "none"}
-    upgrade(read_database_settings(os.environ))
-
-
-def _let_in_roles_without_password(folder: Path, url: str) -> None:
-    (folder / "cluster" / "pg_hba.conf").write_text(AUTHENTICATION)
-    with connect(url) as admin:
-        admin.run("SELECT pg_reload_conf()")
+    url = workerinput["server_url"] if workerinput else config.stash[SERVER].url
+    os.environ |= {"DATABASE_URL": url_of(url, f"test_{WORKER}"), "AUTH_MODE": "none"}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    node.workerinput["server_url"] = node.config.stash[SERVER_URL]
+    shared = node.config.stash[SERVER]
+    node.workerinput |= {"server_url": shared.url, "server_folder": str(shared.folder)}
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[CLEANUP].close()
+    if SERVER in config.stash:
+        config.stash[SERVER].close()
 
 
 @pytest.fixture(scope="session")
 def server_url(pytestconfig: pytest.Config) -> str:
-    """The server's URL, for tests that make databases of their own."""
-    return pytestconfig.stash[SERVER_URL]
+    """The URL of the run's server, for tests that make databases of their own."""
+    workerinput = getattr(pytestconfig, "workerinput", None)
+    if workerinput is None:
+        pytestconfig.stash[SERVER].start()
+        return pytestconfig.stash[SERVER].url
+    request_start(Path(workerinput["server_folder"]))
+    return str(workerinput["server_url"])
+
+
+@pytest.fixture(scope="session")
+def worker_database(server_url: str) -> Iterator[str]:
+    """The URL of the handler's database, which is DATABASE_URL."""
+    with temporary_database(server_url, f"test_{WORKER}", TEMPLATE) as url:
+        yield url
 
 
 @pytest.fixture
-def database() -> Any:
+def database(worker_database: str) -> Any:
     """A connection beside the handler's, to the same database, with every table empty."""
-    with connect(os.environ["DATABASE_URL"]) as connection:
+    with connect(worker_database) as connection:
         tables = ", ".join(Base.metadata.tables)
         connection.run(f"TRUNCATE {tables} RESTART IDENTITY")
         yield connection
+
+
+@pytest.fixture
+def shipped_resources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`create_app` makes the application that is deployed, without the resource of the tests."""
+    monkeypatch.setattr(resources, "RESOURCES", SHIPPED)

@@ -10,6 +10,11 @@ from tests.support.database import socket_path
 from tests.support.proxy import Proxy
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _server(worker_database: object) -> None:
+    """Modules of this folder have fixtures that use the database, and come before `_clean`."""
+
+
 @pytest.fixture(autouse=True)
 def _clean(database: object) -> None:
     """Every test of this folder starts with empty tables."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import tests.support.resources  # noqa: F401 - registers the probe, before the handler is imported
 from handler.main import handler
 from local.events import Context, http_event, http_response
 

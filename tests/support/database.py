@@ -10,8 +10,12 @@ from urllib.parse import urlsplit
 
 import pg8000.native
 import pytest
+from sqlalchemy import NullPool
 
+from handler.database.connection import make_engine
+from handler.migrate import upgrade
 from handler.settings import read_database_settings
+from tests.support.resources import create_probe_tables
 
 
 @contextmanager
@@ -28,15 +32,33 @@ def connect(url: str) -> Iterator[pg8000.native.Connection]:
         connection.close()
 
 
+# The database that has all migrations and the tables of the tests' own resource (tests/support/server.py).
+TEMPLATE = "migrated"
+# CREATE DATABASE does not copy what ALTER DATABASE ... SET has set.
+SETTINGS = (
+    "SELECT unnest(setconfig) FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase WHERE datname = :name"
+)
+
+
 @contextmanager
-def temporary_database(server_url: str, name: str) -> Iterator[str]:
-    """The URL of an empty database, as long as the block."""
+def temporary_database(server_url: str, name: str, template: str = "template1") -> Iterator[str]:
+    """The URL of a database that is a copy of `template`, as long as the block. By default it is empty."""
     with connect(server_url) as admin:
-        admin.run(f"CREATE DATABASE {name}")
+        admin.run(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
+            for (setting,) in admin.run(SETTINGS, name=template):
+                key, _, value = setting.partition("=")
+                admin.run(f"ALTER DATABASE {name} SET {key} = '{value}'")
             yield url_of(server_url, name)
         finally:
             admin.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def migrate(url: str) -> None:
+    """Run the migrations on the database at `url`, and create the tables of the tests' own resource beside them."""
+    settings = read_database_settings({"DATABASE_URL": url})
+    upgrade(settings)
+    create_probe_tables(make_engine(settings, poolclass=NullPool))
 
 
 def socket_path(url: str) -> str:

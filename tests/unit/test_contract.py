@@ -72,6 +72,6 @@ def test_every_resource_is_a_tag_with_the_description_of_its_package(describe: A
 
 def test_operations_are_named_by_their_routes_and_described(describe: Any) -> None:
     named = {name: operation["operationId"] for name, operation in operations(describe()).items()}
-    assert named["POST /items/"] == "create_item"
+    assert named["POST /probes/"] == "create_probe"
     assert len(set(named.values())) == len(named)
     assert all(operation["description"] for operation in operations(describe()).values())

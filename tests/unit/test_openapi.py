@@ -9,6 +9,8 @@ import pytest
 from handler.settings import settings
 from local.openapi import PATH, document
 
+pytestmark = pytest.mark.usefixtures("shipped_resources")
+
 METHODS = {"get", "put", "post", "delete", "patch"}
 
 

@@ -1,0 +1,34 @@
+"""The resources of a test run: those that the service ships, and the probe that the tests bring.
+
+Importing this module registers the probe where every resource is registered, so `handler.main.handler` serves it. It
+must be imported before `handler.main`.
+"""
+
+from typing import Any
+
+from sqlalchemy import Table
+from sqlalchemy.engine import Engine
+
+from handler import resources
+from handler.database.base import Base
+
+PROBE = "tests.support.probe"
+
+SHIPPED = tuple(name for name in resources.RESOURCES if name != PROBE)
+resources.RESOURCES = (*SHIPPED, PROBE)  # type: ignore[assignment]
+resources.import_models()
+
+
+def probe_tables() -> list[Table]:
+    """The tables that no migration creates."""
+    return [mapper.local_table for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(PROBE)]  # type: ignore[misc]
+
+
+def create_probe_tables(engine: Engine) -> None:
+    Base.metadata.create_all(engine, probe_tables())
+
+
+def is_shipped(object_: Any, _name: str | None, type_: str, *_: Any) -> bool:
+    """Alembic's `include_object`: what belongs to no table of the probe."""
+    table = object_ if type_ == "table" else object_.table
+    return table.name not in {one.name for one in probe_tables()}

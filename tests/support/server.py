@@ -1,0 +1,91 @@
+"""One PostgreSQL for the run. It starts when a test asks for it, so a run without database tests starts none.
+
+The URL is known before: modules that import the handler read it while pytest collects them. With pytest-xdist the
+controller owns the server, and the first worker that needs it asks the controller to start it.
+"""
+
+import secrets
+import socket
+import tempfile
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+from local.postgres import server
+from tests.support.database import TEMPLATE, connect, migrate, socket_path, url_of
+
+# Roles that stand for IAM users have no password: they log in by the unix socket, whose folder is closed to others.
+AUTHENTICATION = """
+local all postgres scram-sha-256
+local all all trust
+"""
+REQUESTS = "requests"  # the unix socket in the server's folder where other processes ask for the start
+START, STOP = b"start", b"stop"
+
+
+class SharedServer:
+    """The server, in the process that owns it. `url` is that of its database `postgres`, as its superuser."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        folder = tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)
+        self.folder = Path(self._stack.enter_context(folder))
+        self.folder.chmod(0o711)  # PgBouncer runs as the server's user, which passes by here to the socket
+        self._password = secrets.token_urlsafe(32)
+        self.url = f"postgresql://postgres:{self._password}@/postgres?host={self.folder / 'socket'}&port=5432"
+        self._is_started = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the server and migrate its template database, once. Raises local.postgres.PostgresError."""
+        if self._is_started:
+            return
+        folder = self.folder / "postgres"
+        url = self._stack.enter_context(server(folder, "-c", "fsync=off"))
+        (folder / "cluster" / "pg_hba.conf").write_text(AUTHENTICATION)
+        with connect(url) as admin:
+            admin.run("SELECT pg_reload_conf()")
+            admin.run(f"ALTER ROLE postgres PASSWORD '{self._password}'")
+            admin.run(f"CREATE DATABASE {TEMPLATE}")
+        (self.folder / "socket").symlink_to(Path(socket_path(url)).parent)
+        migrate(url_of(self.url, TEMPLATE))
+        self._is_started = True
+
+    def start_on_request(self) -> None:
+        """Start the server in a thread, as soon as another process calls `request_start`."""
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.folder / REQUESTS))
+        listener.listen()
+        self._thread = threading.Thread(target=self._serve, args=(listener,))
+        self._thread.start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with listener:
+            while True:
+                with listener.accept()[0] as connection:
+                    if connection.recv(100) == STOP:
+                        return
+                    try:
+                        self.start()
+                    except Exception as error:  # noqa: BLE001 - the process that asks reports it
+                        connection.sendall(repr(error).encode())
+
+    def close(self) -> None:
+        if self._thread:
+            _send(self.folder, STOP)
+            self._thread.join()
+        self._stack.close()
+
+
+def request_start(folder: Path) -> None:
+    """Wait until the server of `folder` is started. Raises RuntimeError with the reason where it cannot be."""
+    if failure := _send(folder, START):
+        raise RuntimeError(f"PostgreSQL cannot be started: {failure}")
+
+
+def _send(folder: Path, request: bytes) -> str:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(folder / REQUESTS))
+        connection.sendall(request)
+        with connection.makefile("rb") as response:
+            return response.read().decode()
