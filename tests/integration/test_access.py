@@ -19,13 +19,14 @@ from alembic.util import CommandError
 from pg8000.exceptions import DatabaseError
 
 from handler import migrations
+from handler.database.base import Base
 from handler.migrations import effective_rights
 from handler.migrations.custom_resource import handler
 from handler.migrations.history import DatabaseIsAhead
 from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
-from tests.support.database import connect, socket_path, temporary_database
+from tests.support.database import connect, create_probe_tables, socket_path, temporary_database
 
 ROOT = Path(__file__).parents[2]
 HEAD = ScriptDirectory("handler/migrations").get_current_head()
@@ -35,29 +36,32 @@ PROGRAM = """
 import re
 from fastapi.routing import iter_route_contexts
 from handler.main import app
-from tests.support.client import BODIES, call
+from tests.support.client import call, example_bodies, listed
 
 ORDER = ["POST", "GET", "PUT", "PATCH", "DELETE"]
 routes = {(method, route.path) for route in iter_route_contexts(app.routes) for method in route.methods - {"HEAD"}}
 for method, path in sorted(routes, key=lambda route: ORDER.index(route[0])):
-    body = BODIES[path.split("/")[1]] if method in ("POST", "PUT", "PATCH") else None
-    response = call(method, re.sub(r"{\\w+}", "1", path), body)
+    body = example_bodies()[path.split("/")[1]] if method in ("POST", "PUT", "PATCH") else None
+    response = call(method, path_of_first(path), body)
     assert response.status in (200, 201, 204), (method, path, response.status, response.body)
     print(method, path)
 
-lamp, key = {"name": "Lamp", "description": "A desk lamp"}, [("idempotency-key", "k")]
-first, again = [call("POST", "/items/", lamp, headers=key) for _ in range(2)]
+thermometer, key = {"name": "Thermometer", "note": "In the cellar"}, [("idempotency-key", "k")]
+first, again = [call("POST", "/probes/", thermometer, headers=key) for _ in range(2)]
 assert (first.status, first.body) == (201, again.body)
-assert call("POST", "/items/", {"name": "Desk"}, headers=key).status == 422
-assert len(call("GET", "/items/", query="q=desk&order=name").json["items"]) == 1
-changed = call("PATCH", first.headers["location"], {"description": None}, headers=[("if-match", '"1"')])
+assert call("POST", "/probes/", {"name": "Scale"}, headers=key).status == 422
+assert len(listed(call("GET", "/probes/", query="state=idle"))) == 1
+changed = call("PATCH", first.headers["location"], {"note": None}, headers=[("if-match", '"1"')])
 assert changed.status == 200, changed.body
 """
 
 
 @dataclass
 class Deployed:
-    """An empty database, whose owner is no superuser, as on RDS."""
+    """A database before its first migration; its owner is no superuser, as on RDS.
+
+    It has the tables of the tests' own resource, which no migration creates.
+    """
 
     url: str
     user: str
@@ -88,7 +92,9 @@ def deployment(server_url: str, name: str) -> Iterator[Deployed]:
         try:
             with temporary_database(server_url, f"access_{name}") as url:
                 admin.run(f"ALTER DATABASE access_{name} OWNER TO {user}_owner")
-                yield Deployed(url, user)
+                deployed = Deployed(url, user)
+                create_probe_tables(deployed.url_of(f"{user}_owner"))
+                yield deployed
         finally:
             for role in (user, f"{user}_owner"):
                 drop_role(admin, role)
@@ -167,7 +173,7 @@ def test_the_api_serves_every_route(deployed: Deployed) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert {"POST /items/", "DELETE /items/{item_id}", "GET /health/ready"} <= set(done.stdout.splitlines())
+    assert {"POST /probes/", "DELETE /probes/{probe_id}", "GET /health/ready"} <= set(done.stdout.splitlines())
 
 
 def test_the_limits_hold_for_it_too(deployed: Deployed) -> None:
@@ -191,8 +197,8 @@ def test_the_limits_hold_for_it_too(deployed: Deployed) -> None:
         ("CREATE TABLE more (id serial, name text)", "INSERT INTO more (name) VALUES ('a')"),
         ('CREATE TABLE "Mo%re:a""" (name text)', 'DELETE FROM "Mo%re:a"""'),
         ("CREATE TABLE more (name text) PARTITION BY LIST (name)", "SELECT FROM more"),
-        ("CREATE VIEW more AS SELECT * FROM items", "UPDATE more SET name = 'a'"),
-        ("CREATE MATERIALIZED VIEW more AS SELECT * FROM items", "SELECT FROM more"),
+        ("CREATE VIEW more AS SELECT * FROM probes", "UPDATE more SET name = 'a'"),
+        ("CREATE MATERIALIZED VIEW more AS SELECT * FROM probes", "SELECT FROM more"),
         ("CREATE TYPE more AS ENUM ('a')", "SELECT 'a'::more"),
         ("CREATE FUNCTION more() RETURNS int LANGUAGE sql RETURN 1", "SELECT more()"),
     ],
@@ -214,33 +220,33 @@ def test_what_a_later_migration_adds_is_covered(
     "statement",
     [
         "CREATE TABLE more ()",
-        "CREATE TEMPORARY TABLE items ()",
+        "CREATE TEMPORARY TABLE probes ()",
         "CREATE VIEW more AS SELECT 1",
         "CREATE FUNCTION more() RETURNS int LANGUAGE sql RETURN 1",
         "CREATE SCHEMA more",
         "CREATE EXTENSION citext",
-        "CREATE INDEX ON items (name)",
+        "CREATE INDEX ON probes (name)",
         "CREATE ROLE more",
         "CREATE DATABASE more",
-        "ALTER TABLE items ADD price integer",
-        "ALTER TABLE items OWNER TO CURRENT_USER",
-        "ALTER TABLE items DISABLE TRIGGER ALL",
-        "CREATE RULE more AS ON DELETE TO items DO INSTEAD NOTHING",
-        "DROP TABLE items",
+        "ALTER TABLE probes ADD price integer",
+        "ALTER TABLE probes OWNER TO CURRENT_USER",
+        "ALTER TABLE probes DISABLE TRIGGER ALL",
+        "CREATE RULE more AS ON DELETE TO probes DO INSTEAD NOTHING",
+        "DROP TABLE probes",
         "DROP TABLE idempotency_keys",
         "DROP EXTENSION pg_trgm",
         "DROP SCHEMA public CASCADE",
-        "TRUNCATE items",
+        "TRUNCATE probes",
         "SELECT FROM alembic_version",
         "INSERT INTO alembic_version VALUES ('0099')",
         "UPDATE alembic_version SET version_num = '0001'",
         "DELETE FROM alembic_version",
         "GRANT SELECT ON alembic_version TO PUBLIC",
         "COMMENT ON TABLE alembic_version IS ''",
-        "SELECT setval('items_id_seq', 1)",
+        "SELECT setval('probes_id_seq', 1)",
         "SELECT FROM pg_authid",
         "SELECT pg_read_file('/etc/passwd')",
-        "COPY items TO PROGRAM 'cat'",
+        "COPY probes TO PROGRAM 'cat'",
         "SET ROLE {owner}",
         "ALTER ROLE {owner} PASSWORD 'x'",
         "ALTER ROLE {user} CREATEROLE",
@@ -286,7 +292,7 @@ def test_a_release_before_lets_it_use_a_newer_schema_too(
     with pytest.raises(DatabaseIsAhead):
         deployed.migrate()
     with deployed.connect() as api:
-        api.run("SELECT FROM items, more")
+        api.run("SELECT FROM probes, more")
 
 
 def test_a_migration_that_fails_makes_nobody(deployed: Deployed, later: Callable[[str], None]) -> None:
@@ -297,14 +303,14 @@ def test_a_migration_that_fails_makes_nobody(deployed: Deployed, later: Callable
     assert granted(deployed) == before
 
 
-@pytest.mark.parametrize("name", ['"; DROP TABLE items; --', "a'b", "Ann Lamp", "100%s", "a:b", "ä$1"])
+@pytest.mark.parametrize("name", ['"; DROP TABLE probes; --', "a'b", "Ann Lamp", "100%s", "a:b", "ä$1"])
 def test_any_name_is_a_name_and_nothing_more(name: str, deployed: Deployed, server_url: str) -> None:
     name += str(os.getpid())
     try:
         for _ in range(2):
             deployed.migrate(name)
         with deployed.connect(name) as api:
-            assert api.run("SELECT current_user, (SELECT count(*) FROM items)") == [[name, 0]]
+            assert api.run("SELECT current_user, (SELECT count(*) FROM probes)") == [[name, 0]]
     finally:
         with connect(deployed.url) as database, connect(server_url) as admin:
             database.run(f"DROP OWNED BY {pg8000.native.identifier(name)}")
@@ -351,8 +357,8 @@ EXCESS = [
     ),
     (THROUGH_GROUP + "ALTER ROLE {group} CREATEROLE", "CREATEROLE through {group}", LEAVE_GROUP),
     (
-        THROUGH_GROUP + "GRANT TRUNCATE ON items TO {group}",
-        "TRUNCATE ON TABLE public.items through {group}",
+        THROUGH_GROUP + "GRANT TRUNCATE ON probes TO {group}",
+        "TRUNCATE ON TABLE public.probes through {group}",
         LEAVE_GROUP,
     ),
     (
@@ -361,7 +367,7 @@ EXCESS = [
         "REVOKE ADMIN OPTION FOR {group} FROM {user} GRANTED BY postgres",
     ),
     # Ownership.
-    ("ALTER TABLE items OWNER TO {user}", "owner of table public.items", REASSIGN),
+    ("ALTER TABLE probes OWNER TO {user}", "owner of table public.items", REASSIGN),
     ("ALTER SCHEMA public OWNER TO {user}", "owner of schema public", REASSIGN),
     ("ALTER DATABASE {database} OWNER TO {user}", "owner of database {database}", REASSIGN),
     ("CREATE SEQUENCE s; ALTER SEQUENCE s OWNER TO {user}", "owner of sequence public.s", REASSIGN),
@@ -378,16 +384,16 @@ EXCESS = [
     *(
         (given, right, f"REVOKE {right} FROM {{user}}")
         for given, right in (
-            ("GRANT TRUNCATE ON items TO {user}", "TRUNCATE ON TABLE public.items"),
-            ("GRANT TRIGGER ON items TO {user}", "TRIGGER ON TABLE public.items"),
-            ("GRANT REFERENCES ON items TO {user}", "REFERENCES ON TABLE public.items"),
-            ("GRANT REFERENCES (id) ON items TO {user}", "REFERENCES (id) ON TABLE public.items"),
+            ("GRANT TRUNCATE ON probes TO {user}", "TRUNCATE ON TABLE public.probes"),
+            ("GRANT TRIGGER ON probes TO {user}", "TRIGGER ON TABLE public.probes"),
+            ("GRANT REFERENCES ON probes TO {user}", "REFERENCES ON TABLE public.probes"),
+            ("GRANT REFERENCES (id) ON probes TO {user}", "REFERENCES (id) ON TABLE public.probes"),
             ("GRANT SELECT ON alembic_version TO {user}", "SELECT ON TABLE public.alembic_version"),
             (
                 "GRANT UPDATE (version_num) ON alembic_version TO {user}",
                 "UPDATE (version_num) ON TABLE public.alembic_version",
             ),
-            ("GRANT UPDATE ON SEQUENCE items_id_seq TO {user}", "UPDATE ON SEQUENCE public.items_id_seq"),
+            ("GRANT UPDATE ON SEQUENCE probes_id_seq TO {user}", "UPDATE ON SEQUENCE public.probes_id_seq"),
             ("GRANT CREATE ON SCHEMA public TO {user}", "CREATE ON SCHEMA public"),
             ("GRANT CREATE, TEMPORARY ON DATABASE {database} TO {user}", "CREATE, TEMPORARY ON DATABASE {database}"),
             ("GRANT CREATE ON DATABASE postgres TO {user}", "CREATE ON DATABASE postgres"),
@@ -418,20 +424,20 @@ EXCESS = [
     *(
         (given, f"{right} through PUBLIC", f"REVOKE {right} FROM PUBLIC")
         for given, right in (
-            ("GRANT TRUNCATE ON items TO PUBLIC", "TRUNCATE ON TABLE public.items"),
+            ("GRANT TRUNCATE ON probes TO PUBLIC", "TRUNCATE ON TABLE public.probes"),
             ("GRANT SELECT ON alembic_version TO PUBLIC", "SELECT ON TABLE public.alembic_version"),
             ("CREATE SCHEMA x; GRANT CREATE ON SCHEMA x TO PUBLIC", "CREATE ON SCHEMA x"),
         )
     ),
     (
-        "GRANT SELECT ON items TO {user} WITH GRANT OPTION",
-        "GRANT OPTION FOR SELECT ON TABLE public.items",
-        "REVOKE GRANT OPTION FOR SELECT ON TABLE public.items FROM {user} CASCADE",
+        "GRANT SELECT ON probes TO {user} WITH GRANT OPTION",
+        "GRANT OPTION FOR SELECT ON TABLE public.probes",
+        "REVOKE GRANT OPTION FOR SELECT ON TABLE public.probes FROM {user} CASCADE",
     ),
     (
-        "GRANT TRUNCATE ON items TO {group} WITH GRANT OPTION; SET ROLE {group}; GRANT TRUNCATE ON items TO {user}",
-        "TRUNCATE ON TABLE public.items",
-        "SET ROLE {group}; REVOKE TRUNCATE ON TABLE public.items FROM {user}; RESET ROLE",
+        "GRANT TRUNCATE ON probes TO {group} WITH GRANT OPTION; SET ROLE {group}; GRANT TRUNCATE ON probes TO {user}",
+        "TRUNCATE ON TABLE public.probes",
+        "SET ROLE {group}; REVOKE TRUNCATE ON TABLE public.probes FROM {user}; RESET ROLE",
     ),
     # Of objects that do not exist yet.
     (
@@ -487,12 +493,12 @@ def test_all_that_is_too_much_is_named_at_once(migrated: Deployed) -> None:
     names = names_of(migrated)
     with connect(migrated.url) as admin:
         admin.run(
-            "GRANT TRUNCATE, TRIGGER ON items, idempotency_keys TO {user}; ALTER ROLE {user} CREATEDB".format(**names)
+            "GRANT TRUNCATE, TRIGGER ON probes, idempotency_keys TO {user}; ALTER ROLE {user} CREATEDB".format(**names)
         )
         with pytest.raises(CommandError) as error:
             migrated.migrate()
         found = str(error.value).splitlines()[1:]
-        rights = [f"TRIGGER, TRUNCATE ON TABLE public.{table}" for table in ("idempotency_keys", "items")]
+        rights = [f"TRIGGER, TRUNCATE ON TABLE public.{table}" for table in ("idempotency_keys", "probes")]
         assert found == [
             f"CREATEDB: ALTER ROLE {migrated.user} NOCREATEDB;",
             *(f"{right}: REVOKE {right} FROM {migrated.user};" for right in rights),
@@ -505,9 +511,9 @@ def test_all_that_is_too_much_is_named_at_once(migrated: Deployed) -> None:
     "given",
     [
         "GRANT {group} TO {user}",
-        "GRANT {group} TO {user}; GRANT SELECT ON items TO {group}",
+        "GRANT {group} TO {user}; GRANT SELECT ON probes TO {group}",
         "CREATE SCHEMA x; CREATE TABLE x.y (); GRANT USAGE ON SCHEMA x TO {user}; GRANT DELETE ON x.y TO {user}",
-        "GRANT UPDATE (name) ON items TO {user}",
+        "GRANT UPDATE (name) ON probes TO {user}",
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN 1; GRANT EXECUTE ON FUNCTION f TO {user}",
         "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO {user}",
         "SET ROLE {user}; SELECT lo_create(4711); GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC",
@@ -533,10 +539,10 @@ def test_a_right_to_rows_or_none_that_matters_is_not_too_much(given: str, migrat
         ("SET statement_timeout", "SET statement_timeout = 0"),
         ("ALTER ROLE … SET", "ALTER ROLE {user} SET statement_timeout = 0"),
         ("ALTER ROLE … PASSWORD", "ALTER ROLE {user} PASSWORD 'x'"),
-        ("LOCK TABLE", "LOCK TABLE items"),
+        ("LOCK TABLE", "LOCK TABLE probes"),
         ("pg_advisory_lock", "SELECT pg_advisory_xact_lock(20261122)"),
         ("lo_create", "SELECT lo_create(4711)"),
-        ("nextval", "SELECT nextval('items_id_seq')"),
+        ("nextval", "SELECT nextval('probes_id_seq')"),
         ("pg_terminate_backend", "SELECT pg_terminate_backend(0)"),
         ("NOTIFY", "NOTIFY more"),
         ("pg_catalog", "SELECT FROM pg_catalog.pg_proc, pg_catalog.pg_roles LIMIT 1"),
@@ -650,7 +656,9 @@ def test_the_runbook_shows_who_may_and_drops_a_former_user(deployed: Deployed) -
     with deployed.connect(f"{deployed.user}_owner") as owner:
         theirs = [found[1:] for found in owner.run(show) if found[0] == deployed.user]
         rows = "DELETE, INSERT, SELECT, UPDATE"
-        assert theirs == [["idempotency_keys", rows], ["items", rows]]
+        assert [[name, rights] for name, rights in theirs if rights == rows] == [
+            [name, rows] for name in sorted(Base.metadata.tables)
+        ]
         for statement in drop.replace("former_user", deployed.user).split(";"):
             owner.run(statement)
         assert deployed.user not in [name for (name,) in owner.run("SELECT rolname FROM pg_roles")]
@@ -661,4 +669,4 @@ def test_the_function_that_migrates_makes_it(deployed: Deployed, monkeypatch: py
     monkeypatch.setenv("DATABASE_API_USER", deployed.user)
     assert handler({}, Context()) == {"Revision": HEAD}
     with deployed.connect() as api:
-        api.run("SELECT FROM items")
+        api.run("SELECT FROM probes")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Security
@@ -20,8 +21,8 @@ from handler.api.auth import PUBLIC, Caller, authorizer, calls_of, required_scop
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
 from handler.database.engine import engine
-from handler.main import app as shipped
-from tests.support.client import BODIES
+from handler.main import app as served
+from tests.support.client import example_bodies, probe_path
 from tests.support.event_files import FILES, load
 from tests.support.event_kinds import (
     ARN,
@@ -45,28 +46,42 @@ LACKING = 'Bearer realm="api", error="insufficient_scope", scope="{}"'
 
 Authorize = Callable[..., FastAPI]
 
-# Method and path of every route, and the scopes that it requires.
-ROUTES = {
-    ("GET", "/items/"): ["items:read"],
-    ("GET", "/items/{item_id}"): ["items:read"],
-    ("POST", "/items/"): ["items:write"],
-    ("PUT", "/items/{item_id}"): ["items:write"],
-    ("PATCH", "/items/{item_id}"): ["items:write"],
-    ("DELETE", "/items/{item_id}"): ["items:write"],
+# The routes that do not belong to a resource that the service ships, and the scopes that each requires.
+KNOWN = {
+    ("GET", "/probes/"): ["probes:read"],
+    ("GET", "/probes/{probe_id}"): ["probes:read"],
+    ("POST", "/probes/"): ["probes:write"],
+    ("PUT", "/probes/{probe_id}"): ["probes:write"],
+    ("PATCH", "/probes/{probe_id}"): ["probes:write"],
+    ("DELETE", "/probes/{probe_id}"): ["probes:write"],
     ("GET", "/health/ready"): [],
     ("GET", "/health/live"): "public",
     **{("GET", path): "public" for path in DOCUMENTATION},
 }
+
+
+def declared() -> Iterator[tuple[tuple[str, str], Any]]:
+    """Method and path of every route, and the scopes that it declares: None for a route that declares nothing."""
+    for context in iter_route_contexts(served.routes):
+        assert context.path
+        for method in (context.methods or set()) - {"HEAD"}:
+            is_public = context.path in DOCUMENTATION or PUBLIC.dependency in calls_of(context.dependant)
+            scopes = required_scopes(context.original_route) if not is_public else "public"  # type: ignore[arg-type] # it is an APIRoute
+            yield (method, context.path), scopes
+
+
+ROUTES = dict(declared())
 SCOPED = {route: " ".join(scopes) for route, scopes in ROUTES.items() if scopes not in ([], "public")}
-LISTED = Request("GET", "/items/")
+LISTED = Request("GET", "/probes/")
 
 
 def request_of(route: tuple[str, str]) -> Request:
     method, path = route
     body = b"{}" if method == "PATCH" else b""
     if method in ("POST", "PUT"):
-        body = json.dumps(BODIES[path.split("/")[1]]).encode()
-    return Request(method, re.sub(r"{\w+}", "1", path), headers=[JSON] if body else [], body=body)
+        body = json.dumps(example_bodies()[path.split("/")[1]]).encode()
+    known_id = str(UUID(int=1)) if path.startswith("/probes/") else "1"
+    return Request(method, re.sub(r"{\w+}", known_id, path), headers=[JSON] if body else [], body=body)
 
 
 def others(needed: str) -> str:
@@ -86,14 +101,9 @@ def assert_refused(answer: Received, status: int, challenge: str | None) -> None
 
 
 def test_every_route_declares_its_scopes_or_is_public() -> None:
-    found: dict[tuple[str, str], Any] = {}
-    for context in iter_route_contexts(shipped.routes):
-        assert context.path
-        for method in (context.methods or set()) - {"HEAD"}:
-            route = context.original_route
-            is_public = context.path in DOCUMENTATION or PUBLIC.dependency in calls_of(context.dependant)
-            found[method, context.path] = "public" if is_public else required_scopes(route)  # type: ignore[arg-type] # it is an APIRoute
-    assert found == ROUTES
+    assert {route: scopes for route, scopes in ROUTES.items() if route in KNOWN} == KNOWN
+    of_resources = {route: scopes for route, scopes in ROUTES.items() if route not in KNOWN}
+    assert all(isinstance(scopes, list) and scopes for scopes in of_resources.values()), of_resources
 
 
 def test_the_contract_says_which_scopes_each_operation_requires(authorize: Authorize) -> None:
@@ -181,7 +191,7 @@ def test_an_application_with_a_route_that_declares_no_authorization_is_not_serve
 
 
 def test_authorization_may_be_declared_by_a_route_a_router_an_inclusion_or_a_dependency(authorize: Authorize) -> None:
-    declared = requires_scopes("items:read")
+    declared = requires_scopes("probes:read")
 
     async def nested(_caller: Annotated[Any, declared]) -> None: ...
 
@@ -201,7 +211,7 @@ def test_authorization_may_be_declared_by_a_route_a_router_an_inclusion_or_a_dep
     authorize("jwt", add)
     for path in ("/test/route", "/test/router", "/test/inclusion", "/test/nested"):
         request = Request("GET", path)
-        for scope, status in [("items:read", 200), ("items:write", 403), ("", 403)]:
+        for scope, status in [("probes:read", 200), ("probes:write", 403), ("", 403)]:
             assert send(authorized("jwt", "HTTP API 2.0", request, scope)).status == status
         assert send(http_api_2(request)).status == 401
 
@@ -212,7 +222,7 @@ def test_authorization_may_be_declared_by_a_route_a_router_an_inclusion_or_a_dep
 @pytest.mark.parametrize(("mode", "kind"), WAYS)
 def test_a_request_with_an_authorizer_context_is_answered(mode: str, kind: str, authorize: Authorize) -> None:
     authorize(mode)
-    made = send(authorized(mode, kind, Request("POST", "/items/", headers=[JSON], body=LAMP)))
+    made = send(authorized(mode, kind, Request("POST", "/probes/", headers=[JSON], body=LAMP)))
     assert (made.status, send(authorized(mode, kind, LISTED)).status) == (201, 200)
 
 
@@ -229,10 +239,20 @@ def test_a_request_without_an_authorizer_context_is_401(
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
 def test_a_request_without_an_authorizer_context_learns_of_no_route(mode: str, authorize: Authorize) -> None:
     authorize(mode)
-    create_one = authorized(mode, "HTTP API 2.0", Request("POST", "/items/", headers=[JSON], body=LAMP))
+    create_one = authorized(mode, "HTTP API 2.0", Request("POST", "/probes/", headers=[JSON], body=LAMP))
     assert send(create_one).status == 201
     methods = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND")
-    paths = ("/items/", "/items/1", "/items/99", "/items/0", "/nothing", "/", "/health/ready", "/docs", "/ITEMS/")
+    paths = (
+        "/probes/",
+        probe_path(1),
+        probe_path(99),
+        "/probes/0",
+        "/nothing",
+        "/",
+        "/health/ready",
+        "/docs",
+        "/PROBES/",
+    )
     answers = [send(http_api_2(Request(method, path))) for method in methods for path in paths]
     assert {answer.body for answer in answers} == {answers[0].body, b""}  # HEAD has none
     assert all(answer.headers == answers[0].headers and answer.status == 401 for answer in answers)
@@ -240,7 +260,7 @@ def test_a_request_without_an_authorizer_context_learns_of_no_route(mode: str, a
 
 def test_an_authenticated_request_is_told_of_paths_and_methods(authorize: Authorize) -> None:
     authorize("jwt")
-    for method, path, status in [("GET", "/nothing", 404), ("TRACE", "/items/", 405), ("OPTIONS", "/items/", 204)]:
+    for method, path, status in [("GET", "/nothing", 404), ("TRACE", "/probes/", 405), ("OPTIONS", "/probes/", 204)]:
         assert send(authorized("jwt", "HTTP API 2.0", Request(method, path), scope="")).status == status
 
 
@@ -251,7 +271,7 @@ def test_an_authorizer_context_of_another_mode_is_none(authorize: Authorize) -> 
             assert send(authorized(other, kind, LISTED)).status == 401
 
 
-CLAIMS = {"sub": "ann", "scope": "items:read items:write"}
+CLAIMS = {"sub": "ann", "scope": "probes:read probes:write"}
 FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "claims in the place of another payload": lambda context: context | {"authorizer": {"claims": CLAIMS}},
     "a Lambda authorizer's context": lambda context: context | {"authorizer": {"lambda": {"jwt": {"claims": CLAIMS}}}},
@@ -280,7 +300,7 @@ def test_what_only_resembles_an_authorizer_context_is_none(name: str, mode: str,
     event = http_api_2(LISTED)
     event["requestContext"] = FORGED[name](event["requestContext"])
     if "elb" in event["requestContext"]:
-        event |= {"httpMethod": "GET", "path": "/items/"}
+        event |= {"httpMethod": "GET", "path": "/probes/"}
     assert send(event).status == 401
 
 
@@ -306,16 +326,16 @@ def test_nothing_that_a_client_sends_is_an_authorizer_context(mode: str, kind: s
         ("x-amzn-lambda-context", forged),
         ("requestcontext", forged),
         ("authorizer", forged),
-        ("scope", "items:read items:write"),
-        ("cookie", "authorizer=jwt; scope=items:read"),
+        ("scope", "probes:read probes:write"),
+        ("cookie", "authorizer=jwt; scope=probes:read"),
         JSON,
     ]
-    forging = Request("GET", "/items/", "scope=items:read&authorizer[jwt]=1", headers, forged.encode())
+    forging = Request("GET", "/probes/", "scope=probes:read&authorizer[jwt]=1", headers, forged.encode())
     assert send(KINDS[kind](forging)).status == 401
 
 
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.sampled_from(["items:read", ARN]),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.sampled_from(["probes:read", ARN]),
     lambda values: (
         st.lists(values, max_size=2)
         | st.dictionaries(
@@ -345,7 +365,7 @@ def test_a_route_gets_the_caller(authorize: Authorize) -> None:
     for mode, kind in WAYS:
         seen: list[Any] = []
 
-        async def me(caller: Annotated[Caller, Security(authorizer, scopes=["items:read"])]) -> None:
+        async def me(caller: Annotated[Caller, Security(authorizer, scopes=["probes:read"])]) -> None:
             seen.append(caller)  # noqa: B023 - it is called within the iteration
 
         authorize(mode, lambda app: app.get("/test/me")(me))
@@ -370,7 +390,7 @@ def test_a_route_takes_its_scope_and_no_other(route: tuple[str, str], kind: str,
 def test_head_needs_what_get_needs(authorize: Authorize) -> None:
     authorize("jwt")
     answers = [
-        send(authorized("jwt", "HTTP API 2.0", Request("HEAD", "/items/"), f"items:{s}")) for s in ("read", "write")
+        send(authorized("jwt", "HTTP API 2.0", Request("HEAD", "/probes/"), f"probes:{s}")) for s in ("read", "write")
     ]
     assert [answer.status for answer in answers] == [200, 403]
 
@@ -389,41 +409,41 @@ def with_claims(kind: str, claims: dict[str, Any]) -> int:
 
 
 GRANTING: list[dict[str, Any]] = [
-    {"scope": "items:read"},
-    {"scope": "openid items:read profile"},
-    {"scope": "[items:read items:write]"},  # a list, as HTTP APIs pass it
-    {"scope": "[items:read]"},
-    {"scope": ["openid", "items:read"]},  # a list, as REST APIs pass it
-    {"scp": "items:write items:read"},
-    {"scp": "[items:write items:read]"},
-    {"scp": ["items:read"]},
-    {"scope": "items:read", "scp": "other"},
+    {"scope": "probes:read"},
+    {"scope": "openid probes:read profile"},
+    {"scope": "[probes:read probes:write]"},  # a list, as HTTP APIs pass it
+    {"scope": "[probes:read]"},
+    {"scope": ["openid", "probes:read"]},  # a list, as REST APIs pass it
+    {"scp": "probes:write probes:read"},
+    {"scp": "[probes:write probes:read]"},
+    {"scp": ["probes:read"]},
+    {"scope": "probes:read", "scp": "other"},
 ]
 NOT_GRANTING: list[dict[str, Any]] = [
     {},
     {"scope": ""},
     {"scope": None},
     {"scope": 7},
-    {"scope": {"items:read": True}},
-    {"scope": "items:readonly"},
-    {"scope": "xitems:read"},
-    {"scope": "items:reader items:rea items"},
-    {"scope": "items:read:all"},
-    {"scope": "ITEMS:READ"},
-    {"scope": "items:read,items:write"},
-    {"scope": "openid\titems:read"},
-    {"scope": "openid\u00a0items:read"},
-    {"scope": "items:read\n"},
-    {"scope": "[items:readonly]"},
-    {"scope": "[[items:read]]"},
-    {"scope": "[items:read"},
-    {"scope": '["items:read"]'},
-    {"scope": ["items:read items:write"]},
-    {"scope": [["items:read"]]},
-    {"scope": "other", "scp": "items:read"},
-    {"permissions": "[items:read]"},
-    {"scopes": "items:read"},
-    {"cognito:groups": "[items:read]"},
+    {"scope": {"probes:read": True}},
+    {"scope": "probes:readonly"},
+    {"scope": "xprobes:read"},
+    {"scope": "probes:reader probes:rea probes"},
+    {"scope": "probes:read:all"},
+    {"scope": "PROBES:READ"},
+    {"scope": "probes:read,probes:write"},
+    {"scope": "openid\tprobes:read"},
+    {"scope": "openid\u00a0probes:read"},
+    {"scope": "probes:read\n"},
+    {"scope": "[probes:readonly]"},
+    {"scope": "[[probes:read]]"},
+    {"scope": "[probes:read"},
+    {"scope": '["probes:read"]'},
+    {"scope": ["probes:read probes:write"]},
+    {"scope": [["probes:read"]]},
+    {"scope": "other", "scp": "probes:read"},
+    {"permissions": "[probes:read]"},
+    {"scopes": "probes:read"},
+    {"cognito:groups": "[probes:read]"},
 ]
 
 
@@ -486,13 +506,13 @@ def test_a_refused_request_takes_no_connection_and_learns_nothing_of_its_body(
 ) -> None:
     authorize("jwt")
     body, headers = INVALID[name]
-    request = Request("POST", "/items/", "unknown=1", headers, body)
+    request = Request("POST", "/probes/", "unknown=1", headers, body)
     with proxy.counting() as count:
         assert_refused(send(http_api_2(request)), 401, BEARER)
-        refused = send(authorized("jwt", "HTTP API 2.0", request, "items:read"))
-        assert_refused(refused, 403, LACKING.format("items:write"))
+        refused = send(authorized("jwt", "HTTP API 2.0", request, "probes:read"))
+        assert_refused(refused, 403, LACKING.format("probes:write"))
     assert (count.connections, count.round_trips, len(checkouts)) == (0, 0, 0)
-    assert database.run("SELECT count(*) FROM items") == [[0]]
+    assert database.run("SELECT count(*) FROM probes") == [[0]]
 
 
 def test_of_the_routes_that_need_the_database_none_is_asked_without_the_scope(
@@ -521,14 +541,23 @@ def test_documentation_and_liveness_are_public_where_the_setting_says_so(authori
                 for event in (http_api_2(Request("GET", path)), rest_api(Request("HEAD", path))):
                     assert send(event).status == status
                 assert send(authorized(mode, "HTTP API 2.0", Request("GET", path), "")).status == 200
-            for path in ("/items/", "/items/1", "/health/ready", "/docs/", "/health/live/", "/health", "/", "//docs"):
+            for path in (
+                "/probes/",
+                probe_path(1),
+                "/health/ready",
+                "/docs/",
+                "/health/live/",
+                "/health",
+                "/",
+                "//docs",
+            ):
                 assert send(http_api_2(Request("GET", path))).status == 401
             assert send(http_api_2(Request("POST", "/health/live"))).status == (405 if public else 401)
 
 
 def test_what_is_public_is_so_behind_a_stage_and_a_base_path(authorize: Authorize) -> None:
     authorize("jwt", auth_public=True, base_path="/shop")
-    for path, status in [("/shop/health/live", 200), ("/shop/docs", 200), ("/shop/items/", 401), ("/shop", 401)]:
+    for path, status in [("/shop/health/live", 200), ("/shop/docs", 200), ("/shop/probes/", 401), ("/shop", 401)]:
         assert send(KINDS["REST API"](Request("GET", path))).status == status
     staged = rest_api(Request("GET", "/health/live"))
     staged["requestContext"]["domainName"] = "a1b2c3.execute-api.eu-central-1.amazonaws.com"
@@ -539,13 +568,13 @@ def test_a_preflight_needs_no_authorizer_context_and_a_page_can_read_why_it_was_
     origin = ("origin", "https://app.example")
     authorize("jwt", cors_origins=(origin[1],))
     asked = [origin, ("access-control-request-method", "PATCH"), ("access-control-request-headers", "authorization")]
-    paths = ("/items/1", "/nothing")
+    paths = (probe_path(1), "/nothing")
     allowed = [send(http_api_2(Request("OPTIONS", path, headers=asked))) for path in paths]
     assert [answer.status for answer in allowed] == [204, 204]
     assert allowed[0].headers == allowed[1].headers
     for event in (
-        http_api_2(Request("GET", "/items/", headers=[origin])),
-        authorized("jwt", "HTTP API 2.0", Request("GET", "/items/", headers=[origin]), ""),
+        http_api_2(Request("GET", "/probes/", headers=[origin])),
+        authorized("jwt", "HTTP API 2.0", Request("GET", "/probes/", headers=[origin]), ""),
     ):
         refused = send(event)
         assert refused.status in (401, 403)
@@ -556,14 +585,14 @@ def test_a_preflight_needs_no_authorizer_context_and_a_page_can_read_why_it_was_
 def test_without_origins_a_preflight_is_like_any_other_request(authorize: Authorize) -> None:
     authorize("jwt")
     asked = [("origin", "https://app.example"), ("access-control-request-method", "GET")]
-    assert_refused(send(http_api_2(Request("OPTIONS", "/items/1", headers=asked))), 401, BEARER)
+    assert_refused(send(http_api_2(Request("OPTIONS", probe_path(1), headers=asked))), 401, BEARER)
 
 
 # As it is deployed.
 
 PROCESS = """
 import json, sys
-from handler.main import handler
+from tests.support.client import handler
 for line in sys.stdin:
     print(handler(json.loads(line), None)["statusCode"], flush=True)
 """
@@ -583,8 +612,8 @@ def test_the_environment_decides_the_authorization_mode(environment: dict[str, s
     events = [
         http_api_2(LISTED),
         http_api_2(Request("GET", "/health/live")),
-        authorized("jwt", "HTTP API 2.0", LISTED, "items:write"),
-        authorized("jwt", "HTTP API 2.0", LISTED, "items:read"),
+        authorized("jwt", "HTTP API 2.0", LISTED, "probes:write"),
+        authorized("jwt", "HTTP API 2.0", LISTED, "probes:read"),
         authorized("iam", "HTTP API 2.0", LISTED),
     ]
     done = subprocess.run(

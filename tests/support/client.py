@@ -1,16 +1,17 @@
 """Calls the Lambda handler as API Gateway does, and reads its answer as a client does."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from uuid import UUID
 
 import tests.support.resources  # noqa: F401 - registers the probe, before the handler is imported
+from handler.app import create_app
 from handler.main import handler
 from local.events import Context, http_event, http_response
-
-# A valid body of each resource, by the first part of its paths. Yours is added here.
-BODIES: dict[str, Any] = {"items": {"name": "Lamp"}}
 
 
 @dataclass
@@ -52,3 +53,51 @@ def create(name: str = "Lamp", description: str | None = None) -> Any:
     response = call("POST", "/items/", {"name": name, "description": description})
     assert response.status == 201, response.body
     return response.json
+
+
+def create_probe(name: str = "Lamp", note: str | None = None) -> Any:
+    """A stored probe, as the API responds with it."""
+    response = call("POST", "/probes/", {"name": name, "note": note})
+    assert response.status == 201, response.body
+    return response.json
+
+
+def probe_path(number: int) -> str:
+    """The path of the probe that was created as `number`, from 1, since the test began."""
+    return f"/probes/{UUID(int=number)}"
+
+
+def listed(response: Response) -> list[Any]:
+    """The elements of a page of a list."""
+    elements: list[Any] = response.json["items"]
+    return elements
+
+
+@cache
+def example_bodies() -> dict[str, Any]:
+    """A valid body for the POST of each resource, by the first part of its path, from the examples of its schema."""
+    document = create_app().openapi()
+    found = {}
+    for path, operations in document["paths"].items():
+        if "requestBody" in operations.get("post", {}) and "{" not in path:
+            (content,) = operations["post"]["requestBody"]["content"].values()
+            found[path.split("/")[1]] = _example(content["schema"], document)
+    return found
+
+
+def _example(schema: Any, document: Any) -> Any:
+    """What is required by `schema`, and nothing else."""
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    for name in ("examples", "enum"):
+        if name in schema:
+            return schema[name][0]
+    if schema["type"] == "array":
+        return [_example(schema["items"], document)]
+    return {name: _example(schema["properties"][name], document) for name in schema.get("required", ())}
+
+
+def path_of_first(path: str) -> str:
+    """The path of the first row of a resource, for the path of a route: its only parameter is the row's id."""
+    rows = call("GET", path.partition("{")[0])
+    return re.sub(r"{\w+}", str(listed(rows)[0]["id"]), path) if "{" in path else path

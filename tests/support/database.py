@@ -12,10 +12,11 @@ import pg8000.native
 import pytest
 from sqlalchemy import NullPool
 
+from handler.database.base import Base
 from handler.database.connection import make_engine
-from handler.migrate import upgrade
+from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
-from tests.support.resources import create_probe_tables
+from tests.support.resources import probe_tables
 
 
 @contextmanager
@@ -56,9 +57,14 @@ def temporary_database(server_url: str, name: str, template: str = "template1") 
 
 def migrate(url: str) -> None:
     """Run the migrations on the database at `url`, and create the tables of the tests' own resource beside them."""
-    settings = read_database_settings({"DATABASE_URL": url})
-    upgrade(settings)
-    create_probe_tables(make_engine(settings, poolclass=NullPool))
+    upgrade(read_database_settings({"DATABASE_URL": url}))
+    create_probe_tables(url)
+
+
+def create_probe_tables(url: str) -> None:
+    """Create the tables of the tests' own resource, as the user in `url`."""
+    engine = make_engine(read_database_settings({"DATABASE_URL": url}), poolclass=NullPool)
+    Base.metadata.create_all(engine, probe_tables())
 
 
 def socket_path(url: str) -> str:

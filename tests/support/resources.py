@@ -7,7 +7,6 @@ must be imported before `handler.main`.
 from typing import Any
 
 from sqlalchemy import Table
-from sqlalchemy.engine import Engine
 
 from handler import resources
 from handler.database.base import Base
@@ -22,10 +21,6 @@ resources.import_models()
 def probe_tables() -> list[Table]:
     """The tables that no migration creates."""
     return [mapper.local_table for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(PROBE)]  # type: ignore[misc]
-
-
-def create_probe_tables(engine: Engine) -> None:
-    Base.metadata.create_all(engine, probe_tables())
 
 
 def is_shipped(object_: Any, _name: str | None, type_: str, *_: Any) -> bool:
