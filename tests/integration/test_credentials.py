@@ -13,11 +13,11 @@ from moto.server import ThreadedMotoServer
 
 from handler.database.credentials import aws, logins
 from handler.database.engine import engine
-from handler.settings import read_database_settings, settings
+from handler.settings import settings
 from local.postgres import server
 from tests.integration.test_faults import assert_unavailable
-from tests.support.client import Response, call, create
-from tests.support.database import connect, free_port
+from tests.support.client import Response, call, create_probe, probe_path
+from tests.support.database import connect, free_port, grant_probes, migrate
 
 REGION = "eu-central-1"
 SALT = secrets.token_hex()  # of every password: the server's port is open to all users of this machine
@@ -28,20 +28,18 @@ def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a migrated server, which listens on a TCP port as well, by its socket."""
     folder = tmp_path_factory.mktemp("scram")
     with server(folder, "-c", "fsync=off", port=free_port()) as url:
-        from handler.migrations.upgrade import upgrade
-
-        upgrade(read_database_settings({"DATABASE_URL": url}))
+        migrate(url)
         yield url
 
 
 @pytest.fixture
 def admin(password_server: str) -> Iterator[Any]:
-    """A connection of the superuser, to change the passwords of others; two users who may use the items."""
+    """A connection of the superuser, to change the passwords of others; two users who may use the probes."""
     with connect(password_server) as connection:
-        connection.run("TRUNCATE items RESTART IDENTITY")
+        connection.run("TRUNCATE probes, probe_readings RESTART IDENTITY")
         for user in ("ann", "bob"):
             connection.run(f"CREATE ROLE {user} LOGIN PASSWORD 'first{SALT}'")
-            connection.run(f"GRANT ALL ON items TO {user}")
+            grant_probes(connection, user)
         yield connection
         connection.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('ann', 'bob')")
         for user in ("ann", "bob"):
@@ -63,7 +61,7 @@ class Secret:
 
     def __init__(self, client: Any, port: int) -> None:
         self.client, self.port, self.calls = client, port, 0
-        self.arn = client.create_secret(Name=f"items-{time.monotonic_ns()}", SecretString=self.text("ann", "first"))[
+        self.arn = client.create_secret(Name=f"database-{time.monotonic_ns()}", SecretString=self.text("ann", "first"))[
             "ARN"
         ]
 
@@ -115,59 +113,59 @@ def let_time_pass() -> None:
 
 def test_a_secret_is_read_once_and_used_for_every_connection(secret: Secret) -> None:
     for _ in range(3):
-        create()
+        create_probe()
         reconnect()
     assert secret.calls == 1
 
 
 def test_a_password_that_changed_costs_one_refresh_and_no_request(secret: Secret, admin: Any) -> None:
-    create()
+    create_probe()
     secret.put(secret.text("ann", "second"))
     admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
     reconnect()
     let_time_pass()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
     assert secret.calls == 2
 
 
 def test_a_connection_that_is_lost_after_a_rotation_is_replaced_with_the_new_password(
     secret: Secret, admin: Any
 ) -> None:
-    create()
+    create_probe()
     secret.put(secret.text("ann", "second"))
     admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
     let_time_pass()
     admin.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ann'")
-    assert call("POST", "/items/", {"name": "new"}).status == 201
+    assert call("POST", "/probes/", {"name": "new"}).status == 201
 
 
 def test_the_pending_version_is_tried_in_the_window_of_a_single_user_s_rotation(secret: Secret, admin: Any) -> None:
     """Between setSecret and finishSecret the server takes only what is still pending."""
-    create()
+    create_probe()
     secret.put(secret.text("ann", "second"), "AWSPENDING")
     admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
     reconnect()
     let_time_pass()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
     assert secret.calls == 3
     reconnect()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
     assert secret.calls == 3, "what was accepted is tried first"
 
 
 def test_alternating_users_change_the_name_too(secret: Secret, admin: Any) -> None:
-    create()
+    create_probe()
     secret.put(secret.text("bob", "first"))
     admin.run(f"ALTER ROLE ann PASSWORD 'retired{SALT}'")
     reconnect()
     let_time_pass()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
     assert admin.run("SELECT count(*) FROM pg_stat_activity WHERE usename = 'bob'") == [[1]]
 
 
 def test_a_rotation_of_alternating_users_under_steady_traffic_loses_no_request(secret: Secret, admin: Any) -> None:
     """50 requests a second. Two rotations, each of which ends every connection of the user whose password changes."""
-    create()
+    create_probe()
     statuses = []
     started = time.monotonic()
     for number in range(150):
@@ -178,7 +176,7 @@ def test_a_rotation_of_alternating_users_under_steady_traffic_loses_no_request(s
             let_time_pass()  # rotations are days apart
             admin.run(f"ALTER ROLE {old} PASSWORD 'retired at {number}{SALT}'")
             admin.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{old}'")
-        method, path, body = ("POST", "/items/", {"name": "x"}) if number % 2 else ("GET", "/items/1", None)
+        method, path, body = ("POST", "/probes/", {"name": "x"}) if number % 2 else ("GET", probe_path(1), None)
         statuses.append(call(method, path, body).status)
         time.sleep(max(0.0, started + number / 50 - time.monotonic()))
     assert statuses == [200, 201] * 75
@@ -186,26 +184,26 @@ def test_a_rotation_of_alternating_users_under_steady_traffic_loses_no_request(s
 
 @pytest.mark.usefixtures("secret")
 def test_what_was_accepted_survives_an_outage_of_secrets_manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    create()
+    create_probe()
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1")
     reconnect()
     let_time_pass()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 def test_in_the_window_that_nothing_bridges_the_answer_is_503_and_then_it_works(secret: Secret, admin: Any) -> None:
-    create()
+    create_probe()
     admin.run(f"ALTER ROLE ann PASSWORD 'unknown to the secret{SALT}'")
     reconnect()
     let_time_pass()
-    assert_unavailable(call("GET", "/items/1"))
+    assert_unavailable(call("GET", probe_path(1)))
     calls = secret.calls
     for _ in range(10):
-        assert_unavailable(call("GET", "/items/1"))
+        assert_unavailable(call("GET", probe_path(1)))
     assert secret.calls == calls, "Secrets Manager is asked no more often than every 5 s"
     secret.put(secret.text("ann", "unknown to the secret"))
     let_time_pass()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 @pytest.mark.usefixtures("secret")
@@ -220,19 +218,19 @@ def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_o
 
     monkeypatch.setattr(aws, "secret_value", throttled)
     for _ in range(100):
-        assert_unavailable(call("GET", "/items/1"))
+        assert_unavailable(call("GET", probe_path(1)))
     assert all(later - earlier >= 5 for earlier, later in pairwise(calls))
     assert calls
 
 
 def test_with_the_database_gone_a_known_secret_is_not_requested_for(secret: Secret) -> None:
-    create()
+    create_probe()
     secret.put(secret.text("ann", "first").replace(str(secret.port), "1"))
     logins._accepted.clear()
     reconnect()
     let_time_pass()
     for _ in range(100):
-        assert_unavailable(call("GET", "/items/1"))
+        assert_unavailable(call("GET", probe_path(1)))
     assert secret.calls == 2
 
 
@@ -282,7 +280,7 @@ def test_a_control_character_in_a_secret_is_refused_before_anything_is_sent(
 def test_a_password_without_control_characters_is_sent_as_it_is(password: str, secret: Secret, admin: Any) -> None:
     admin.run("ALTER ROLE ann PASSWORD '{}'".format((password + SALT).replace("'", "''")))
     secret.put(secret.text("ann", password))
-    create()
+    create_probe()
 
 
 @pytest.mark.parametrize("fields", [{"dbname": None}, {"dbname": ""}, {"engine": None, "more": [1]}])
@@ -291,7 +289,7 @@ def test_a_secret_may_leave_out_what_the_url_says(
 ) -> None:
     configure(secret_arn=secret.arn, host="127.0.0.1", port=secret.port, database="postgres")
     secret.put(secret.with_fields(password=f"first{SALT}", host="", port=None, **fields))
-    create()
+    create_probe()
 
 
 @pytest.mark.usefixtures("secret")

@@ -22,14 +22,14 @@ from handler.database.deadline import timeout_after
 from handler.database.driver.connection import Connection
 from handler.database.driver.stream import Stream, open_socket
 from handler.database.session import SessionDep
-from handler.items.models import Item
 from handler.settings import read_database_settings
 from local.events import Context
 from tests.integration.test_faults import assert_unavailable, let_lie, pooled
 from tests.support.certificates import authority, issue
-from tests.support.client import Response, call, create
+from tests.support.client import Response, call, create_probe, probe_path
 from tests.support.database import socket_path
 from tests.support.network import Network, network_namespace
+from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
 
 PROMPT, SILENT = 6.0, 8.0  # seconds: one dead connection; a dead network
@@ -80,19 +80,19 @@ def request(method: str, path: str, body: Any = None) -> Response:
 
 @pytest.mark.usefixtures("database_port")
 def test_a_read_on_a_dead_connection_is_answered_on_a_new_one(network: Network) -> None:
-    item = create()
+    probe = create_probe()
     network.drop(own_port())
     with at_most(PROMPT):
-        assert request("GET", "/items/1").json == item
+        assert request("GET", probe_path(1)).json == probe
 
 
 @pytest.mark.usefixtures("database_port")
 def test_a_write_on_a_dead_connection_is_stored_once_on_a_new_one(network: Network, database: Any) -> None:
-    create()
+    create_probe()
     network.drop(own_port())
     with at_most(PROMPT):
-        assert request("POST", "/items/", {"name": "new"}).status == 201
-    assert database.run("SELECT name FROM items ORDER BY id") == [["Lamp"], ["new"]]
+        assert request("POST", "/probes/", {"name": "new"}).status == 201
+    assert database.run("SELECT name FROM probes ORDER BY id") == [["Lamp"], ["new"]]
 
 
 @pytest.mark.usefixtures("database_port")
@@ -101,21 +101,21 @@ def test_a_commit_on_a_dead_connection_is_503_and_stored_at_most_once(
 ) -> None:
     @app.post("/test/commit")
     async def _route(session: SessionDep) -> None:
-        session.execute(insert(Item).values(name="new"))
+        session.execute(insert(Probe).values(name="new"))
         network.drop(session.connection().connection.dbapi_connection._usock.getsockname()[1])  # type: ignore[union-attr]
 
-    create()
+    create_probe()
     with at_most(PROMPT):
         assert_unavailable(request("POST", "/test/commit"))
-    assert database.run("SELECT count(*) FROM items WHERE name = 'new'") in ([[0]], [[1]])
-    assert request("GET", "/items/1").status == 200
+    assert database.run("SELECT count(*) FROM probes WHERE name = 'new'") in ([[0]], [[1]])
+    assert request("GET", probe_path(1)).status == 200
 
 
 @pytest.mark.usefixtures("database_port")
 def test_a_peer_that_dies_while_its_reply_is_awaited_is_noticed_too(network: Network, database: Any) -> None:
     """It has acknowledged the statement: nothing is sent again, and only probes find out."""
-    item = create()
-    database.run("BEGIN; LOCK items")
+    probe = create_probe()
+    database.run("BEGIN; LOCK probes")
 
     def die() -> None:
         network.drop(port)
@@ -125,27 +125,27 @@ def test_a_peer_that_dies_while_its_reply_is_awaited_is_noticed_too(network: Net
     death = threading.Timer(0.2, die)  # its thread is in this network, too
     death.start()
     with at_most(PROMPT):
-        assert request("GET", "/items/1").json == item
+        assert request("GET", probe_path(1)).json == probe
     death.join()
 
 
 def test_a_dead_network_is_503_in_time(network: Network, database_port: int, database: Any) -> None:
-    create()
+    create_probe()
     network.drop(database_port)
     with at_most(SILENT):
-        assert_unavailable(request("POST", "/items/", {"name": "new"}))
+        assert_unavailable(request("POST", "/probes/", {"name": "new"}))
     with at_most(SILENT):
-        assert_unavailable(request("GET", "/items/1"))
-    assert database.run("SELECT name FROM items") == [["Lamp"]]
+        assert_unavailable(request("GET", probe_path(1)))
+    assert database.run("SELECT name FROM probes") == [["Lamp"]]
 
 
 @pytest.mark.usefixtures("database_port")
 def test_a_connection_that_died_at_rest_costs_no_request(network: Network) -> None:
-    item = create()
+    probe = create_probe()
     network.drop(own_port())
     let_lie()
     with at_most(PROMPT):
-        assert request("GET", "/items/1").json == item
+        assert request("GET", probe_path(1)).json == probe
 
 
 def test_a_dead_peer_is_noticed_behind_tls_too(network: Network, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
 from tests.integration.test_faults import assert_unavailable
-from tests.support.client import call, create
+from tests.support.client import call, create_probe, probe_path
 from tests.support.database import connect, temporary_database
 from tests.support.proxy import Proxy
 
@@ -40,15 +40,15 @@ def nobody_is_busy() -> bool:
 
 
 def test_a_lock_that_is_not_given_in_time_is_503_and_nobody_waits_for_it_any_more(database: Any) -> None:
-    create()
+    create_probe()
     database.run("BEGIN")
-    database.run("SELECT * FROM items FOR UPDATE")
+    database.run("SELECT * FROM probes FOR UPDATE")
     context = Context(timeout=1.0)
-    assert_unavailable(call("PATCH", "/items/1", {"name": "new"}, context=context))
+    assert_unavailable(call("PATCH", probe_path(1), {"name": "new"}, context=context))
     assert context.get_remaining_time_in_millis() > 0
     assert nobody_is_busy(), "the statement was not cancelled on the server"
     database.run("ROLLBACK")
-    assert call("PATCH", "/items/1", {"name": "new"}).json["version"] == 2
+    assert call("PATCH", probe_path(1), {"name": "new"}).json["version"] == 2
 
 
 def test_a_statement_that_takes_too_long_is_503_and_ends_on_the_server(app: FastAPI) -> None:
@@ -60,29 +60,29 @@ def test_a_statement_that_takes_too_long_is_503_and_ends_on_the_server(app: Fast
     assert_unavailable(call("GET", "/test/slow", context=context))
     assert context.get_remaining_time_in_millis() > 0
     assert nobody_is_busy()
-    assert call("GET", "/items/").status == 200
+    assert call("GET", "/probes/").status == 200
 
 
 def test_too_little_time_is_503_at_once_and_touches_nothing(proxy: Proxy) -> None:
-    create()
+    create_probe()
     with proxy.counting() as count:
-        for method, path, body in [("GET", "/items/1", None), ("POST", "/items/", {"name": "x"})]:
+        for method, path, body in [("GET", probe_path(1), None), ("POST", "/probes/", {"name": "x"})]:
             assert_unavailable(call(method, path, body, context=Context(timeout=0.4)))
         assert call("GET", "/health/live", context=Context(timeout=0.4)).status == 200
     assert count.bytes_sent == 0
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 def test_no_time_for_the_commit_is_503_and_nothing_is_stored(app: FastAPI, database: Any) -> None:
     @app.post("/test/late")
     async def _route(session: SessionDep) -> None:
-        session.execute(text("INSERT INTO items (name) VALUES ('late')"))
+        session.execute(text("INSERT INTO probes (name) VALUES ('late')"))
         time.sleep(0.3)  # noqa: ASYNC251 - as a route that computes
 
     assert_unavailable(call("POST", "/test/late", context=Context(timeout=0.7)))
-    assert database.run("SELECT * FROM items") == []
-    assert create("after")["name"] == "after"
-    assert database.run("SELECT name FROM items") == [["after"]], (
+    assert database.run("SELECT * FROM probes") == []
+    assert create_probe("after")["name"] == "after"
+    assert database.run("SELECT name FROM probes") == [["after"]], (
         "the next request has committed what this one had sent"
     )
 
@@ -93,32 +93,32 @@ def test_no_time_for_the_commit_of_a_session_of_one_s_own_leaves_no_transaction_
     @app.post("/test/late")
     async def _route() -> None:
         with Session(engine) as session:
-            session.execute(text("INSERT INTO items (name) VALUES ('late')"))
+            session.execute(text("INSERT INTO probes (name) VALUES ('late')"))
             time.sleep(0.3)  # noqa: ASYNC251 - as a route that computes
             session.commit()
 
     assert_unavailable(call("POST", "/test/late", context=Context(timeout=0.7)))
-    assert create("after")["name"] == "after"
-    assert database.run("SELECT name FROM items") == [["after"]]
+    assert create_probe("after")["name"] == "after"
+    assert database.run("SELECT name FROM probes") == [["after"]]
 
 
 def test_a_pool_that_stays_empty_is_503_in_time() -> None:
-    create()
+    create_probe()
     with engine.connect():
         context = Context(timeout=1.0)
-        assert_unavailable(call("GET", "/items/1", context=context))
+        assert_unavailable(call("GET", probe_path(1), context=context))
         assert context.get_remaining_time_in_millis() > 0
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 def test_a_network_that_is_too_slow_is_503_in_time(proxy: Proxy) -> None:
-    create()
+    create_probe()
     context = Context(timeout=1.0)
     proxy.latency = 2.0
-    assert_unavailable(call("GET", "/items/1", context=context))
+    assert_unavailable(call("GET", probe_path(1), context=context))
     assert context.get_remaining_time_in_millis() > 0
     proxy.latency = 0.0
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,12 @@ from handler.database.connection import connect as connect_to
 from handler.database.driver.connection import Connection
 from handler.database.engine import engine
 from handler.database.session import SessionDep
-from handler.items.models import Item
-from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings, settings
 from local.events import Context
 from local.postgres import server
-from tests.support.client import Response, call, create
-from tests.support.database import socket_path
+from tests.support.client import Response, call, create_probe, probe_path
+from tests.support.database import grant_probes, migrate, socket_path
+from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
 
 Fault = Callable[[Proxy], object]
@@ -50,11 +49,11 @@ SEEN_AT_ONCE: dict[str, Fault] = {
 }
 SEEN_AFTER_A_REST: dict[str, Fault] = {"half-open": lambda proxy: proxy.half_open(), "black hole": black_hole}
 REQUESTS: list[tuple[str, str, Any, int]] = [
-    ("GET", "/items/1", None, 200),
-    ("GET", "/items/", None, 200),
-    ("POST", "/items/", {"name": "new"}, 201),
-    ("PATCH", "/items/1", {"name": "new"}, 200),
-    ("DELETE", "/items/1", None, 204),
+    ("GET", probe_path(1), None, 200),
+    ("GET", "/probes/", None, 200),
+    ("POST", "/probes/", {"name": "new"}, 201),
+    ("PATCH", probe_path(1), {"name": "new"}, 200),
+    ("DELETE", probe_path(1), None, 204),
 ]
 
 
@@ -70,11 +69,11 @@ def test_a_connection_that_died_is_replaced_within_the_request(
     fault: str, request_: tuple[str, str, Any, int], proxy: Proxy, database: Any
 ) -> None:
     method, path, body, status = request_
-    create()
+    create_probe()
     SEEN_AT_ONCE[fault](proxy)
     assert call(method, path, body).status == status
     expected = {"POST": [("Lamp",), ("new",)], "PATCH": [("new",)], "DELETE": []}.get(method, [("Lamp",)])
-    assert [tuple(row) for row in database.run("SELECT name FROM items ORDER BY id")] == expected
+    assert [tuple(row) for row in database.run("SELECT name FROM probes ORDER BY id")] == expected
 
 
 @pytest.mark.parametrize("fault", SEEN_AT_ONCE | SEEN_AFTER_A_REST)
@@ -82,7 +81,7 @@ def test_a_connection_that_died_is_replaced_within_the_request(
 def test_after_a_rest_every_dead_connection_is_replaced_within_the_request(
     fault: str, request_: tuple[str, str, Any, int], proxy: Proxy
 ) -> None:
-    create()
+    create_probe()
     (SEEN_AT_ONCE | SEEN_AFTER_A_REST)[fault](proxy)
     let_lie()
     method, path, body, status = request_
@@ -92,57 +91,57 @@ def test_after_a_rest_every_dead_connection_is_replaced_within_the_request(
 @pytest.mark.parametrize("fault", SEEN_AFTER_A_REST)
 def test_a_peer_that_acknowledges_and_never_replies_costs_one_request_its_time(fault: str, proxy: Proxy) -> None:
     """Its kernel lives, as that of a server with a slow statement does; test_dead_peers.py has those whose does not."""
-    create()
+    create_probe()
     SEEN_AFTER_A_REST[fault](proxy)
     context = Context(timeout=1.0)
-    assert_unavailable(call("GET", "/items/1", context=context))
+    assert_unavailable(call("GET", probe_path(1), context=context))
     assert context.get_remaining_time_in_millis() > 0
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 def test_a_backend_that_was_ended_is_replaced_within_the_request(database: Any) -> None:
-    create()
+    create_probe()
     database.run(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
-    assert call("POST", "/items/", {"name": "new"}).status == 201
-    assert call("GET", "/items/2").status == 200
+    assert call("POST", "/probes/", {"name": "new"}).status == 201
+    assert call("GET", probe_path(2)).status == 200
 
 
 def test_a_database_that_refuses_connections_is_503_until_it_is_back(proxy: Proxy) -> None:
-    create()
+    create_probe()
     proxy.refuse()
     proxy.reset()
-    assert_unavailable(call("GET", "/items/1"))
-    assert_unavailable(call("POST", "/items/", {"name": "new"}))
+    assert_unavailable(call("GET", probe_path(1)))
+    assert_unavailable(call("POST", "/probes/", {"name": "new"}))
     assert_unavailable(call("GET", "/health/ready"))
     assert call("GET", "/health/live").status == 200
     proxy.restore()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 def test_a_network_that_swallows_everything_is_503_in_time(proxy: Proxy) -> None:
-    create()
+    create_probe()
     proxy.black_hole()
     for _ in range(2):  # with a connection, and without one
         context = Context(timeout=1.2)
-        assert_unavailable(call("GET", "/items/1", context=context))
+        assert_unavailable(call("GET", probe_path(1), context=context))
         assert context.get_remaining_time_in_millis() > 0
     proxy.restore()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
 
 
 def test_a_connection_lost_at_commit_is_no_2xx(app: FastAPI, proxy: Proxy, database: Any) -> None:
     @app.post("/test/commit")
     async def _route(session: SessionDep) -> None:
-        session.execute(insert(Item).values(name="lost"))
+        session.execute(insert(Probe).values(name="lost"))
         proxy.reset_on_next_write()
 
-    create()
+    create_probe()
     assert_unavailable(call("POST", "/test/commit"))
-    assert [row[0] for row in database.run("SELECT name FROM items")] == ["Lamp"]
-    assert create("after")["name"] == "after"
+    assert [row[0] for row in database.run("SELECT name FROM probes")] == ["Lamp"]
+    assert create_probe("after")["name"] == "after"
 
 
 def test_a_connection_lost_in_mid_transaction_does_not_go_on_as_another(
@@ -152,14 +151,14 @@ def test_a_connection_lost_in_mid_transaction_does_not_go_on_as_another(
 
     @app.post("/test/second")
     async def _route(session: SessionDep) -> None:
-        session.execute(insert(Item).values(name="first"))
+        session.execute(insert(Probe).values(name="first"))
         proxy.reset()
-        session.execute(insert(Item).values(name="second"))
+        session.execute(insert(Probe).values(name="second"))
 
-    create()
+    create_probe()
     assert_unavailable(call("POST", "/test/second"))
-    assert [row[0] for row in database.run("SELECT name FROM items")] == ["Lamp"]
-    assert create("after")["name"] == "after"
+    assert [row[0] for row in database.run("SELECT name FROM probes")] == ["Lamp"]
+    assert create_probe("after")["name"] == "after"
 
 
 def test_a_server_that_shuts_down_and_comes_back_is_found_again(
@@ -175,13 +174,13 @@ def test_a_server_that_shuts_down_and_comes_back_is_found_again(
             monkeypatch.setattr(connection, "address_of", lambda *_: (socket_path(url), 0, None))
             monkeypatch.setitem(vars(settings().database), "database", "postgres")
             monkeypatch.setitem(vars(settings().database), "password", database.password)
-            upgrade(database)
-            item = create()
-        assert_unavailable(call("GET", "/items/1"))
-        assert_unavailable(call("POST", "/items/", {"name": "new"}))
+            migrate(url)
+            probe = create_probe()
+        assert_unavailable(call("GET", probe_path(1)))
+        assert_unavailable(call("POST", "/probes/", {"name": "new"}))
         with server(folder, "-c", "fsync=off") as url:
-            assert call("GET", "/items/1").json == item
-            assert call("POST", "/items/", {"name": "new"}).status == 201
+            assert call("GET", probe_path(1)).json == probe
+            assert call("POST", "/probes/", {"name": "new"}).status == 201
     finally:
         engine.dispose()
 
@@ -189,13 +188,13 @@ def test_a_server_that_shuts_down_and_comes_back_is_found_again(
 def test_a_server_without_a_free_connection_is_503(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     role = f"limited_{os.getpid()}"
     database.run(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
-    database.run(f"GRANT ALL ON items TO {role}")
+    grant_probes(database, role)
     engine.dispose()
     try:
         monkeypatch.setitem(vars(settings().database), "user", role)
-        assert_unavailable(call("GET", "/items/1"))
+        assert_unavailable(call("GET", probe_path(1)))
         database.run(f"ALTER ROLE {role} CONNECTION LIMIT 1")
-        assert call("GET", "/items/1").status == 404
+        assert call("GET", probe_path(1)).status == 404
     finally:
         engine.dispose()
         database.run(f"DROP OWNED BY {role}")
@@ -204,15 +203,15 @@ def test_a_server_without_a_free_connection_is_503(database: Any, monkeypatch: p
 
 def test_a_server_that_was_the_primary_is_left_for_another(database: Any) -> None:
     """After a failover the old primary answers reads and refuses writes; a new connection finds the new one."""
-    create()
+    create_probe()
     name = database.run("SELECT current_database()")[0][0]
     engine.dispose()
     database.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     try:
-        assert_unavailable(call("POST", "/items/", {"name": "new"}))
+        assert_unavailable(call("POST", "/probes/", {"name": "new"}))
     finally:
         database.run(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-    assert call("POST", "/items/", {"name": "new"}).status == 201
+    assert call("POST", "/probes/", {"name": "new"}).status == 201
 
 
 def test_a_read_that_always_loses_leaves_no_transaction_behind(database: Any) -> None:

@@ -12,8 +12,8 @@ from sqlalchemy import insert, text
 
 from handler.database.driver import connection, protocol, statements, stream, synchronized
 from handler.database.session import SessionDep
-from handler.items.models import Item
-from tests.support.client import Response, call, create
+from tests.support.client import Response, call, create_probe, probe_path
+from tests.support.probe.models import Probe
 
 IN_TRANSACTION = (
     "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
@@ -43,19 +43,19 @@ def failing(error: type[Exception], number: int) -> Iterator[list[str]]:
 def requests(app: FastAPI) -> dict[str, Callable[[], Response]]:
     @app.post("/test/fails")
     async def _fails(session: SessionDep) -> None:
-        session.execute(insert(Item).values(name="undone"))
+        session.execute(insert(Probe).values(name="undone"))
         raise ValueError
 
     @app.post("/test/refused")
     async def _refused(session: SessionDep) -> None:
-        session.execute(insert(Item).values(name="undone"))
+        session.execute(insert(Probe).values(name="undone"))
         session.execute(text("select 1 / 0"))
 
     return {
         "a route that fails": lambda: call("POST", "/test/fails"),
         "a statement that is refused": lambda: call("POST", "/test/refused"),
-        "a read": lambda: call("GET", "/items/1"),
-        "a write": lambda: call("POST", "/items/", {"name": "new"}),
+        "a read": lambda: call("GET", probe_path(1)),
+        "a write": lambda: call("POST", "/probes/", {"name": "new"}),
     }
 
 
@@ -64,19 +64,19 @@ def requests(app: FastAPI) -> dict[str, Callable[[], Response]]:
 def test_wherever_memory_ends_the_next_request_has_a_connection_and_nothing_is_half_done(
     name: str, error: type[Exception], requests: dict[str, Callable[[], Response]], database: Any
 ) -> None:
-    create()
+    create_probe()
     with failing(error, 0) as names:
         expected = requests[name]().status
     assert len(names) > 3
     for number in range(1, len(names) + 1):
-        before = database.run("SELECT count(*) FROM items")[0][0]
+        before = database.run("SELECT count(*) FROM probes")[0][0]
         with failing(error, number):
             response = requests[name]()
-        stored = database.run("SELECT count(*) FROM items")[0][0] - before
+        stored = database.run("SELECT count(*) FROM probes")[0][0] - before
         # A COMMIT whose reply is not read is in doubt: 503, or 500 when the reply was read.
         possible = {201: (1,)}.get(response.status, (0, 1) if expected == 201 else (0,))
         assert stored in possible, f"{names[number - 1]}, call {number}: {response.status}"
         assert response.status in (expected, 500, 503)
-        assert call("GET", "/items/1").status == 200, f"after {names[number - 1]}, call {number}"
-        assert call("POST", "/items/", {"name": "next"}).status == 201
+        assert call("GET", probe_path(1)).status == 200, f"after {names[number - 1]}, call {number}"
+        assert call("POST", "/probes/", {"name": "next"}).status == 201
         assert database.run(IN_TRANSACTION) == [[0]]

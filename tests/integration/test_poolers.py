@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import pg8000.native
 import pytest
@@ -27,14 +28,13 @@ from handler.database.connection import connect, make_engine
 from handler.database.deadline import timeout_after
 from handler.database.driver.connection import Connection
 from handler.database.engine import engine
-from handler.items.models import Item
-from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
 from tests.support.database import connect as connect_directly
-from tests.support.database import socket_path, temporary_database
+from tests.support.database import migrate, socket_path, temporary_database
 from tests.support.pgbouncer import binary, pgbouncer
 from tests.support.ports import reserved_port
+from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy, _Connection, _Pipe
 
 ROOT = Path(__file__).parents[2]
@@ -138,21 +138,21 @@ sys.exit(any(process.exitcode for process in processes))
 
 def use_the_service(number: int) -> None:
     """What each of the many processes does. Reads and lists are in AUTOCOMMIT, the others are transactions."""
-    from tests.items.cursors import items_cursor
-    from tests.support.client import call  # a process that forks must not have made the handler's event loop
+    from tests.support.client import call, listed  # a process that forks must not have made the handler's event loop
+    from tests.support.cursors import probe_cursor
 
     for cycle in range(ROUNDS):
         token = f"{number}-{cycle}-{random.random()}"
-        created = call("POST", "/items/", {"name": token})
+        created = call("POST", "/probes/", {"name": token})
         assert (created.status, created.json["name"]) == (201, token), created
-        path = f"/items/{created.json['id']}"
+        path = f"/probes/{created.json['id']}"
         assert call("GET", path).json == created.json
-        cursor = items_cursor(b"[%d]" % (created.json["id"] + 1))
-        listed = call("GET", "/items/", query=f"limit=1&cursor={cursor}")
-        assert listed.json["items"] == [created.json]
-        changed = call("PATCH", path, {"description": token})
-        assert (changed.status, changed.json["description"], changed.json["version"]) == (200, token, 2), changed
-        assert call("GET", path).json == changed.json
+        cursor = probe_cursor(UUID(int=UUID(created.json["id"]).int + 1))
+        page = call("GET", "/probes/", query=f"limit=1&cursor={cursor}")
+        assert listed(page) == [created.json]
+        changed = call("PATCH", path, {"note": token})
+        assert (changed.status, changed.json["note"], changed.json["version"]) == (200, token, 2), changed
+        assert call("GET", path).json == created.json | changed.json
         if cycle % 2:
             assert call("DELETE", path).status == 204
             assert call("GET", path).status == 404
@@ -160,7 +160,6 @@ def use_the_service(number: int) -> None:
 
 @needs_pgbouncer
 def test_many_processes_on_two_connections_get_their_own_answers(pooler: str, port: int, database: Any) -> None:
-    database.run("ALTER TABLE items ALTER id RESTART WITH 1000")  # a cursor is after some id above 0
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", MANY],
         cwd=ROOT,
@@ -171,7 +170,7 @@ def test_many_processes_on_two_connections_get_their_own_answers(pooler: str, po
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert database.run("SELECT count(*), count(DISTINCT name) FROM items") == [[PROCESSES * ROUNDS // 2] * 2]
+    assert database.run("SELECT count(*), count(DISTINCT name) FROM probes") == [[PROCESSES * ROUNDS // 2] * 2]
     with console(port) as admin:
         assert len(admin.run("SHOW SERVERS")) == 2
 
@@ -193,20 +192,20 @@ def take_steps(url: str, seed: int) -> int:
         elif kind == "plain read":
             assert cursor.execute(f"SELECT '{token}'").fetchall() == ([token],)
         elif kind == "write":
-            cursor.execute("INSERT INTO items (name) VALUES (%s) RETURNING name", (token,))
+            cursor.execute("INSERT INTO probes (name) VALUES (%s) RETURNING name", (token,))
             assert cursor.fetchall() == ([token],)
             stored += 1
         elif kind == "refused":
             with pytest.raises(dbapi.IntegrityError) as refused:
-                cursor.execute("INSERT INTO items (name) VALUES (%s)", (" ",))
-            assert refused.value.args[0]["n"] == "ck_items_name_not_blank"
+                cursor.execute("INSERT INTO probes (name) VALUES (%s)", (" ",))
+            assert refused.value.args[0]["n"] == "ck_probes_name_not_blank"
         else:
             level = "serializable" if kind == "rollback" else "read committed"
             transaction = "SELECT %s, pg_backend_pid(), pg_current_xact_id()::text"
             [(mine, *first)] = cursor.execute(transaction, (token,)).fetchall()
-            cursor.execute("INSERT INTO items (name) VALUES (%s)", (token,))
+            cursor.execute("INSERT INTO probes (name) VALUES (%s)", (token,))
             assert cursor.execute(where, (token,)).fetchall() == ([token, level, "off"],)
-            assert cursor.execute(f"SELECT name FROM items WHERE name = '{token}'").fetchall() == ([token],)
+            assert cursor.execute(f"SELECT name FROM probes WHERE name = '{token}'").fetchall() == ([token],)
             assert [[mine, *first]] == [[token, *row[1:]] for row in cursor.execute(transaction, (token,)).fetchall()]
             if kind == "failed transaction":
                 with pytest.raises(dbapi.DataError):
@@ -225,17 +224,17 @@ def take_steps(url: str, seed: int) -> int:
 def test_statements_of_many_connections_interleave_in_and_outside_of_transactions(pooler: str, database: Any) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         stored = sum(threads.map(lambda seed: take_steps(pooler, seed), range(THREADS)))
-    assert database.run("SELECT count(*), count(DISTINCT name) FROM items") == [[stored] * 2]
+    assert database.run("SELECT count(*), count(DISTINCT name) FROM probes") == [[stored] * 2]
 
 
 @needs_pgbouncer
 def test_migrations_run_behind_the_pooler(port: int, server_url: str) -> None:
     with temporary_database(server_url, "pooled_" + os.environ.get("PYTEST_XDIST_WORKER", "main")) as url:
         with pgbouncer(url, port) as pooled_url:
-            upgrade(read_database_settings({"DATABASE_URL": pooled_url}))
-            upgrade(read_database_settings({"DATABASE_URL": pooled_url}))
+            migrate(pooled_url)
+            migrate(pooled_url)
         with connect_directly(url) as connection:
-            assert connection.run("SELECT count(*) FROM items") == [[0]]
+            assert connection.run("SELECT count(*) FROM probes") == [[0]]
 
 
 # ---------------------------------------------------------------- what is given up on
@@ -271,7 +270,7 @@ def test_a_statement_that_is_given_up_on_in_the_queue_never_runs(pooler: str, da
     queued = open_connection(pooler)
     queued.autocommit = True
     with timeout_after(0.2), pytest.raises(dbapi.DatabaseError) as raised:
-        queued.run("INSERT INTO items (name) VALUES (%s)", ("late",))
+        queued.run("INSERT INTO probes (name) VALUES (%s)", ("late",))
     assert raised.value.args[0]["C"] == "57014"
     for connection in busy:
         connection.commit()
@@ -279,8 +278,8 @@ def test_a_statement_that_is_given_up_on_in_the_queue_never_runs(pooler: str, da
         connection.close()
     with closing(open_connection(pooler)) as after:
         after.autocommit = True
-        assert after.run("SELECT count(*) FROM items").rows == [[0]]
-    assert database.run("SELECT count(*) FROM items") == [[0]]
+        assert after.run("SELECT count(*) FROM probes").rows == [[0]]
+    assert database.run("SELECT count(*) FROM probes") == [[0]]
 
 
 # ---------------------------------------------------------------- what happens to PgBouncer between two requests
@@ -331,16 +330,16 @@ EVENTS = {
 def test_what_happens_to_idle_connections_costs_no_request(
     event: str, port: int, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.support.client import call, create
+    from tests.support.client import call, create_probe
 
     happen, settings = EVENTS[event]
     with pgbouncer(os.environ["DATABASE_URL"], port, **settings), redirected(port, monkeypatch):
-        created = create("before")
+        created = create_probe("before")
         happen(port, database)
-        assert call("GET", f"/items/{created['id']}").json == created
+        assert call("GET", f"/probes/{created['id']}").json == created
         happen(port, database)
-        assert call("PATCH", f"/items/{created['id']}", {"name": "after"}).json["name"] == "after"
-    assert database.run("SELECT name, version FROM items") == [["after", 2]]
+        assert call("PATCH", f"/probes/{created['id']}", {"name": "after"}).json["name"] == "after"
+    assert database.run("SELECT name, version FROM probes") == [["after", 2]]
 
 
 @needs_pgbouncer
@@ -348,18 +347,18 @@ def test_what_happens_to_idle_connections_costs_no_request(
 def test_a_restart_of_the_pooler_costs_only_the_requests_that_come_while_it_is_down(
     method: str, port: int, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.support.client import call, create
+    from tests.support.client import call, create_probe
 
     upstream, body = os.environ["DATABASE_URL"], {"name": "after"} if method == "PATCH" else None
     with redirected(port, monkeypatch):
         with pgbouncer(upstream, port):
-            path = f"/items/{create('before')['id']}"
+            path = f"/probes/{create_probe('before')['id']}"
         with pgbouncer(upstream, port):
             assert call(method, path, body).status == 200
         assert call(method, path, body).status == 503
         with pgbouncer(upstream, port):
             assert call(method, path, body).status == 200
-    assert database.run("SELECT version FROM items") == [[3 if method == "PATCH" else 1]]
+    assert database.run("SELECT version FROM probes") == [[3 if method == "PATCH" else 1]]
 
 
 @needs_pgbouncer
@@ -372,8 +371,8 @@ def test_while_the_pooler_is_full_requests_are_answered_503(port: int, monkeypat
             with suppress(dbapi.OperationalError):
                 held.append(open_connection(url))
         with closing(held[0]):
-            assert call("GET", "/items/").status == 503
-        assert wait_until(lambda: call("GET", "/items/").status == 200)
+            assert call("GET", "/probes/").status == 503
+        assert wait_until(lambda: call("GET", "/probes/").status == 200)
 
 
 # ---------------------------------------------------------------- what RDS Proxy refuses or pins on
@@ -460,12 +459,12 @@ def assert_harmless(conversation: Conversation) -> None:
 
 def live(life: Engine) -> None:
     """Whatever an engine does, but end."""
-    some = insert(Item).values(name="some")
+    some = insert(Probe).values(name="some")
     with life.connect() as connection:
-        connection.execute(select(Item)).all()  # and rolls back on return to the pool
+        connection.execute(select(Probe)).all()  # and rolls back on return to the pool
     with life.begin() as connection:
         connection.execute(some)
-        connection.execute(insert(Item), [{"name": "one"}, {"name": "two"}])
+        connection.execute(insert(Probe), [{"name": "one"}, {"name": "two"}])
         with suppress(DBAPIError), connection.begin_nested():
             connection.execute(text("SELECT 1 / :zero"), {"zero": 0})
         with connection.begin_nested():
@@ -483,7 +482,7 @@ def live(life: Engine) -> None:
         {"postgresql_readonly": True},
     ):
         with life.connect().execution_options(**options) as connection:
-            connection.execute(select(Item).where(Item.name == "some")).all()
+            connection.execute(select(Probe).where(Probe.name == "some")).all()
             connection.execute(text("SELECT 1"))
             connection.commit()
             with pytest.raises(DBAPIError):
@@ -491,12 +490,12 @@ def live(life: Engine) -> None:
 
 
 def use_every_route() -> None:
-    from tests.support.client import call, create
+    from tests.support.client import call, create_probe
 
-    path = f"/items/{create('Lamp', 'x' * 10_000)['id']}"
+    path = f"/probes/{create_probe('Lamp', 'x' * 10_000)['id']}"
     for method, where, body, status in (
         ("GET", path, None, 200),
-        ("GET", "/items/", None, 200),
+        ("GET", "/probes/", None, 200),
         ("PUT", path, {"name": "Lamp"}, 200),
         ("PATCH", path, {"name": "Lamp"}, 200),
         ("DELETE", path, None, 204),

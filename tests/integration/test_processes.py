@@ -8,26 +8,26 @@ FORK = """
 import os
 from sqlalchemy import text
 from handler.database.engine import engine
-from tests.support.client import call, create
+from tests.support.client import call, create_probe, listed, probe_path
 
 def backend():
     with engine.connect() as connection:
         return connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
 
-create()
+create_probe()
 parents = backend()
 with engine.connect() as held:  # a transaction of the parent's, in the middle of which it forks
-    held.execute(text("INSERT INTO items (name) VALUES ('of the parent')"))
+    held.execute(text("INSERT INTO probes (name) VALUES ('of the parent')"))
     pid = os.fork()
     if pid == 0:
         held.close()
         assert backend() != parents
-        assert call("GET", "/items/1").status == 200
+        assert call("GET", probe_path(1)).status == 200
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     held.commit()
 assert backend() == parents
-assert len(call("GET", "/items/").json["items"]) == 2
+assert len(listed(call("GET", "/probes/"))) == 2
 """
 
 SNAPSHOT = """
@@ -36,14 +36,14 @@ hooks = []
 sys.modules["snapshot_restore_py"] = types.SimpleNamespace(register_before_snapshot=hooks.append)
 from sqlalchemy import text
 from handler.database.engine import engine
-from tests.support.client import call, create
+from tests.support.client import call, create_probe, listed, probe_path
 
-create()
+create_probe()
 assert engine.pool.checkedin() == 1
 [hook] = hooks
 hook()
 assert engine.pool.checkedin() == 0
-assert call("GET", "/items/1").status == 200
+assert call("GET", probe_path(1)).status == 200
 """
 
 

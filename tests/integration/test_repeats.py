@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 from handler.adapter.adapter import TIME_TO_RESPOND
 from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.database.session import SessionDep
-from handler.items.models import Item
 from local.events import Context
-from tests.support.client import Response, call, create
+from tests.support.client import Response, call, create_probe
 from tests.support.database import connect
+from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
 
 KEY = ("idempotency-key", "3f8e2c1a")
@@ -30,8 +30,8 @@ CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RETURN NEW;
 END $$;
 """
-AT_COMMIT = "CREATE CONSTRAINT TRIGGER lose AFTER INSERT ON items DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
-IN_STATEMENT = "CREATE TRIGGER lose BEFORE INSERT ON items FOR EACH ROW"
+AT_COMMIT = "CREATE CONSTRAINT TRIGGER lose AFTER INSERT ON probes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+IN_STATEMENT = "CREATE TRIGGER lose BEFORE INSERT ON probes FOR EACH ROW"
 
 Races = Callable[..., Callable[[], int]]
 
@@ -45,7 +45,7 @@ def races(database: Any) -> Iterator[Races]:
         return lambda: int(database.run("SELECT last_value FROM races")[0][0])
 
     yield lose
-    database.run("DROP TRIGGER lose ON items; DROP FUNCTION lose; DROP SEQUENCE races")
+    database.run("DROP TRIGGER lose ON probes; DROP FUNCTION lose; DROP SEQUENCE races")
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def include(app: FastAPI) -> Callable[[type[ApiRoute], Callable[..., Any]], None
 
 
 def post(*headers: tuple[str, str], context: Context | None = None) -> Response:
-    return call("POST", "/items/", {"name": "Lamp"}, headers=headers, context=context)
+    return call("POST", "/probes/", {"name": "Lamp"}, headers=headers, context=context)
 
 
 def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
 
 
 def assert_busy(response: Response) -> None:
@@ -97,7 +97,7 @@ def test_a_race_that_is_always_lost_is_503_after_eight_repeats_and_stores_nothin
     assert attempts() == ATTEMPTS
     assert [(line["status"], line["repeats"]) for line in request_lines] == [(503, ATTEMPTS - 1)]
     assert names(database) == []
-    database.run("ALTER TABLE items DISABLE TRIGGER lose")
+    database.run("ALTER TABLE probes DISABLE TRIGGER lose")
     assert post(*headers).status == 201, "the key is not taken by a request that has failed"
     assert names(database) == ["Lamp"]
 
@@ -109,14 +109,14 @@ def test_the_log_line_says_how_many_repeats_there_were(
     races(times)
     assert post().status == 201
     (line,) = request_lines
-    assert (line["repeats"], line["route"], line["RoundTrips"]) == (times, "/items/", 2 * (times + 1))
+    assert (line["repeats"], line["route"], line["RoundTrips"]) == (times, "/probes/", 2 * (times + 1))
 
 
 def test_a_race_that_is_really_lost_is_run_again(
     include: Callable[..., None], database: Any, request_lines: list[dict[str, Any]]
 ) -> None:
     """Write skew: each counts, then adds (PostgreSQL manual, 13.2.3 "Serializable Isolation Level")."""
-    count = "SELECT count(*) FROM items"
+    count = "SELECT count(*) FROM probes"
 
     async def endpoint(session: SessionDep) -> int:
         session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
@@ -124,8 +124,8 @@ def test_a_race_that_is_really_lost_is_run_again(
         if not found:
             with connect(os.environ["DATABASE_URL"]) as other:
                 other.run(f"BEGIN ISOLATION LEVEL SERIALIZABLE; {count}")
-                other.run("INSERT INTO items (name) VALUES ('theirs'); COMMIT")
-        session.add(Item(name="ours"))
+                other.run("INSERT INTO probes (name) VALUES ('theirs'); COMMIT")
+        session.add(Probe(name="ours"))
         return int(found or 0)
 
     include(RepeatableRoute, endpoint)
@@ -151,18 +151,18 @@ def test_a_commit_in_doubt_is_never_repeated(
 
     async def endpoint(session: SessionDep) -> None:
         calls.append(1)
-        session.add(Item(name="in doubt"))
+        session.add(Probe(name="in doubt"))
         session.flush()
         proxy.reset_on_next_write()
 
     include(RepeatableRoute, endpoint)
-    create("before")
+    create_probe("before")
     request_lines.clear()
     assert_busy(call("POST", "/test/race"))
     assert len(calls) == 1
     assert [line["repeats"] for line in request_lines] == [0]
     assert names(database) == ["before"]
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 @pytest.mark.parametrize("when", [AT_COMMIT, IN_STATEMENT], ids=["at COMMIT", "in a statement"])
@@ -175,7 +175,7 @@ def test_a_route_that_declares_nothing_of_the_kind_is_never_repeated(
     async def endpoint(session: SessionDep) -> None:
         calls.append(1)
         session.execute(text("SELECT 1"))
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
 
     include(ApiRoute, endpoint)
     attempts = races(1, when=when)
@@ -190,7 +190,7 @@ def test_a_plain_route_of_fastapi_is_never_repeated(app: FastAPI, races: Races, 
     @app.post("/test/plain")
     async def _route(session: SessionDep) -> None:
         session.execute(text("SELECT 1"))
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
 
     attempts = races(1)
     assert_busy(call("POST", "/test/plain"))
@@ -215,7 +215,7 @@ def test_no_pause_goes_past_the_deadline(races: Races, database: Any, monkeypatc
     assert context.get_remaining_time_in_millis() > 0
     assert 1 < attempts() < ATTEMPTS
     assert names(database) == []
-    database.run("ALTER TABLE items DISABLE TRIGGER lose")
+    database.run("ALTER TABLE probes DISABLE TRIGGER lose")
     assert post().status == 201
 
 
@@ -228,7 +228,7 @@ def test_background_tasks_of_a_repeated_request_run_once(
     async def endpoint(session: SessionDep, tasks: BackgroundTasks) -> None:
         calls.append(1)
         tasks.add_task(ran.append, len(calls))
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
 
     include(RepeatableRoute, endpoint)
     races(2)
@@ -245,7 +245,7 @@ def test_each_attempt_has_a_session_and_a_state_of_its_own(include: Callable[...
         sessions.append(session)
         states.append(getattr(request.state, "seen", None))
         request.state.seen = True
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
 
     include(RepeatableRoute, endpoint)
     races(2)
@@ -256,5 +256,5 @@ def test_each_attempt_has_a_session_and_a_state_of_its_own(include: Callable[...
 
 def test_a_body_is_read_again_by_each_attempt(races: Races, database: Any) -> None:
     races(2)
-    assert call("POST", "/items/", {"name": "x" * 200, "description": "\U0001f9e8" * 10_000}).status == 201
-    assert database.run("SELECT length(name), length(description) FROM items") == [[200, 10_000]]
+    assert call("POST", "/probes/", {"name": "x" * 200, "note": "\U0001f9e8" * 10_000}).status == 201
+    assert database.run("SELECT length(name), length(note) FROM probes") == [[200, 10_000]]

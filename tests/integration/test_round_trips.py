@@ -14,6 +14,7 @@ import pytest
 
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
+from tests.support.client import probe_path
 from tests.support.proxy import Count, Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ for line in sys.stdin:
     print(call(*json.loads(line)).status, flush=True)
 """
 NEVER = "300"  # seconds of DATABASE_IDLE_CHECK, so that a machine that stalls costs no check
-ITEM = {"name": "Lamp"}
+PROBE = {"name": "Lamp"}
 
 
 class Environment:
@@ -71,50 +72,50 @@ def warm() -> Iterator[Environment]:
 @pytest.mark.parametrize(
     ("round_trips", "status", "request_"),
     [
-        pytest.param(1, 200, ("GET", "/items/1"), id="read: 1"),
-        pytest.param(1, 404, ("GET", "/items/99"), id="read what is missing: 1"),
-        pytest.param(1, 200, ("GET", "/items/"), id="list: 1"),
-        pytest.param(2, 201, ("POST", "/items/", ITEM), id="create: 2"),
-        pytest.param(2, 200, ("PUT", "/items/1", ITEM), id="replace: 2"),
-        pytest.param(2, 404, ("PUT", "/items/99", ITEM), id="replace what is missing: 2"),
-        pytest.param(2, 200, ("PATCH", "/items/1", ITEM), id="change: 2"),
-        pytest.param(2, 404, ("PATCH", "/items/99", ITEM), id="change what is missing: 2"),
-        pytest.param(2, 204, ("DELETE", "/items/1"), id="delete: 2"),
-        pytest.param(2, 404, ("DELETE", "/items/99"), id="delete what is missing: 2"),
+        pytest.param(1, 200, ("GET", probe_path(1)), id="read: 1"),
+        pytest.param(1, 404, ("GET", probe_path(99)), id="read what is missing: 1"),
+        pytest.param(1, 200, ("GET", "/probes/"), id="list: 1"),
+        pytest.param(2, 201, ("POST", "/probes/", PROBE), id="create: 2"),
+        pytest.param(4, 200, ("PUT", probe_path(1), PROBE), id="replace, with its relationship: 4"),
+        pytest.param(2, 404, ("PUT", probe_path(99), PROBE), id="replace what is missing: 2"),
+        pytest.param(2, 200, ("PATCH", probe_path(1), PROBE), id="change: 2"),
+        pytest.param(2, 404, ("PATCH", probe_path(99), PROBE), id="change what is missing: 2"),
+        pytest.param(2, 204, ("DELETE", probe_path(1)), id="delete: 2"),
+        pytest.param(2, 404, ("DELETE", probe_path(99)), id="delete what is missing: 2"),
         pytest.param(1, 200, ("GET", "/health/ready"), id="ready: 1"),
         pytest.param(0, 200, ("GET", "/health/live"), id="live: 0"),
-        pytest.param(0, 422, ("POST", "/items/", {"name": ""}), id="create what is not valid: 0"),
-        pytest.param(0, 422, ("GET", "/items/0"), id="read what cannot exist: 0"),
+        pytest.param(0, 422, ("POST", "/probes/", {"name": ""}), id="create what is not valid: 0"),
+        pytest.param(0, 422, ("GET", "/probes/0"), id="read what cannot exist: 0"),
     ],
 )
 def test_a_warm_request_costs_exactly(
     round_trips: int, status: int, request_: tuple[Any, ...], warm: Environment, database: Any
 ) -> None:
-    database.run("INSERT INTO items (name) SELECT 'Lamp ' || n FROM generate_series(1, 60) AS n")
+    database.run("INSERT INTO probes (name) SELECT 'Lamp ' || n FROM generate_series(1, 60) AS n")
     assert warm.count(*request_, status=status).round_trips == round_trips
 
 
 def test_a_warm_request_opens_no_connection(warm: Environment) -> None:
-    assert sum(warm.count("POST", "/items/", ITEM, status=201).connections for _ in range(10)) == 0
+    assert sum(warm.count("POST", "/probes/", PROBE, status=201).connections for _ in range(10)) == 0
 
 
 def test_the_first_request_of_an_environment_costs_three_round_trips_more_to_log_in_by_scram() -> None:
     with environment() as cold:
-        first = cold.count("GET", "/items/")
+        first = cold.count("GET", "/probes/")
         assert (first.connections, first.round_trips) == (1, 4)
-        second = cold.count("GET", "/items/")
+        second = cold.count("GET", "/probes/")
         assert (second.connections, second.round_trips) == (0, 1)
 
 
 def test_an_environment_that_answers_without_the_database_does_not_connect() -> None:
     with environment() as cold:
         assert cold.count("GET", "/health/live").connections == 0
-        assert cold.count("POST", "/items/", {}, status=422).connections == 0
+        assert cold.count("POST", "/probes/", {}, status=422).connections == 0
 
 
 @pytest.mark.parametrize(
     ("round_trips", "status", "request_"),
-    [(1, 200, ("GET", "/items/")), (2, 201, ("POST", "/items/", ITEM))],
+    [(1, 200, ("GET", "/probes/")), (2, 201, ("POST", "/probes/", PROBE))],
     ids=["read", "create"],
 )
 def test_after_an_idle_time_the_first_request_costs_one_more_and_the_second_does_not(

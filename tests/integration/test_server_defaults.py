@@ -1,7 +1,7 @@
 """How values travel does not depend on the defaults of a role, a database or a server.
 
-Every type is written and read by the real engine, and the items routes with a replay, under each setting that changes
-how PostgreSQL writes or reads text; all of it is what it is without.
+Every type is written and read by the real engine, and the probe's routes are called with a replay, under each setting
+that changes how PostgreSQL writes or reads text. The results are those without the setting.
 """
 
 import datetime as dt
@@ -35,7 +35,7 @@ from handler.settings import read_database_settings
 from local.postgres import server
 from tests.integration.test_poolers import needs_pgbouncer
 from tests.integration.test_sqlalchemy_features import VALUES as FEATURES
-from tests.support.client import call
+from tests.support.client import call, probe_path
 from tests.support.database import required_program
 from tests.support.pgbouncer import pgbouncer
 from tests.support.ports import reserved_port
@@ -250,7 +250,7 @@ def test_values_travel_behind_a_pooler_whatever_the_defaults_are(expected: Any, 
         assert_values_travel(url, *expected, is_lossy=True)
 
 
-ITEM = {"name": "Lamp \u0100 \\ ' 100%", "description": "a \\desk\nlamp \U0001f9e8"}
+PROBE = {"name": "Lamp \u0100 \\ ' 100%", "note": "a \\desk\nlamp \U0001f9e8"}
 
 
 def answer(*request: Any, **details: Any) -> tuple[int, Any]:
@@ -259,19 +259,19 @@ def answer(*request: Any, **details: Any) -> tuple[int, Any]:
 
 
 def post(key: str) -> tuple[int, Any]:
-    return answer("POST", "/items/", ITEM, headers=[("Idempotency-Key", key)])
+    return answer("POST", "/probes/", PROBE, headers=[("Idempotency-Key", key)])
 
 
 def reads() -> list[tuple[int, Any]]:
-    return [answer("GET", "/items/1"), answer("GET", "/items/"), answer("GET", "/items/", query="q=%5Cdesk")]
+    return [answer("GET", probe_path(1)), answer("GET", "/probes/"), answer("GET", "/probes/", query="state=idle")]
 
 
-def but_for_times(item: Any) -> Any:
-    return item | {"id": 0, "version": 0, "created_at": "", "updated_at": ""}
+def but_for_times(probe: Any) -> Any:
+    return probe | {"id": 0, "version": 0, "created_at": "", "updated_at": ""}
 
 
 @pytest.mark.parametrize(("name", "value"), [*HOSTILE, ("all", "of them")])
-def test_the_items_routes_answer_the_same_whatever_the_defaults_are(name: str, value: str, database: Any) -> None:
+def test_the_routes_answer_the_same_whatever_the_defaults_are(name: str, value: str, database: Any) -> None:
     first, read_before = post("first"), reads()
     assert [status for status, _ in (first, *read_before)] == [201, 200, 200, 200]
     with changed(database, f"DATABASE {current(database)}", **(ALL if name == "all" else {name: value})):
@@ -279,12 +279,12 @@ def test_the_items_routes_answer_the_same_whatever_the_defaults_are(name: str, v
         assert reads() == read_before
         second = post("second")
         assert post("second") == second
-        put = answer("PUT", "/items/1", ITEM, headers=[("If-Match", '"1"')])
+        put = answer("PUT", probe_path(1), PROBE, headers=[("If-Match", '"1"')])
     assert [status for status, _ in (second, put)] == [201, 200]
     assert but_for_times(first[1]) == but_for_times(second[1]) == but_for_times(put[1])
     assert post("second") == second
-    assert answer("GET", "/items/1") == (200, put[1])
-    assert answer("GET", f"/items/{second[1]['id']}") == (200, second[1])
+    assert answer("GET", probe_path(1)) == (200, put[1])
+    assert answer("GET", f"/probes/{second[1]['id']}") == (200, second[1])
 
 
 def test_every_setting_of_text_formats_is_among_them(database: Any) -> None:

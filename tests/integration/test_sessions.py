@@ -16,8 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_read_session, get_session
-from handler.items.models import Item
-from tests.support.client import call, create
+from tests.support.client import call, create_probe, probe_id
+from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
 
 Write = Callable[[Any], object]
@@ -64,14 +64,14 @@ def tables(database: Any) -> Iterator[Any]:
 
 
 def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
 
 
 def assert_stored(database: Any, *expected: str) -> None:
-    """Those items are stored, and neither more nor fewer by the request that comes next."""
+    """Those probes are stored, and neither more nor fewer by the request that comes next."""
     assert names(database) == [*expected]
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
-    create("after")
+    create_probe("after")
     assert names(database) == [*expected, "after"]
 
 
@@ -88,7 +88,7 @@ def assert_stored(database: Any, *expected: str) -> None:
 def test_any_exception_rolls_back(error: BaseException, status: int, app: FastAPI, database: Any) -> None:
     @app.post("/test/raise")
     async def _route(session: SessionDep) -> None:
-        session.execute(insert(Item).values(name="lost"))
+        session.execute(insert(Probe).values(name="lost"))
         raise error
 
     assert call("POST", "/test/raise").status == status
@@ -116,7 +116,7 @@ def test_a_commit_that_fails_is_no_2xx(app: FastAPI, database: Any) -> None:
 
 
 def test_what_is_answered_is_stored_already(database: Any) -> None:
-    assert [create("one")["name"]] == names(database)
+    assert [create_probe("one")["name"]] == names(database)
 
 
 def test_sub_dependencies_of_a_request_share_its_session(app: FastAPI) -> None:
@@ -134,13 +134,13 @@ def test_sub_dependencies_of_a_request_share_its_session(app: FastAPI) -> None:
 def test_what_follows_a_yield_of_scope_function_is_in_the_transaction(fails: bool, app: FastAPI, database: Any) -> None:
     async def audit(session: SessionDep) -> AsyncIterator[None]:
         yield
-        session.execute(insert(Item).values(name="audited"))
+        session.execute(insert(Probe).values(name="audited"))
         if fails:
             raise HTTPException(429)
 
     @app.post("/test/audit", dependencies=[Depends(audit, scope="function")])
     async def _route(session: SessionDep) -> None:
-        session.execute(insert(Item).values(name="changed"))
+        session.execute(insert(Probe).values(name="changed"))
 
     assert call("POST", "/test/audit").status == (429 if fails else 200)
     assert names(database) == ([] if fails else ["changed", "audited"])
@@ -189,18 +189,18 @@ WRITE_AGAIN = Depends(get_session, use_cache=False, scope="function")
 def test_a_dependency_and_its_route_share_one_session_and_one_connection(
     of_dependency: Any, of_route: Any, app: FastAPI, proxy: Proxy, database: Any
 ) -> None:
-    create("before")
+    create_probe("before")
 
     async def audit(session: Session = of_dependency) -> AsyncIterator[Session]:
-        session.scalars(select(Item)).one()
+        session.scalars(select(Probe)).one()
         yield session
-        assert session.scalar(select(func.count()).select_from(Item)) == 2
+        assert session.scalar(select(func.count()).select_from(Probe)) == 2
 
     @app.post("/test/share")
     async def _route(
         audited: Annotated[Session, Depends(audit, scope="function")], session: Session = of_route
     ) -> list[bool]:
-        session.add(Item(name="new"))
+        session.add(Probe(name="new"))
         return [session is audited, engine.pool.checkedout() <= 1]  # type: ignore[attr-defined] # QueuePool has it
 
     with proxy.counting() as count:
@@ -220,13 +220,13 @@ def test_a_dependency_that_changes_something_after_its_yield_is_in_the_transacti
 
     async def audit(session: session_dep) -> AsyncIterator[None]:
         yield
-        session.add(Item(name="audited"))
+        session.add(Probe(name="audited"))
         if fails:
             raise HTTPException(429)
 
     @app.post("/test/audit", dependencies=[Depends(audit, scope="function")])
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="changed"))
+        session.add(Probe(name="changed"))
 
     assert call("POST", "/test/audit").status == (429 if fails else 200)
     assert_stored(database, *([] if fails else ["changed", "audited"]))
@@ -236,11 +236,11 @@ def test_what_a_read_dependency_has_changed_is_an_error_when_the_route_writes(
     app: FastAPI, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def touch(session: ReadSessionDep) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
 
     @app.post("/test/touch", dependencies=[Depends(touch)])
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="new"))
+        session.add(Probe(name="new"))
 
     assert call("POST", "/test/touch").status == 500
     (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
@@ -253,7 +253,7 @@ def test_what_a_read_dependency_has_changed_is_an_error_when_the_route_writes(
 
 
 def add_and_catch(session: Any) -> None:
-    session.add(Item(name="x"))
+    session.add(Probe(name="x"))
     with suppress(Exception):
         session.flush()
 
@@ -267,34 +267,34 @@ def remove_books(shelf: Shelf) -> None:
 
 
 WRITES: dict[str, Write] = {
-    "add": lambda session: session.add(Item(name="x")),
-    "add and flush": lambda session: (session.add(Item(name="x")), session.flush()),
+    "add": lambda session: session.add(Probe(name="x")),
+    "add and flush": lambda session: (session.add(Probe(name="x")), session.flush()),
     "add and catch": add_and_catch,
-    "add and read": lambda session: (session.add(Item(name="x")), session.scalars(select(Item)).all()),
-    "merge": lambda session: session.merge(Item(id=1, name="x")),
-    "change": lambda session: setattr(session.get(Item, 1), "name", "x"),
-    "change what was selected": lambda session: setattr(session.scalars(select(Item)).one(), "name", "x"),
-    "delete": lambda session: session.delete(session.get(Item, 1)),
+    "add and read": lambda session: (session.add(Probe(name="x")), session.scalars(select(Probe)).all()),
+    "merge": lambda session: session.merge(Probe(id=probe_id(1), name="x")),
+    "change": lambda session: setattr(session.get(Probe, probe_id(1)), "name", "x"),
+    "change what was selected": lambda session: setattr(session.scalars(select(Probe)).one(), "name", "x"),
+    "delete": lambda session: session.delete(session.get(Probe, probe_id(1))),
     "append to a relationship": lambda session: append_book(session.get(Shelf, 1)),
     "remove from a relationship": lambda session: remove_books(session.get(Shelf, 1)),
     "point elsewhere": lambda session: setattr(session.get(Book, 1), "shelf", session.get(Shelf, 2)),
-    "insert": lambda session: session.execute(insert(Item).values(name="x")),
-    "insert returning": lambda session: session.scalars(insert(Item).returning(Item), [{"name": "x"}]).all(),
-    "update": lambda session: session.execute(update(Item).values(name="x")),
-    "delete statement": lambda session: session.execute(delete(Item)),
-    "bulk": lambda session: session.bulk_save_objects([Item(name="x")]),
-    "text": lambda session: session.execute(text("DELETE FROM items")),
-    "several in a text": lambda session: session.execute(text("SELECT 1; DELETE FROM items")),
-    "a text that ends the transaction": lambda session: session.execute(text("COMMIT; DELETE FROM items")),
-    "driver": lambda session: session.connection().exec_driver_sql("DELETE FROM items"),
-    "cte": lambda session: session.scalars(select(insert(Item).values(name="x").returning(Item.id).cte())).all(),
+    "insert": lambda session: session.execute(insert(Probe).values(name="x")),
+    "insert returning": lambda session: session.scalars(insert(Probe).returning(Probe), [{"name": "x"}]).all(),
+    "update": lambda session: session.execute(update(Probe).values(name="x")),
+    "delete statement": lambda session: session.execute(delete(Probe)),
+    "bulk": lambda session: session.bulk_save_objects([Probe(name="x")]),
+    "text": lambda session: session.execute(text("DELETE FROM probes")),
+    "several in a text": lambda session: session.execute(text("SELECT 1; DELETE FROM probes")),
+    "a text that ends the transaction": lambda session: session.execute(text("COMMIT; DELETE FROM probes")),
+    "driver": lambda session: session.connection().exec_driver_sql("DELETE FROM probes"),
+    "cte": lambda session: session.scalars(select(insert(Probe).values(name="x").returning(Probe.id).cte())).all(),
     "function": lambda session: session.scalar(select(func.write_item())),
-    "lock": lambda session: session.get(Item, 1, with_for_update=True),
-    "lock statement": lambda session: session.scalars(select(Item).with_for_update()).all(),
-    "sequence": lambda session: session.scalar(select(func.setval("items_id_seq", 1000))),
+    "lock": lambda session: session.get(Probe, probe_id(1), with_for_update=True),
+    "lock statement": lambda session: session.scalars(select(Probe).with_for_update()).all(),
+    "sequence": lambda session: session.scalar(select(func.setval("probes_id_seq", 1000))),
     "in a snapshot": lambda session: (
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"}),
-        session.connection().exec_driver_sql("DELETE FROM items"),
+        session.connection().exec_driver_sql("DELETE FROM probes"),
     ),
 }
 
@@ -304,10 +304,10 @@ def test_a_write_with_a_read_session_is_a_500_that_says_what_to_use(
     write: str, app: FastAPI, tables: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables.run(
-        "CREATE OR REPLACE FUNCTION write_item() RETURNS bigint LANGUAGE sql"
-        " AS 'INSERT INTO items (name) VALUES (''x'') RETURNING id'"
+        "CREATE OR REPLACE FUNCTION write_item() RETURNS uuid LANGUAGE sql"
+        " AS 'INSERT INTO probes (name) VALUES (''x'') RETURNING id'"
     )
-    create("before")
+    create_probe("before")
 
     @app.get("/test/{kind}")
     async def _route(kind: str, session: ReadSessionDep) -> None:
@@ -327,28 +327,28 @@ def test_a_write_with_a_read_session_is_a_500_that_says_what_to_use(
     assert_stored(tables, "before")
 
 
-def set_again(item: Item) -> str:
-    item.name = str(item.name)
-    return item.name
+def set_again(probe: Probe) -> str:
+    probe.name = str(probe.name)
+    return probe.name
 
 
 @pytest.mark.parametrize(
     "read",
     [
-        lambda session: session.get(Item, 1).name,
-        lambda session: session.get(Item, 1, populate_existing=True).name,
-        lambda session: session.scalars(select(Item)).one().name,
-        lambda session: session.query(Item).one().name,
-        lambda session: session.scalar(text("SELECT name FROM items")),
-        lambda session: session.scalars(select(Item).from_statement(text("SELECT * FROM items"))).one().name,
-        lambda session: session.connection().exec_driver_sql("SELECT name FROM items").scalar_one(),
-        lambda session: vars(session.get(Item, 1))["name"],
-        lambda session: set_again(session.get(Item, 1)),
+        lambda session: session.get(Probe, probe_id(1)).name,
+        lambda session: session.get(Probe, probe_id(1), populate_existing=True).name,
+        lambda session: session.scalars(select(Probe)).one().name,
+        lambda session: session.query(Probe).one().name,
+        lambda session: session.scalar(text("SELECT name FROM probes")),
+        lambda session: session.scalars(select(Probe).from_statement(text("SELECT * FROM probes"))).one().name,
+        lambda session: session.connection().exec_driver_sql("SELECT name FROM probes").scalar_one(),
+        lambda session: vars(session.get(Probe, probe_id(1)))["name"],
+        lambda session: set_again(session.get(Probe, probe_id(1))),
     ],
     ids=["get", "get again", "select", "query", "text", "from_statement", "driver", "vars", "no change"],
 )
 def test_a_read_session_reads_in_every_way(read: Callable[[Any], str], app: FastAPI) -> None:
-    create("before")
+    create_probe("before")
 
     @app.get("/test/read")
     async def _route(session: ReadSessionDep) -> str:
@@ -358,11 +358,11 @@ def test_a_read_session_reads_in_every_way(read: Callable[[Any], str], app: Fast
 
 
 def test_an_error_of_a_read_route_is_answered_and_not_what_it_has_changed(app: FastAPI, database: Any) -> None:
-    create("before")
+    create_probe("before")
 
     @app.get("/test/change")
     async def _route(session: ReadSessionDep) -> None:
-        session.scalars(select(Item)).one().name = "after"
+        session.scalars(select(Probe)).one().name = "after"
         raise HTTPException(418)
 
     assert call("GET", "/test/change").status == 418
@@ -374,12 +374,12 @@ def test_an_error_of_a_read_route_is_answered_and_not_what_it_has_changed(app: F
 
 def begin_again(session: Any) -> None:
     with session.begin():
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
 
 
 def use_as_context(session: Any) -> None:
     with session:
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
 
 
 def begin_on_connection(session: Any) -> None:
@@ -432,15 +432,15 @@ def test_a_transaction_that_a_route_ends_is_an_error_and_nothing_is_stored(
 ) -> None:
     @app.post("/test/end")
     async def _route(session: SessionDep) -> None:
-        item = Item(name="x")
-        session.add(item)
+        probe = Probe(name="x")
+        session.add(probe)
         if is_sent:
             session.flush()
         ENDINGS[ending](session)
         if then == "adds":
-            session.add(Item(name="y"))
+            session.add(Probe(name="y"))
         if then == "refreshes":
-            session.refresh(item)
+            session.refresh(probe)
         if then == "raises":
             raise HTTPException(418)
 
@@ -461,7 +461,7 @@ def test_the_error_says_that_the_dependency_commits(
 ) -> None:
     @app.post("/test/end")
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
         if ending != "AUTOCOMMIT":  # of a connection that is in use already, SQLAlchemy warns
             session.flush()
         ENDINGS[ending](session)
@@ -496,7 +496,7 @@ def test_a_statement_that_only_looks_like_an_end_of_the_transaction_is_none(
 ) -> None:
     @app.post("/test/statement")
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
         session.flush()
         session.execute(text("SAVEPOINT s"))
         session.execute(text(statement))
@@ -509,20 +509,20 @@ def test_a_statement_that_only_looks_like_an_end_of_the_transaction_is_none(
 def test_savepoints_work_and_end_with_the_request(fails: bool, app: FastAPI, database: Any) -> None:
     @app.post("/test/savepoints")
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="before"))
+        session.add(Probe(name="before"))
         with session.begin_nested():
-            session.add(Item(name="kept"))
+            session.add(Probe(name="kept"))
         with suppress(IntegrityError), session.begin_nested():
-            session.add(Item(name=""))
+            session.add(Probe(name=""))
         with session.begin_nested() as savepoint:
-            session.add(Item(name="undone"))
+            session.add(Probe(name="undone"))
             session.flush()
             savepoint.rollback()
         savepoint = session.begin_nested()
-        session.add(Item(name="kept too"))
+        session.add(Probe(name="kept too"))
         savepoint.commit()
         session.begin_nested()  # ends with the transaction
-        session.add(Item(name="last"))
+        session.add(Probe(name="last"))
         if fails:
             raise HTTPException(418)
 
@@ -533,8 +533,8 @@ def test_savepoints_work_and_end_with_the_request(fails: bool, app: FastAPI, dat
 @pytest.mark.parametrize(
     "write",
     [
-        lambda session: (session.add(Item(name="")), session.flush()),
-        lambda session: session.execute(insert(Item).values(name="")),
+        lambda session: (session.add(Probe(name="")), session.flush()),
+        lambda session: session.execute(insert(Probe).values(name="")),
     ],
     ids=["flush", "statement"],
 )
@@ -546,7 +546,7 @@ def test_an_error_of_the_database_that_a_route_catches_stores_nothing(
 
     @app.post("/test/catch")
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="before"))
+        session.add(Probe(name="before"))
         with suppress(DBAPIError):
             write(session)
         if then == "raises":
@@ -593,9 +593,9 @@ def test_a_read_session_reads_one_snapshot_where_an_isolation_level_is_asked_for
     @app.get("/test/snapshot")
     async def _route(session: ReadSessionDep) -> None:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        seen.append(session.scalar(select(func.count()).select_from(Item)))
-        database.run("INSERT INTO items (name) VALUES ('between')")
-        seen.append(session.scalar(select(func.count()).select_from(Item)))
+        seen.append(session.scalar(select(func.count()).select_from(Probe)))
+        database.run("INSERT INTO probes (name) VALUES ('between')")
+        seen.append(session.scalar(select(func.count()).select_from(Probe)))
 
     assert call("GET", "/test/snapshot").status == 200
     assert seen == [0, 0]
@@ -615,13 +615,13 @@ def test_a_session_writes_on_the_connection_that_a_read_session_had(
 
     @app.get("/test/undone")
     async def _undone(session: SessionDep) -> None:
-        session.add(Item(name="undone"))
+        session.add(Probe(name="undone"))
         session.flush()
         raise HTTPException(418)
 
-    create("before")
+    create_probe("before")
     assert call("GET", "/test/reads").status == 418
-    create("after")
+    create_probe("after")
     assert call("GET", "/test/reads").status == 418
     assert call("GET", "/test/undone").status == 418
     assert names(database) == ["before", "after"]

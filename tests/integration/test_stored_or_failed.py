@@ -18,8 +18,8 @@ from handler.api.auth import PUBLIC
 from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_session
-from handler.items.models import Item
-from tests.support.client import call, create
+from tests.support.client import call, create_probe, probe_id, probe_path
+from tests.support.probe.models import Probe
 
 ServeApp = Callable[[FastAPI], None]
 DEFERRED = "INSERT INTO children VALUES (1)"
@@ -34,7 +34,7 @@ def refuses_at_commit(database: Any) -> Any:
 
 
 def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
 
 
 class Impatient:
@@ -63,23 +63,23 @@ def slow(serve_app: ServeApp) -> None:
 
     @app.get("/test/slow/read", dependencies=[PUBLIC])
     def _read(session: ReadSessionDep) -> str:
-        statement = select(Item.name).where(Item.id == 2, func.pg_sleep(0.2).is_not(None))
+        statement = select(Probe.name).where(Probe.id == probe_id(2), func.pg_sleep(0.2).is_not(None))
         return session.scalars(statement).one()
 
     @app.post("/test/slow/write", dependencies=[PUBLIC])
     def _write(session: SessionDep) -> None:
-        session.execute(text("INSERT INTO items (name) SELECT 'ghost' FROM pg_sleep(0.2)"))
+        session.execute(text("INSERT INTO probes (name) SELECT 'ghost' FROM pg_sleep(0.2)"))
 
     serve_app(app)
 
 
 @pytest.mark.usefixtures("slow")
 def test_the_reply_to_a_statement_that_was_left_behind_reaches_no_other_request() -> None:
-    one = create("one")
-    create("two")
+    one = create_probe("one")
+    create_probe("two")
     for _ in range(5):
         assert call("GET", "/test/slow/read").status == 504
-        read = call("GET", "/items/1")
+        read = call("GET", probe_path(1))
         assert (read.status, read.json) == (200, one)
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
 
@@ -87,7 +87,7 @@ def test_the_reply_to_a_statement_that_was_left_behind_reaches_no_other_request(
 @pytest.mark.usefixtures("slow")
 def test_a_write_that_was_left_behind_is_not_stored_by_the_next_request(database: Any) -> None:
     assert call("POST", "/test/slow/write").status == 504
-    create("mine")
+    create_probe("mine")
     time.sleep(0.3)
     assert names(database) == ["mine"]
 
@@ -100,7 +100,7 @@ async def swallow() -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("refuses_at_commit")
-@pytest.mark.parametrize("statement", [DEFERRED, "INSERT INTO items (name) VALUES ('kept')"])
+@pytest.mark.parametrize("statement", [DEFERRED, "INSERT INTO probes (name) VALUES ('kept')"])
 def test_a_2xx_whose_commit_failed_behind_a_dependency_that_swallows_is_an_error(
     statement: str, app: FastAPI, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_session_that_commits_after_the_response_is_an_error_where_it_fails(ap
 def test_a_2xx_that_is_raised_and_so_rolled_back_is_an_error(app: FastAPI, database: Any) -> None:
     @app.post("/test/accepted")
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
         session.flush()
         raise HTTPException(202)
 
@@ -146,7 +146,7 @@ def test_an_error_response_that_is_returned_stores_nothing(status: int, serve_ap
 
     @router.post("/test/refused")
     async def _route(session: SessionDep) -> JSONResponse:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
         session.flush()
         return JSONResponse({}, status)
 
@@ -167,7 +167,7 @@ def test_an_error_of_a_route_that_a_dependency_swallows_stores_nothing(serve_app
 
     @router.post("/test/forgiven")
     async def _route(session: Annotated[Session, Depends(forgiving, scope="function")]) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
         session.flush()
         raise ValueError
 
@@ -189,7 +189,7 @@ def test_a_request_that_was_committed_is_not_repeated(serve_app: ServeApp, datab
 
     @router.post("/test/audited", dependencies=[Depends(audit, scope="function")])
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="once"))
+        session.add(Probe(name="once"))
 
     app.include_router(router)
     serve_app(app)

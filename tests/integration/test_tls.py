@@ -15,13 +15,11 @@ from pg8000.native import literal
 from handler.database import connection
 from handler.database.credentials import aws
 from handler.database.engine import engine
-from handler.migrations.upgrade import upgrade
-from handler.settings import read_database_settings
 from local.postgres import server
 from tests.integration.test_faults import assert_unavailable, pooled
 from tests.support.certificates import Authority, authority, issue
-from tests.support.client import call, create
-from tests.support.database import connect, free_port, required_program
+from tests.support.client import call, create_probe, probe_path
+from tests.support.database import connect, free_port, grant_probes, migrate, required_program
 
 # Clear text is accepted as well as TLS. `plain` sends its password itself, and only by TLS.
 HBA = """
@@ -58,12 +56,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     with server(folder, "-c", "fsync=off", port=port, programs=programs) as url, connect(url) as admin:
         cluster = folder / "cluster"
         (cluster / "pg_hba.conf").write_text(HBA)
-        upgrade(read_database_settings({"DATABASE_URL": url}))
+        migrate(url)
         for role, password in (("ann", PASSWORD), ("plain", TOKEN)):
             admin.run(f"CREATE ROLE {role} LOGIN PASSWORD {literal(password)}")
         admin.run("SET password_encryption = 'md5'")
         admin.run(f"CREATE ROLE digest LOGIN PASSWORD {literal(TOKEN)}")
-        admin.run("GRANT ALL ON items TO ann, plain, digest")
+        grant_probes(admin, "ann, plain, digest")
         tls = TlsServer(port, cluster, authority(folder / "ca.pem"), folder / "ca.pem", admin)
         tls.present(tls.trusted)
         admin.run("ALTER SYSTEM SET ssl = on")
@@ -75,7 +73,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
 def tls(running: TlsServer, configure: Configure) -> TlsServer:
     """The handler's server, from now on, with a certificate that is in order."""
     running.present(running.trusted)
-    running.admin.run("TRUNCATE items RESTART IDENTITY")
+    running.admin.run("TRUNCATE probes, probe_readings RESTART IDENTITY")
     configure(
         host="127.0.0.1", port=running.port, user="ann", password=PASSWORD, database="postgres",
         sslmode="verify-full", ca_bundle=str(running.bundle),
@@ -106,14 +104,14 @@ def assert_refused(reason: str, tls: TlsServer, caplog: pytest.LogCaptureFixture
 
 
 def test_a_certificate_in_order_is_trusted_and_scram_binds_to_it(tls: TlsServer) -> None:
-    create()
+    create_probe()
     assert in_use(tls) == [[True, "ann"]]
     assert pooled().auth.mechanism_name == "SCRAM-SHA-256-PLUS"
 
 
 def test_channel_binding_can_be_required(tls: TlsServer, configure: Configure) -> None:
     configure(channel_binding=True)
-    create()
+    create_probe()
     assert in_use(tls) == [[True, "ann"]]
 
 
@@ -131,7 +129,7 @@ def test_in_clear_and_as_md5_a_password_is_sent_in_verified_tls(
     user: str, tls: TlsServer, configure: Configure
 ) -> None:
     configure(user=user, password=TOKEN)
-    create()
+    create_probe()
     assert in_use(tls) == [[True, user]]
 
 
@@ -157,7 +155,7 @@ def test_a_named_ca_file_is_the_only_trust(
     sslmode: str, tls: TlsServer, public: Authority, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(sslmode=sslmode)
-    create()
+    create_probe()
     tls.present(public)
     engine.dispose()
     assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
@@ -170,7 +168,7 @@ def test_without_a_named_ca_file_the_system_s_authorities_are_the_only_trust(
     configure(ca_bundle=ca_bundle)
     assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
     tls.present(public)
-    create()
+    create_probe()
     assert in_use(tls) == [[True, "ann"]]
 
 
@@ -179,7 +177,7 @@ def test_a_certificate_that_has_its_host_only_as_common_name_is_refused(
 ) -> None:
     tls.present(tls.trusted, host="localhost")
     configure(host="localhost")
-    create()
+    create_probe()
     engine.dispose()
     tls.present(tls.trusted, host="localhost", alternative_name=False)
     assert_refused("Hostname mismatch", tls, caplog)
@@ -191,7 +189,7 @@ def test_a_certificate_for_another_host_is_refused_but_by_verify_ca(
     tls.present(tls.trusted, host="db.example")
     assert_refused("IP address mismatch", tls, caplog)
     configure(sslmode="verify-ca")
-    create()
+    create_probe()
     assert in_use(tls) == [[True, "ann"]]
 
 
@@ -244,10 +242,10 @@ def test_a_token_is_signed_for_every_connection_and_travels_in_tls(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setattr(aws, "database_token", token)
     configure(user="plain", password=None, iam_auth=True, region="eu-central-1", sslmode=None)
-    create()
+    create_probe()
     assert in_use(tls) == [[True, "plain"]]
     engine.dispose()
-    assert call("GET", "/items/1").status == 200
+    assert call("GET", probe_path(1)).status == 200
     assert signed == [(f"127.0.0.1:{tls.port}", "plain", "eu-central-1")] * 2
 
 

@@ -62,9 +62,13 @@ def create_probe(name: str = "Lamp", note: str | None = None) -> Any:
     return response.json
 
 
+def probe_id(number: int) -> UUID:
+    """The id of the probe that was stored as `number`, from 1, since the test began."""
+    return UUID(int=number)
+
+
 def probe_path(number: int) -> str:
-    """The path of the probe that was created as `number`, from 1, since the test began."""
-    return f"/probes/{UUID(int=number)}"
+    return f"/probes/{probe_id(number)}"
 
 
 def listed(response: Response) -> list[Any]:

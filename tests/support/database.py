@@ -67,6 +67,12 @@ def create_probe_tables(url: str) -> None:
     Base.metadata.create_all(engine, probe_tables())
 
 
+def grant_probes(admin: pg8000.native.Connection, users: str) -> None:
+    """Let `users` read and change the tests' own resource, as the migrations do for the API's user."""
+    admin.run(f"GRANT ALL ON probes, probe_readings TO {users}")
+    admin.run(f"GRANT USAGE ON SEQUENCE probes_id_seq TO {users}")
+
+
 def socket_path(url: str) -> str:
     """The unix socket that a URL leads to."""
     settings = read_database_settings({"DATABASE_URL": url})

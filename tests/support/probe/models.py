@@ -3,7 +3,19 @@ from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import DDL, BigInteger, DateTime, ForeignKey, Identity, Numeric, Text, event, func, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Numeric,
+    Text,
+    event,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from handler.database.base import Base
@@ -17,6 +29,9 @@ class State(StrEnum):
 
 class Probe(Base):
     __tablename__ = "probes"
+    __table_args__ = (CheckConstraint(r"name ~ '\S'", name="name_not_blank"),)
+    # UPDATE ... RETURNING, so that a response shows `updated_at` without another statement.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - SQLAlchemy's name and shape
 
     # Keys that ascend, as those of version 7 do; but tests can foresee these.
     id: Mapped[UUID] = mapped_column(

@@ -7,9 +7,9 @@ from sqlalchemy.orm import joinedload
 from handler.api.auth import requires_scopes
 from handler.api.conditional import check_preconditions, delete_if_match, etag, update_if_match
 from handler.api.idempotency import IDEMPOTENT
+from handler.api.problems import problem_responses
 from handler.api.routing import RepeatableRoute
 from handler.database.session import ReadSessionDep, SessionDep
-from handler.errors import problem_responses
 from tests.support.probe import queries
 from tests.support.probe.models import Probe, Reading
 from tests.support.probe.schemas import ProbeCreate, ProbeListQuery, ProbePage, ProbeRead, ProbeSummary, ProbeUpdate
@@ -85,7 +85,6 @@ async def replace_probe(
     probe.readings = [Reading(value=reading.value) for reading in body.readings]
     probe.version += 1
     session.flush()
-    session.refresh(probe, ["updated_at"])
     response.headers["ETag"] = etag(probe.version)
     return probe
 
