@@ -13,7 +13,7 @@ from handler.main import handler
 from local.events import Context, http_event
 
 HOST = "api.example.com"
-TARGET_GROUP = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/items/6d0ecf831eec9f09"
+TARGET_GROUP = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/service/6d0ecf831eec9f09"
 
 
 @dataclass
@@ -149,7 +149,10 @@ AUTHORIZER_CONTEXTS: dict[str, dict[str, Callable[[dict[str, Any], Any], None]]]
 }
 
 
-def authorized(mode: str, kind: str, request: Request, scope: str = "items:read items:write") -> dict[str, Any]:
+SCOPES = "probes:read probes:write items:read items:write"
+
+
+def authorized(mode: str, kind: str, request: Request, scope: str = SCOPES) -> dict[str, Any]:
     """The event for `request` that an authorizer has authenticated, with a token that has these scopes."""
     event = KINDS[kind](request)
     AUTHORIZER_CONTEXTS[mode][kind](

@@ -76,7 +76,7 @@ async def replace_probe(
     probe_id: UUID, body: ProbeCreate, session: SessionDep, request: Request, response: Response
 ) -> Any:
     """Replace a probe and its readings, in entities."""
-    probe = session.get(Probe, probe_id, with_for_update=True)
+    probe = session.get(Probe, probe_id, options=[joinedload(Probe.readings)], with_for_update={"of": Probe})
     if probe is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "Probe not found")
     check_preconditions(request, probe.version)
