@@ -1,11 +1,11 @@
 from typing import Annotated, Any
-from uuid import UUID
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response, status
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, status
 from sqlalchemy.orm import joinedload
 
 from handler.api.auth import requires_scopes
 from handler.api.conditional import check_preconditions, delete_if_match, etag, update_if_match
+from handler.api.fields import CanonicalUUID
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.problems import problem_responses
 from handler.api.routing import RepeatableRoute
@@ -21,6 +21,7 @@ router = APIRouter(
     responses=problem_responses(400, 422, 500, 503),
 )
 
+ProbeId = Annotated[CanonicalUUID, Path(description="The probe's id")]
 READ, WRITE = requires_scopes("probes:read"), requires_scopes("probes:write")
 
 
@@ -30,7 +31,7 @@ READ, WRITE = requires_scopes("probes:read"), requires_scopes("probes:write")
     dependencies=[READ],
     responses={304: {"description": "Not Modified"}, **problem_responses(404, 412)},
 )
-async def read_probe(probe_id: UUID, session: ReadSessionDep, request: Request, response: Response) -> Any:
+async def read_probe(probe_id: ProbeId, session: ReadSessionDep, request: Request, response: Response) -> Any:
     """Read a probe with its readings, in one statement; 304 where `If-None-Match` has its ETag."""
     probe = session.get(Probe, probe_id, options=[joinedload(Probe.readings)])
     if probe is None:
@@ -73,7 +74,7 @@ async def create_probe(body: ProbeCreate, session: SessionDep, request: Request,
     responses=problem_responses(404, 409, 412, 413, 415),
 )
 async def replace_probe(
-    probe_id: UUID, body: ProbeCreate, session: SessionDep, request: Request, response: Response
+    probe_id: ProbeId, body: ProbeCreate, session: SessionDep, request: Request, response: Response
 ) -> Any:
     """Replace a probe and its readings, in entities."""
     probe = session.get(Probe, probe_id, options=[joinedload(Probe.readings)], with_for_update={"of": Probe})
@@ -96,7 +97,7 @@ async def replace_probe(
     responses=problem_responses(404, 409, 412, 413, 415),
 )
 async def update_probe(
-    probe_id: UUID, body: ProbeUpdate, session: SessionDep, request: Request, response: Response
+    probe_id: ProbeId, body: ProbeUpdate, session: SessionDep, request: Request, response: Response
 ) -> Any:
     """Change a probe in one statement; the readings stay."""
     probe = update_if_match(session, Probe, probe_id, body.model_dump(exclude_unset=True), request)
@@ -110,6 +111,6 @@ async def update_probe(
     dependencies=[WRITE],
     responses=problem_responses(404, 412),
 )
-async def delete_probe(probe_id: UUID, session: SessionDep, request: Request) -> None:
+async def delete_probe(probe_id: ProbeId, session: SessionDep, request: Request) -> None:
     """Delete a probe; PostgreSQL deletes its readings."""
     delete_if_match(session, Probe, probe_id, request)

@@ -1,12 +1,12 @@
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from handler.api.fields import OR_ABSENT, TEXT, TEXT_NOT_BLANK, not_blank, storable
+from handler.api.fields import NOT_BLANK, OR_ABSENT, TEXT, Instant, JsonId, money
 from handler.api.pagination import Page, PageQuery
 from tests.support.probe.models import State
 
@@ -17,33 +17,12 @@ def _not_null(value: Any) -> Any:
     return value
 
 
-Name = Annotated[
-    str,
-    Field(min_length=1, max_length=200, json_schema_extra=TEXT_NOT_BLANK, examples=["Thermometer"]),
-    AfterValidator(storable),
-    AfterValidator(not_blank),
-]
-Note = Annotated[
-    str,
-    Field(max_length=10_000, json_schema_extra=TEXT, examples=["In the cellar"]),
-    AfterValidator(storable),
-]
+NOT_NULL = BeforeValidator(_not_null)
+Name = Annotated[str, Field(max_length=200, examples=["Thermometer"]), NOT_BLANK]
+Note = Annotated[str, Field(max_length=10_000, examples=["In the cellar"]), TEXT]
 Serial = Annotated[str, Field(pattern=r"^[A-Z0-9-]{1,40}$", examples=["T-1000"])]
-# A response to a POST shows what the next read will show: the column's scale, and UTC.
-Price = Annotated[
-    Decimal,
-    Field(max_digits=12, decimal_places=2, ge=0, examples=["19.90"]),
-    AfterValidator(lambda value: value.quantize(Decimal("0.01"))),
-]
-Value = Annotated[
-    Decimal,
-    Field(max_digits=12, decimal_places=3, examples=["21.500"]),
-    AfterValidator(lambda value: value.quantize(Decimal("0.001"))),
-]
-Instant = Annotated[
-    AwareDatetime, Field(examples=["2026-01-31T12:00:00Z"]), AfterValidator(lambda value: value.astimezone(UTC))
-]
-NotNull = BeforeValidator(_not_null)
+Price = Annotated[Decimal, money(12, 2)]
+Value = Annotated[Decimal, money(12, 3, negative=True)]
 
 
 class ReadingCreate(BaseModel):
@@ -71,18 +50,18 @@ class ProbeUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[Name | None, OR_ABSENT, NotNull] = None
+    name: Annotated[Name | None, OR_ABSENT, NOT_NULL] = None
     note: Note | None = None
     serial: Serial | None = None
-    state: Annotated[State | None, OR_ABSENT, NotNull] = None
-    price: Annotated[Price | None, OR_ABSENT, NotNull] = None
+    state: Annotated[State | None, OR_ABSENT, NOT_NULL] = None
+    price: Annotated[Price | None, OR_ABSENT, NOT_NULL] = None
     installed_at: Instant | None = None
 
 
 class ReadingRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: int
+    id: JsonId
     value: Value
 
 
