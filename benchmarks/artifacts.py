@@ -1,4 +1,4 @@
-"""What would be deployed, ours and the tutorial's, for this machine's Python; and processes that run it."""
+"""The artifacts that would be deployed, ours and the tutorial's, for this machine; and processes that run them."""
 
 import json
 import os
@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.build import RUNTIME, build, runtime_python
+from tests.support.environments import ROOT
 
-ROOT = Path(__file__).parents[1]
+OURS, TUTORIAL = "ours", "tutorial"
 LAMBDA = Path(__file__).parent / "runtime.py"
 PYTHON = runtime_python()
 # What the tutorial imports. The versions of all else are ours too.
@@ -40,13 +41,13 @@ class Artifact(NamedTuple):
 
 
 def build_ours(folder: Path) -> Artifact:
-    """As it is deployed, but for this machine's processor."""
+    """Build ours as it is deployed, but for this machine's processor."""
     build(folder, "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64")
     return Artifact(folder, "handler.main")
 
 
 def build_tutorial(folder: Path) -> Artifact:
-    """As `sam build` builds it: what its requirements.txt names, and no bytecode."""
+    """Build the tutorial as `sam build` does: what its requirements.txt names, and no bytecode."""
     source = folder / "source"
     source.mkdir(parents=True)
     shutil.copy(ROOT / "benchmarks" / "peers" / "tutorial.py", source / "app.py")
@@ -71,7 +72,7 @@ def _run(*command: str, **environ: str) -> None:
 
 
 class Process:
-    """An environment of Lambda's that has just started; `started` is the moment, of time.monotonic()."""
+    """A Lambda environment that has just started; `started` is the moment, of time.monotonic()."""
 
     def __init__(self, artifact: Artifact, environ: dict[str, str], *options: str) -> None:
         command = [PYTHON, "-I", "-S", "-B", *options, str(LAMBDA), str(artifact.folder), artifact.module]
@@ -81,26 +82,27 @@ class Process:
             command, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
         )
 
-    def answer(self, event: dict[str, Any]) -> dict[str, Any]:
-        """What runtime.py says of the answer. Raises RuntimeError when the process has ended."""
+    def request(self, event: dict[str, Any], status: int) -> dict[str, Any]:
+        """Return what runtime.py reports. Raises RuntimeError when the process ended, or at another status."""
         assert self._process.stdin
         assert self._process.stdout
         line = ""
-        try:
+        with suppress(BrokenPipeError):
             print(json.dumps(event), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
-        except BrokenPipeError:
-            pass
         if not line:
-            self._process.wait()
-            self._log.seek(0)
-            raise RuntimeError(f"the function ended: {self._log.read()[-2000:]}")
-        said: dict[str, Any] = json.loads(line)
-        return said
+            raise RuntimeError(f"the function ended: {self.end()[-2000:]}")
+        found: dict[str, Any] = json.loads(line)
+        if found["status"] != status:
+            raise RuntimeError(f"{event['rawPath']}: {found['status']} {found['body']}")
+        return found
 
     def end(self) -> str:
-        """What it wrote to standard error, all of it once it has ended."""
-        self._process.communicate()
+        """End the process, and return everything that it wrote to standard error."""
+        if self._log.closed:
+            return ""
+        with suppress(BrokenPipeError):
+            self._process.communicate()
         self._log.seek(0)
         with self._log:
             return self._log.read()
@@ -108,7 +110,7 @@ class Process:
 
 @contextmanager
 def started(artifact: Artifact, environ: dict[str, str], *options: str) -> Iterator[Process]:
-    """A new process with nothing but `environ` in its environment; `options` are Python's."""
+    """Start a process with nothing but `environ` in its environment; `options` are Python's."""
     process = Process(artifact, environ, *options)
     try:
         yield process

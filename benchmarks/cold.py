@@ -1,159 +1,114 @@
-"""Cold starts from the built artifacts, ours and the tutorial's. `make bench-cold` writes RESULTS.md.
+"""Cold starts from the built artifacts, ours and the tutorial's. `make bench-cold`.
 
-From the start of a process to its first answer, which takes a first connection by TLS and SCRAM: everything that
-Lambda makes a client wait for, but fetching the code and starting the sandbox.
+From the start of a process to its first response, which needs a first connection by TLS and SCRAM: everything that a
+client waits for on Lambda, except that the code is fetched and the sandbox started.
 """
 
-import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.artifacts import PYTHON, ROOT, Artifact, Process, build_ours, build_tutorial, started
+from benchmarks.artifacts import OURS, PYTHON, TUTORIAL, Artifact, Process, build_ours, build_tutorial, started
 from benchmarks.chart import write_chart
 from benchmarks.connect import tls_postgres
-from benchmarks.report import describe_machine, progress, table, write_section
+from benchmarks.handlers import get, post
+from benchmarks.report import Result, describe_machine, main, say, table
 from deploy.build import compile_all
-from local.events import http_event
-from tests.support.database import url_of
+from tests.support.environments import ROOT, migrate, url_of
 
-TITLE = "Cold starts"
 CHART = ROOT / "docs" / "cold.svg"
-OURS, TUTORIAL, COMPILED = "ours", "tutorial", "tutorial, with bytecode"
-LIMIT = 0.40  # what we hold ourselves to: our median over the tutorial's
+COMPILED = "tutorial, with bytecode"
+LIMIT = 0.29  # the aim: our median over the tutorial's
 IMPORT_RUNS = 7
-SHOWN = 15  # modules, and packages, of the import budget
-ITEM = b'{"name": "Lamp", "description": "A desk lamp"}'
-CREATE = http_event("POST", "/items/", "", [("content-type", "application/json")], ITEM)
-READ = http_event("GET", "/items/1", "", [], b"")
-IMPORT = re.compile(r"import time: +(\d+) \| +(\d+) \| *(\S+)")  # microseconds: of its own, and with what it imports
-
-
-class Start(NamedTuple):
-    """Seconds from the start of the process to the first answer."""
-
-    clock: float
-    cpu: float
-    imports: float  # of the clock, until the handler was imported
+SHOWN = 15  # packages of the import budget
+CREATE, READ = post("Lamp"), get("/items/1")
+IMPORT = re.compile(r"import time: +(\d+) \| +\d+ \| *(\S+)")  # microseconds of the module itself; its name
 
 
 def environ_of(name: str, url: str, ca: str) -> dict[str, str]:
-    """What the function is configured with; stock pg8000 has TLS where the server has it."""
+    """Return how the function is configured; stock pg8000 uses TLS where the server has it."""
     url = url_of(url, name.partition(",")[0])
     if name == OURS:
         return {"DATABASE_URL": f"{url}?sslmode=verify-full&sslrootcert={ca}", "AUTH_MODE": "none"}
     return {"DATABASE_URL": url.replace("postgresql", "postgresql+pg8000", 1)}
 
 
-def start(artifact: Artifact, environ: dict[str, str]) -> Start:
+def start(artifact: Artifact, environ: dict[str, str]) -> tuple[float, float, float]:
+    """Return seconds: to the first response, of the processor until then, and until the handler was imported."""
     with started(artifact, environ) as process:
-        said = answer(process, READ, 200)
-        return Start(said["clock"] - process.started, said["cpu"], said["imported"] - process.started)
+        found = process.request(READ, 200)
+        return found["clock"] - process.started, found["cpu"], found["imported"] - process.started
 
 
-def answer(process: Process, event: dict[str, Any], status: int) -> dict[str, Any]:
-    said = process.answer(event)
-    if said["status"] != status:
-        raise RuntimeError(f"{event['rawPath']}: {said['status']} {said['body']}")
-    return said
-
-
-def import_budget(artifact: Artifact, environ: dict[str, str]) -> dict[str, tuple[float, float]]:
-    """Milliseconds of each module of the artifact: of its own, and with what it imports; the fastest of some runs."""
-    runs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+def import_budget(artifact: Artifact, environ: dict[str, str]) -> str:
+    """Return a table of the packages that the first response needs, each with the fastest of some runs."""
+    runs: dict[str, list[int]] = defaultdict(list)
     for _ in range(IMPORT_RUNS):
         process = Process(artifact, environ, "-X", "importtime")
-        answer(process, READ, 200)
-        for own, all_of_it, module in IMPORT.findall(process.end()):
-            runs[module].append((int(own) / 1000, int(all_of_it) / 1000))
-    return {module: (min(one for one, _ in found), min(two for _, two in found)) for module, found in runs.items()}
-
-
-def tables_of_imports(found: dict[str, tuple[float, float]]) -> str:
-    by_package: dict[str, list[float]] = defaultdict(list)
-    for module, (own, _) in found.items():
+        process.request(READ, 200)
+        for microseconds, module in IMPORT.findall(process.end()):
+            runs[module].append(int(microseconds))
+    packages: dict[str, list[float]] = defaultdict(list)
+    for module, found in runs.items():
         package = module.partition(".")[0]
-        by_package[package if package not in sys.stdlib_module_names else "standard library"].append(own)
-    packages = sorted(by_package.items(), key=lambda one: -sum(one[1]))[:SHOWN]
-    modules = sorted(found.items(), key=lambda one: -one[1][0])[:SHOWN]
-    first: list[tuple[Any, ...]] = [("Package", "ms", "modules")]
-    first += [(f"`{name}`", f"{sum(own):.1f}", len(own)) for name, own in packages]
-    second: list[tuple[Any, ...]] = [("Module", "ms of its own", "with what it imports")]
-    second += [(f"`{name}`", f"{own:.1f}", f"{all_of_it:.1f}") for name, (own, all_of_it) in modules]
-    return f"{table(*first)}\n\n{table(*second)}"
+        packages[package if package not in sys.stdlib_module_names else "standard library"].append(min(found) / 1000)
+    rows: list[tuple[Any, ...]] = [("Package", "ms", "modules")]
+    for name, times in sorted(packages.items(), key=lambda one: -sum(one[1]))[:SHOWN]:
+        rows.append((f"`{name}`", f"{sum(times):.1f}", len(times)))
+    everything = [one for times in packages.values() for one in times]
+    return table(*rows, ("all", f"{sum(everything):.1f}", len(everything)))
 
 
-def run(samples: int) -> str:
-    """The whole part. Returns the section's text."""
-    steps = 3 + samples + 1
-    with (
-        tempfile.TemporaryDirectory(prefix="items-") as temporary,
-        tls_postgres() as (admin, url, ca),
-        progress("cold", steps) as bar,
-    ):
-        folder = Path(temporary)
-        machine = describe_machine(admin)
-        artifacts = {OURS: build_ours(folder / "ours")}
-        bar.update()
-        artifacts[TUTORIAL] = build_tutorial(folder / "tutorial")
+def run(samples: int) -> Result:
+    with tempfile.TemporaryDirectory(prefix="items-") as temporary, tls_postgres() as (admin, url, ca):
+        folder, machine = Path(temporary), describe_machine(admin)
+        say("cold: building")
+        artifacts = {OURS: build_ours(folder / "ours"), TUTORIAL: build_tutorial(folder / "tutorial")}
         compiled = shutil.copytree(artifacts[TUTORIAL].folder, folder / "compiled")
         compile_all(compiled, PYTHON)
         artifacts[COMPILED] = artifacts[TUTORIAL]._replace(folder=compiled)
-        bar.update()
         environs = {name: environ_of(name, url, ca) for name in artifacts}
         for name in (OURS, TUTORIAL):
             admin.run(f"CREATE DATABASE {name} OWNER ann")
-        migrate = [sys.executable, "-m", "handler.migrate"]
-        subprocess.run(migrate, env=environs[OURS], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        migrate(environs[OURS]["DATABASE_URL"])
         for name, artifact in artifacts.items():  # also brings the files into memory
             with started(artifact, environs[name]) as process:
-                answer(process, CREATE, 201)
-        bar.update()
-        starts: dict[str, list[Start]] = {name: [] for name in artifacts}
-        for _ in range(samples):
+                process.request(CREATE, 201)
+        starts: dict[str, list[tuple[float, float, float]]] = {name: [] for name in artifacts}
+        for number in range(samples):
+            say(f"cold: {number + 1} of {samples}")
             for name, artifact in artifacts.items():
                 starts[name].append(start(artifact, environs[name]))
-            bar.update()
-        budget = import_budget(artifacts[OURS], environs[OURS])
-        bar.update()
+        imports = import_budget(artifacts[OURS], environs[OURS])
     rows: list[tuple[Any, ...]] = [(f"Median of {samples}, ms", *artifacts, "ours / tutorial", "at most")]
-    for what, number in (("to the first answer", 0), ("of the processor", 1), ("until it is imported", 2)):
-        medians = [median(one[number] for one in starts[name]) * 1000 for name in artifacts]
-        limit = f"{LIMIT:.2f}" if number < 2 else ""
-        rows.append((what, *(f"{value:.0f}" for value in medians), f"{medians[0] / medians[1]:.2f}", limit))
-        if number == 0:
-            bars = {what.capitalize(): dict(zip(artifacts, medians, strict=True))}
-    note = "From the start of the process to the first answer, PostgreSQL on loopback with TLS"
-    write_chart(CHART, "Cold start", note, bars, "ms")
-    return f"""`make bench-cold` (`python -m benchmarks.cold --samples {samples}`) on {machine} with TLS.
+    found = {}
+    for number, what in enumerate(("to the first response", "of the processor", "until it is imported")):
+        found[what] = {name: median(one[number] for one in starts[name]) * 1000 for name in artifacts}
+        ratio = f"{found[what][OURS] / found[what][TUTORIAL]:.2f}"
+        rows.append((what, *(f"{one:.0f}" for one in found[what].values()), ratio, "" if number else f"{LIMIT:.2f}"))
+    note = "From the start of the process to the first response, PostgreSQL on loopback with TLS"
+    write_chart(CHART, "Cold start", note, {rows[1][0].capitalize(): found[rows[1][0]]}, "ms")
+    section = f"""{machine} with TLS.
 
-From the start of the process to its first answer, a GET of an item over a new connection by TLS and SCRAM on loopback.
-Ours is built as it is deployed, but for this machine; the tutorial is what `sam build` makes of
+From the start of the process to its first response, a GET of an item over a new connection by TLS and SCRAM on
+loopback. Ours is built as it is deployed, but for this machine; the tutorial is what `sam build` makes of
 `benchmarks/peers/tutorial.py`, at the same versions, and once more with bytecode. Each start is a new `python -I -S -B`
 that can import the artifact and the standard library only, by turns. The files are in the page cache; Lambda's sandbox
-and the fetching of the code are not in it.
+and the fetching of the code are not measured.
 
 {table(*rows)}
 
-What ours imports until the first answer, in all {sum(own for own, _ in budget.values()):.0f} ms in {len(budget)}
-modules (`-X importtime`, which slows it down; the fastest of {IMPORT_RUNS} runs of each), by package and by module:
+What ours imports until the first response, by package (`-X importtime`, which slows it down; the fastest of
+{IMPORT_RUNS} runs of each module):
 
-{tables_of_imports(budget)}"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cold", description=__doc__)
-    parser.add_argument("--samples", type=int, default=25, help="starts of each (%(default)s)")
-    text = run(parser.parse_args().samples)
-    write_section(TITLE, text)
-    print(f"## {TITLE}\n\n{text}")
+{imports}"""
+    return Result(section, table(*rows))
 
 
 if __name__ == "__main__":
-    main()
+    main("cold", "Cold starts", run, samples=25)

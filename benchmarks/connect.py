@@ -1,8 +1,8 @@
-"""`make bench-connect`: the first connection of a process, TLS with SCRAM, ours beside stock pg8000.
+"""The first connection of a process, TLS with SCRAM, beside stock pg8000. `make bench-connect`.
 
 Each sample is a new process that imports the driver and its dialect first, and then is timed from `create_engine` to
-the answer of `SELECT 1`: what a cold start pays for its first statement. Stock pg8000 is as it comes: TLS where the
-server has it, and nothing verified. Ours verifies, and reads the system's authorities and the test's for it.
+the result of `SELECT 1`: what a cold start pays for its first statement. Stock pg8000 is used with its defaults: TLS
+where the server offers it, without verification. Ours verifies, against the test's certificate authority.
 """
 
 import os
@@ -18,15 +18,13 @@ from typing import Any
 
 import pg8000.native
 
-from benchmarks.report import describe_machine, progress, table, write_section
-from local.postgres import server
+from benchmarks.report import Result, describe_machine, main, say, table
 from tests.support.certificates import authority, issue
-from tests.support.database import connect, free_port, required_program
+from tests.support.database import required_program
+from tests.support.environments import address_of, connect, postgres
 
-TITLE = "First connection"
-SAMPLES = 30
 AUTHENTICATION = """
-local all all scram-sha-256
+host all postgres 127.0.0.1/32 scram-sha-256
 hostssl all all 127.0.0.1/32 scram-sha-256
 """
 # The URL is in the environment: other users can read a command line, and the password with it.
@@ -55,59 +53,53 @@ STOCK = {
 
 @contextmanager
 def tls_postgres() -> Iterator[tuple[pg8000.native.Connection, str, str]]:
-    """The system's PostgreSQL on loopback, by TLS and SCRAM only.
+    """Run the system's PostgreSQL during the block; users connect by TLS and SCRAM only.
 
-    Yields a connection to administrate it, the URL of its database `postgres` for a user who may create databases, and
-    the file of the authority that vouches for it.
+    Yields a superuser's connection, the URL of its database `postgres` for a user who may create databases, and the
+    file of the certificate authority.
     """
+    programs = required_program("postgres").parent  # the embedded one has no TLS
     with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as name:
-        folder, port = Path(name), free_port()
-        programs = required_program("postgres").parent  # the embedded one has no TLS
-        with server(folder / "postgres", port=port, programs=programs) as admin_url, connect(admin_url) as admin:
+        folder = Path(name)
+        with postgres(folder=folder / "postgres", programs=programs) as admin_url, connect(admin_url) as admin:
             cluster, password = folder / "postgres" / "cluster", secrets.token_hex()
             (cluster / "pg_hba.conf").write_text(AUTHENTICATION)
             issue(authority(folder / "ca.pem"), cluster, "127.0.0.1")
             admin.run(f"CREATE ROLE ann LOGIN CREATEDB PASSWORD '{password}'")
             admin.run("ALTER SYSTEM SET ssl = on")
             admin.run("SELECT pg_reload_conf()")
-            yield admin, f"postgresql://ann:{password}@127.0.0.1:{port}/postgres", str(folder / "ca.pem")
+            host, port = address_of(admin_url)
+            yield admin, f"postgresql://ann:{password}@{host}:{port}/postgres", str(folder / "ca.pem")
 
 
 def sample(kind: dict[str, str], url: str, ca: str) -> list[float]:
-    """Milliseconds by the clock, and of the processor."""
+    """Return milliseconds by the clock, and of the processor."""
     code = TIMED.format(imports=kind["imports"], engine=kind["engine"].format(ca=ca))
-    environment = os.environ | {"DATABASE_URL": url}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    environ = os.environ | {"DATABASE_URL": url}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     return [float(seconds) * 1000 for seconds in done.stdout.split()]
 
 
-def run() -> str:
-    """The whole part. Returns the section's text."""
+def run(samples: int) -> Result:
     times: dict[str, list[list[float]]] = {"ours": [], "stock pg8000": []}
-    with tls_postgres() as (admin, url, ca), progress("connect", SAMPLES) as bar:
+    with tls_postgres() as (admin, url, ca):
         machine = describe_machine(admin)
-        for _ in range(SAMPLES):
+        for number in range(samples):
+            say(f"connect: {number + 1} of {samples}")
             for name, kind in zip(times, (OURS, STOCK), strict=True):
                 times[name].append(sample(kind, url, ca))
-            bar.update()
-    rows: list[tuple[Any, ...]] = [(f"Median of {SAMPLES}, ms", *times, "ratio")]
+    rows: list[tuple[Any, ...]] = [(f"Median of {samples}, ms", *times, "ratio")]
     for number, what in enumerate(("by the clock", "of the processor")):
-        ours, stock = (median(found[number] for found in samples) for samples in times.values())
+        ours, stock = (median(found[number] for found in measured) for measured in times.values())
         rows.append((what, f"{ours:.1f}", f"{stock:.1f}", f"{ours / stock:.2f}"))
-    return f"""`make bench-connect` on {machine} with TLS.
+    section = f"""{machine} with TLS.
 
-The first connection of a new process, SCRAM over TLS on loopback, from `create_engine` to the answer of `SELECT 1`,
-imports not included. Stock pg8000 is as it comes: it verifies nothing. Ours verifies, and reads the system's
-authorities for it.
+The first connection of a new process, SCRAM over TLS on loopback, from `create_engine` to the result of `SELECT 1`,
+without imports. Stock pg8000 has its defaults, which verify no certificate; ours verifies.
 
 {table(*rows)}"""
-
-
-def main() -> None:
-    text = run()
-    write_section(TITLE, text)
-    print(f"## {TITLE}\n\n{text}")
+    return Result(section, table(*rows))
 
 
 if __name__ == "__main__":
-    main()
+    main("connect", "First connection", run, samples=30)

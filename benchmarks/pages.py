@@ -1,24 +1,16 @@
 """Every read on 10,000 and on 5,000,000 items: one item, pages of the list and of searches. `make bench-pages`.
 
-Each database has a process of its own with the real handler, which is sent API Gateway events and times itself; the two
-take turns at every page. The plan of a page is that of the statement that the handler sent, with its parameters.
+Each database has a process of its own with the real handler, which gets API Gateway events and times itself; the two
+take turns at every page.
 """
 
-import argparse
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
-from itertools import accumulate, product
+from itertools import accumulate
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -26,20 +18,17 @@ from urllib.parse import urlencode
 import pg8000.native
 from sqlalchemy import event
 
-from benchmarks.report import describe_machine, progress, table, write_section
-from benchmarks.warm import process
-from local.events import Context, http_event, http_response
-from local.postgres import server
+from benchmarks.handlers import Event, Handler, configure, get, handler
+from benchmarks.report import Result, describe_machine, main, say, table
+from local.events import Context
 from tests.items.cursors import items_cursor
-from tests.support.database import connect, url_of
+from tests.support.environments import connect, migrate, postgres, process, url_of
 
-TITLE = "Pages"
-SIZES = (10_000, 5_000_000)
+SMALL = 10_000
 LIMIT = 50
-DONE = (200, 304)
 ORDERS = {"newest": "id DESC", "name": "name, id"}
 PLACES = ("first", "middle", "last")
-# For the loading: nothing of it has to survive. shared_buffers is a quarter of a machine of 4 GB, as RDS sets it.
+# Nothing has to survive the loading. shared_buffers is a quarter of a machine of 4 GB, as RDS sets it.
 OPTIONS = (
     *("shared_buffers=1GB", "fsync=off", "wal_level=minimal", "max_wal_senders=0", "autovacuum=off"),
     *("maintenance_work_mem=2GB", "max_parallel_maintenance_workers=2"),
@@ -61,7 +50,8 @@ def _word() -> str:
 # From the commonest word to the rarest, 3 % to 0.004 % of all; and three that no row is made of.
 *WORDS, RARE, OLD, ABSENT = list(dict.fromkeys(_word() for _ in range(VOCABULARY + 500)))[: VOCABULARY + 3]
 WEIGHTS = [*accumulate(1 / (rank + 6) for rank in range(VOCABULARY))]
-SEARCHES = {
+SAMPLED = "rare, in the planner's sample"  # words of an item in ANALYZE's histogram: the planner takes them for common
+SEARCHES: dict[str, str | None] = {
     "none": None,
     "common": WORDS[0][:4],
     "1 %": WORDS[210],
@@ -70,45 +60,32 @@ SEARCHES = {
     "2 %, all old": OLD,
     "absent": ABSENT,
     "absent, of common parts": WORDS[0] + WORDS[1],
+    SAMPLED: "",  # differs by database
 }
-# Words of one item that ANALYZE kept in its histogram: the planner takes them for common.
-SAMPLED = "rare, in the planner's sample"
 
 
-class Measured(NamedTuple):
-    seconds: list[float]
-    status: int
-    items: int
-    plan: dict[str, Any]
+class Page(NamedTuple):
+    """A page of a list: its search, its order, and where it is. Or one item: `search` is ONE."""
 
-
-class Place(NamedTuple):
-    """A page: where it is in which list, and its query; or one item, by the method and a header."""
-
-    order: str
     search: str
+    order: str
     place: str
-    query: str
-    path: str = "/items/"
-    method: str = "GET"
-    headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.search}, {self.order}, {self.place}"
 
 
 ONE = "one item"
-
-
-def reads_of_one(count: int) -> list[Place]:
-    """An item in the middle: whole, its headers, and what is answered to somebody who has it."""
-    path = f"/items/{count // 2}"
-    return [
-        Place("by id", ONE, "GET", "", path),
-        Place("by id", ONE, "HEAD", "", path, "HEAD"),
-        Place("by id", ONE, "GET, 304", "", path, headers=(("if-none-match", '"1"'),)),
-    ]
+# In the large database: a page of the list, what both parts of a search's statement do, and the slowest of them.
+EXPLAINED = (
+    Page("none", "newest", "middle"),
+    Page("rare", "newest", "first"),
+    Page("absent, of common parts", "name", "first"),
+)
 
 
 def lines(count: int) -> Iterator[str]:
-    """`count` rows of name and description for COPY, some thousand at a time."""
+    """Yield `count` rows of name and description for COPY, some thousand at a time."""
     for start in range(0, count, AT_ONCE):
         words = iter(_random.choices(WORDS, cum_weights=WEIGHTS, k=AT_ONCE * 60))
         rows = []
@@ -128,9 +105,8 @@ def lines(count: int) -> Iterator[str]:
 
 
 def fill(url: str, count: int) -> None:
-    """Migrate the database, and put `count` items in, before its indexes."""
-    command = [sys.executable, "-m", "handler.migrate"]
-    subprocess.run(command, env=os.environ | {"DATABASE_URL": url}, stdout=subprocess.DEVNULL, check=True)
+    """Migrate the database, and load `count` items before their indexes."""
+    migrate(url)
     with connect(url) as database:
         database.run("SET statement_timeout = 0")
         indexes = database.run(
@@ -139,27 +115,29 @@ def fill(url: str, count: int) -> None:
         )
         for name, _ in indexes:
             database.run(f"DROP INDEX {name}")
-        # What is written in the transaction that truncates needs no log (PostgreSQL manual, 14.4.7).
+        # Rows that are written in the transaction that truncates need no log (PostgreSQL manual, 14.4.7).
         database.run("BEGIN")
         database.run("TRUNCATE items RESTART IDENTITY")
         database.run("COPY items (name, description) FROM STDIN WITH (FREEZE)", stream=lines(count))
         database.run("COMMIT")
         for name, definition in indexes:
-            say(f"{count:,} items are in: {name}")
+            say(f"pages: {count:,} items are loaded: {name}")
             database.run(definition)
         database.run("VACUUM ANALYZE items")
 
 
-def places(url: str) -> tuple[dict[str, int], list[Place]]:
-    """How many items each search finds, and its pages, as far as there are so many."""
-    counts, found = {}, []
+def pages(url: str) -> tuple[dict[str, int], dict[Page, Event]]:
+    """Return how many items each search finds, and the request for each page, as far as there are so many."""
+    counts, found = {}, {}
     with connect(url) as database:
         database.run("SET statement_timeout = 0")
-        statistics = "SELECT histogram_bounds::text::text[] FROM pg_stats WHERE (tablename, attname) = ('items', '{}')"
-        ((sample,),) = database.run(statistics.format("description"))
+        statistics = (
+            "histogram_bounds::text::text[] FROM pg_stats WHERE (tablename, attname) = ('items', 'description')"
+        )
+        ((sample,),) = database.run(f"SELECT {statistics}")
         sampled = " ".join(sample[len(sample) // 2].split()[1:5])
-        for search, text in (SEARCHES | {SAMPLED: sampled}).items():
-            matches = "items"
+        for search, known in SEARCHES.items():
+            text, matches = sampled if search == SAMPLED else known, "items"
             if text:
                 matches = "matches"
                 database.run("DROP TABLE IF EXISTS matches")
@@ -167,171 +145,99 @@ def places(url: str) -> tuple[dict[str, int], list[Place]]:
                     "CREATE TEMPORARY TABLE matches AS SELECT id, name FROM items"
                     f" WHERE name ILIKE '%{text}%' OR description ILIKE '%{text}%'"
                 )
-            counts[search] = count = database.run(f"SELECT count(*) FROM {matches}")[0][0]
+            ((count,),) = database.run(f"SELECT count(*) FROM {matches}")
+            counts[search] = count
             if not text:
-                found += reads_of_one(count)
+                path = f"/items/{count // 2}"
+                found[Page(ONE, "by id", "GET")] = get(path)
+                found[Page(ONE, "by id", "HEAD")] = get(path, method="HEAD")
+                found[Page(ONE, "by id", "GET, 304")] = get(path, headers=(("if-none-match", '"1"'),))
             for order, by in ORDERS.items():
                 parameters = {"order": order, "limit": LIMIT} | ({"q": text} if text else {})
-                found.append(Place(order, search, PLACES[0], urlencode(parameters)))
-                afters = {PLACES[1]: count // 2, PLACES[2]: count - LIMIT}
-                for place, after in afters.items():
+                found[Page(search, order, "first")] = get("/items/", urlencode(parameters))
+                for place, after in {"middle": count // 2, "last": count - LIMIT}.items():
                     if after < LIMIT:
                         continue
                     statement = f"SELECT id, name FROM {matches} ORDER BY {by} OFFSET {after - 1} LIMIT 1"
                     ((item_id, name),) = database.run(statement)
                     keys = json.dumps([item_id] if order == "newest" else [name, item_id]).encode()
                     query = urlencode(parameters | {"cursor": items_cursor(keys, **parameters)})
-                    found.append(Place(order, search, place, query))
+                    found[Page(search, order, place)] = get("/items/", query)
     return counts, found
 
 
-def run_handler(connection: Connection, url: str) -> None:
-    """In its own process: answer (place, seconds) with what it took, until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ |= {"DATABASE_URL": url, "AUTH_MODE": "none", "LOG_LEVEL": "ERROR"}
-    handler = import_module("handler.main").handler
+def explain(connection: Connection, url: str) -> None:
+    """Send the plan of the last statement of each event, in a process of its own, until the connection closes."""
+    configure(url)
+    handle = import_module("handler.main").handler
     engine = import_module("handler.database.engine").engine
     sent: list[tuple[str, Any]] = []
     event.listen(engine, "before_cursor_execute", lambda *args: sent.append((args[2], args[3])))
-    explain = engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
-    try:
+    with suppress(EOFError):
         while True:
-            place, budget = connection.recv()
-            request = http_event(place.method, place.path, place.query, place.headers, b"")
-            seconds: list[float] = []
-            end = 0.0
-            while len(seconds) < 2 or (time.perf_counter() < end and len(seconds) < 100):
-                context = Context()
-                start = time.perf_counter()
-                answer = http_response(handler(request, context))
-                seconds.append(time.perf_counter() - start)
-                end = end or time.perf_counter() + budget
-                if answer.status not in DONE:
-                    break
+            handle(connection.recv(), Context())
             statement, parameters = sent[-1]
-            options = "ANALYZE, BUFFERS, FORMAT JSON" if answer.status in DONE else "FORMAT JSON"
-            with explain.connect() as database:
-                plan = database.exec_driver_sql(f"EXPLAIN ({options}) {statement}", parameters).scalar_one()[0]
-            sent.clear()
-            items = len(json.loads(answer.body or "{}").get("items", ()))
-            connection.send(Measured(seconds[1:] or seconds, answer.status, items, plan))
-    except EOFError:
-        pass
+            with engine.connect() as database:
+                rows = database.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {statement}", parameters)
+                connection.send("\n".join(row[0] for row in rows))
 
 
 @contextmanager
-def databases() -> Iterator[tuple[dict[int, str], pg8000.native.Connection]]:
+def databases(large: int) -> Iterator[tuple[dict[int, str], pg8000.native.Connection]]:
     """A filled database of each size; and a connection to their server."""
-    with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as folder:
-        options = [text for option in OPTIONS for text in ("-c", option)]
-        with server(Path(folder), *options) as admin_url, connect(admin_url) as admin:
-            urls = {}
-            for size in SIZES:
-                say(f"{size:,} items")
-                admin.run(f"CREATE DATABASE items_{size}")
-                urls[size] = url_of(admin_url, f"items_{size}")
-                fill(urls[size], size)
-            admin.run("CHECKPOINT")
-            yield urls, admin
+    options = [text for option in OPTIONS for text in ("-c", option)]
+    with postgres(*options) as server, connect(server) as admin:
+        urls = {}
+        for size in (SMALL, large):
+            say(f"pages: {size:,} items")
+            admin.run(f"CREATE DATABASE items_{size}")
+            urls[size] = url_of(server, f"items_{size}")
+            fill(urls[size], size)
+        admin.run("CHECKPOINT")
+        yield urls, admin
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[str]:
-    """A line for each node of a plan, the outermost first, each with what it read beyond what it returned."""
-    name = plan["Node Type"]
-    if plan.get("Scan Direction") == "Backward":
-        name += " Backward"
-    if index := plan.get("Index Name"):
-        name += f" {index}"
-    said = [f"expected={plan['Plan Rows']:,}"]
-    if "Actual Rows" in plan:
-        said.insert(0, f"rows={plan['Actual Rows'] * plan['Actual Loops']:,.0f}")
-    said += [
-        f"{text}={plan[key]:,}"
-        for key, text in {
-            "Rows Removed by Filter": "filtered out",
-            "Rows Removed by Index Recheck": "recheck removed",
-            "Lossy Heap Blocks": "lossy blocks",
-        }.items()
-        if plan.get(key)
-    ]
-    yield f"{name} {', '.join(said)}"
-    for child in plan.get("Plans", ()):
-        yield from (f"  {line}" for line in nodes(child))
+def milliseconds(one: Handler, request: Event, budget: float) -> float:
+    """Return the median of up to 100 requests that take `budget` seconds, after the first."""
+    (first,) = one.run(request)
+    (second,) = one.run(request)
+    times = [second, *one.run(*[request] * min(99, int(budget / first.seconds)))]
+    return median(response.seconds for response in times) * 1000
 
 
-def describe_plan(found: Measured) -> list[str]:
-    plan = found.plan["Plan"]
-    if found.status not in DONE:
-        return [*nodes(plan), f"{found.status} after {found.seconds[0]:.1f} s"]
-    hit, read = plan["Shared Hit Blocks"], plan["Shared Read Blocks"]
-    spilled = plan.get("Temp Written Blocks", 0)
-    buffers = f"buffers: {hit:,} hit, {read:,} read{f', {spilled:,} spilled' if spilled else ''}"
-    times = f"planning {found.plan['Planning Time']:.2f} ms, execution {found.plan['Execution Time']:.2f} ms"
-    return [*nodes(plan), f"{buffers}; {times}"]
-
-
-def milliseconds(found: Measured | None) -> str:
-    if found is None:
-        return ""
-    return f"{median(found.seconds) * 1000:,.2f}" if found.status in DONE else f"{found.status}"
-
-
-def run(budget: float) -> str:
-    """Fills, measures each page for `budget` seconds, and returns the section's text."""
-    with databases() as (urls, admin), ExitStack() as stack:
+def run(seconds: float, large: int) -> Result:
+    with databases(large) as (urls, admin), ExitStack() as stack:
         machine = describe_machine(admin)
-        counts: dict[int, dict[str, int]] = {}
-        pages: dict[tuple[str, str, str], dict[int, Place]] = {}
+        counts, found = {}, {}
         for size, url in urls.items():
-            say(f"{size:,} items: counting matches")
-            counts[size], found = places(url)
-            for page in found:
-                pages.setdefault((page.search, page.order, page.place), {})[size] = page
-        handlers = {size: stack.enter_context(process(run_handler, url)) for size, url in urls.items()}
-        measured: dict[tuple[str, str, str], dict[int, Measured]] = {}
-        in_order = [key for key in pages if key[0] == ONE]
-        in_order += [key for key in product([*SEARCHES, SAMPLED], ORDERS, PLACES) if key in pages]
-        say("")
-        bar = stack.enter_context(progress("pages", len(pages)))
-        for key in in_order:
-            for size, page in pages[key].items():
-                handlers[size].send((page, budget))
-                measured.setdefault(key, {})[size] = handlers[size].recv()
-            bar.update()
-    return describe(machine, budget, counts, measured)
-
-
-def describe(
-    machine: str,
-    budget: float,
-    counts: dict[int, dict[str, int]],
-    measured: dict[tuple[str, str, str], dict[int, Measured]],
-) -> str:
-    small, large = SIZES
-    rows: list[tuple[Any, ...]] = [("q, order, page", *(f"{size:,}, ms" for size in SIZES), "ratio")]
-    plans: dict[str, list[str]] = {}
-    for (search, order, place), by_size in measured.items():
-        both = [median(by_size[size].seconds) for size in SIZES if size in by_size and by_size[size].status in DONE]
-        ratio = f"{both[1] / both[0]:.1f}" if len(both) == len(SIZES) else ""
-        times = [milliseconds(by_size.get(size)) for size in SIZES]
-        rows.append((f"{search}, {order}, {place}", *times, ratio))
-        for size, found in by_size.items():
-            title = f"q: {search}; order: {order}; page: {place}; {size:,} items"
-            plans[title] = describe_plan(found)
-    searches = [("q", "text", *(f"of {size:,}" for size in SIZES))]
-    searches += [
-        (search, f"`{text}`" if text else "", f"{counts[small][search]:,}", f"{counts[large][search]:,}")
-        for search, text in SEARCHES.items()
-    ]
-    searches.append((SAMPLED, "four of its words", f"{counts[small][SAMPLED]:,}", f"{counts[large][SAMPLED]:,}"))
-    shown = "\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in plans.items())
-    return f"""`make bench-pages` (`python -m benchmarks.pages --seconds {budget:g}`) on {machine} with
+            say(f"pages: {size:,} items: counting matches")
+            counts[size], found[size] = pages(url)
+        handlers = {size: stack.enter_context(handler("handler.main", url)) for size, url in urls.items()}
+        rows: list[tuple[Any, ...]] = [("q, order, page", *(f"{size:,}, ms" for size in urls), "ratio")]
+        for page in found[large]:
+            say(f"pages: {page}")
+            times = [
+                milliseconds(handlers[size], found[size][page], seconds) if page in found[size] else None
+                for size in urls
+            ]
+            ratio = f"{times[1] / times[0]:.1f}" if times[0] and times[1] else ""
+            rows.append((page, *("" if one is None else f"{one:,.2f}" for one in times), ratio))
+        explainer = stack.enter_context(process(explain, urls[large]))
+        plans = []
+        for page in EXPLAINED:
+            explainer.send(found[large][page])
+            plans.append(f"{page}:\n\n```text\n{explainer.recv()}\n```")
+    searches = [("q", "text", *(f"of {size:,}" for size in urls))]
+    for search, text in SEARCHES.items():
+        said = "four of its words" if search == SAMPLED else f"`{text}`" if text else ""
+        searches.append((search, said, *(f"{of_size[search]:,}" for of_size in counts.values())))
+    shown = "\n\n".join(plans)
+    section = f"""{machine} with
 {", ".join(OPTIONS)}.
 
-One item, or a page of {LIMIT}, from the event to the answer, through `handler.main` in a process of its own for each
-database, over a unix socket: the median of the requests after the first. Everything is in memory; a cold disk is not
-measured. Where the time is missing, the search finds too little for such a page; 503 is the answer after the 9 s of
-statement_timeout.
+One item, or a page of {LIMIT}, from the event to the response, through `handler.main` in a process of its own for each
+database: the median of the requests after the first. Everything is in memory; a cold disk is not measured. Where the
+time is missing, the search finds too little for such a page.
 
 {table(*rows)}
 
@@ -339,28 +245,11 @@ How many items each `q` finds:
 
 {table(*searches)}
 
-<details><summary>The plans: EXPLAIN (ANALYZE, BUFFERS) of the handler's statements with their parameters</summary>
+Three plans, of the statements that the handler sent, on {large:,} items.
 
-```
-{shown}
-```
-
-</details>"""
-
-
-def say(text: str) -> None:
-    """Where we are; on the same line of a terminal."""
-    print(f"\r\033[Kbench: {text}" if sys.stderr.isatty() else f"bench: {text}", end="", file=sys.stderr)
-    print(end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.7, help="for each page and size, at most (%(default)s)")
-    text = run(parser.parse_args().seconds)
-    write_section(TITLE, text)
-    print(f"## {TITLE}\n\n{text}")
+{shown}"""
+    return Result(section, table(*rows))
 
 
 if __name__ == "__main__":
-    main()
+    main("pages", "Pages", run, seconds=0.7, large=5_000_000)

@@ -1,49 +1,70 @@
-"""What the benchmarks say and where: RESULTS.md, the terminal, the machine that they ran on."""
+"""Where the benchmarks write: a section of RESULTS.md, a block of docs/performance.md, and the terminal."""
 
+import argparse
 import os
 import platform
 import re
-import time
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pg8000.native
-from tqdm import tqdm
+
+from tests.support.environments import ITEMS, ITEMS_MISSING, ROOT
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 PACKAGES = ("fastapi", "mangum", "sqlalchemy", "pg8000")
 
 
-def progress(what: str, total: int) -> "tqdm[Any]":
-    """A bar on standard error where that is a terminal, else nothing; `update()` it `total` times."""
-    return tqdm(desc=what, total=total, disable=None, leave=False)
+class Result(NamedTuple):
+    """What a benchmark found. `section` is its text for RESULTS.md, `block` its tables for docs/performance.md.
+
+    `failures` are rules that did not hold; with any of them the program exits with 1.
+    """
+
+    section: str
+    block: str
+    failures: tuple[str, ...] = ()
 
 
-class Progress:
-    """The same for what lasts a known time, in seconds."""
+def main(name: str, title: str, run: Callable[..., Result], **options: float) -> None:
+    """Run a benchmark with the command line's options, whose defaults are `options`, and write what it found."""
+    if not ITEMS.is_dir():
+        sys.exit(f"bench-{name}: {ITEMS_MISSING}")
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
+    for option, default in options.items():
+        parser.add_argument(f"--{option}", type=type(default), default=default, help="(%(default)s)")
+    arguments = vars(parser.parse_args())
+    result = run(**arguments)
+    say("")
+    given = "".join(f" --{option} {value:g}" for option, value in arguments.items())
+    text = f"`make bench-{name}` (`python -m benchmarks.{name}{given}`) on {result.section}"
+    write_section(title, text)
+    write_block(f"bench-{name}", f"{result.block}\n\nMeasured on {datetime.now(UTC):%Y-%m-%d}.")
+    print(f"## {title}\n\n{text}")
+    if result.failures:
+        sys.exit(f"bench-{name}: {'; '.join(result.failures)}")
 
-    def __init__(self, expected: float) -> None:
-        self._bar = progress("bench", round(expected))
-        self._start = time.monotonic()
 
-    def show(self) -> None:
-        self._bar.update(min(time.monotonic() - self._start, self._bar.total) - self._bar.n)
-
-    def done(self) -> None:
-        self._bar.close()
+def say(text: str) -> None:
+    """Show the progress on standard error, where that is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def table(*rows: tuple[Any, ...]) -> str:
-    """A Markdown table; the first row is the head."""
+    """Return a Markdown table; the first row is the head."""
     lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
     lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
     return "\n".join(lines)
 
 
 def describe_machine(server: pg8000.native.Connection) -> str:
-    """When and on what; the sentence goes on with how the server is set up."""
+    """Return the date, the machine and the versions, as the beginning of a sentence about the server."""
     python, postgresql = platform.python_version(), server.run("SHOW server_version")[0][0]
     names = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", names.read_text()) if names.exists() else None
@@ -55,8 +76,14 @@ def describe_machine(server: pg8000.native.Connection) -> str:
 
 
 def write_section(title: str, text: str) -> None:
-    """Put a section into RESULTS.md, in the place of the one with the same title."""
-    before = RESULTS.read_text() if RESULTS.exists() else "# Results\n\nWritten by the benchmarks; do not edit.\n"
-    head, *sections = re.split(r"^(?=## )", before, flags=re.MULTILINE)
+    """Replace the section of RESULTS.md that has this title, or append it."""
+    head, *sections = re.split(r"^(?=## )", RESULTS.read_text(), flags=re.MULTILINE)
     kept = {section.splitlines()[0]: section.strip() for section in [*sections, f"## {title}\n\n{text}"]}
     RESULTS.write_text("\n\n".join([head.strip(), *kept.values()]) + "\n")
+
+
+def write_block(name: str, text: str) -> None:
+    """Replace what is between the two comments `name` of docs/performance.md."""
+    before = PERFORMANCE.read_text()
+    start, stop = before.index(f"<!-- {name} -->"), before.index(f"<!-- /{name} -->")
+    PERFORMANCE.write_text(f"{before[:start]}<!-- {name} -->\n\n{text}\n\n{before[stop:]}")

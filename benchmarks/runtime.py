@@ -1,9 +1,8 @@
-"""Stands in for the Lambda runtime: imports a function from an artifact, and answers events, a line of JSON each.
+"""A stand-in for the Lambda runtime: imports a function from an artifact, and handles events, a line of JSON each.
 
-`python -I -S -B runtime.py FOLDER MODULE`: nothing but FOLDER and the standard library can be imported, and no bytecode
-is written, as on Lambda, where /var/task is read-only. Each answer says what the process has taken until then: the
-clock when it was ready, in seconds of time.monotonic(), which all processes share; seconds of the processor; and the
-most memory that it had, in bytes.
+`python -I -S -B runtime.py FOLDER MODULE`: only FOLDER and the standard library can be imported, and no bytecode is
+written, as on Lambda, where /var/task is read-only. With each response it reports what the process has used so far:
+the clock, in seconds of time.monotonic(), which all processes share; seconds of the processor; peak memory in bytes.
 """
 
 import json
@@ -13,7 +12,7 @@ from importlib import import_module
 
 
 class Context:
-    """What the handlers ask of Lambda's."""
+    """The parts of Lambda's context that the handlers read."""
 
     aws_request_id = "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
 
@@ -27,14 +26,14 @@ def main() -> None:
     handler = import_module(module).handler
     imported = time.monotonic()
     for line in sys.stdin:
-        answer = handler(json.loads(line), Context())
-        said = {"clock": time.monotonic(), "cpu": time.process_time(), "imported": imported}
-        said |= {"status": answer["statusCode"], "body": answer["body"], "memory": peak_memory()}
-        print(json.dumps(said), flush=True)
+        response = handler(json.loads(line), Context())
+        report = {"clock": time.monotonic(), "cpu": time.process_time(), "imported": imported}
+        report |= {"status": response["statusCode"], "body": response["body"], "memory": peak_memory()}
+        print(json.dumps(report), flush=True)
 
 
 def peak_memory() -> int:
-    """Of this program: getrusage() also counts what started it (getrusage(2), ru_maxrss)."""
+    """Return that of this program: getrusage() also counts its parent's before exec (getrusage(2), ru_maxrss)."""
     try:
         with open("/proc/self/status") as status:  # noqa: PTH123 - what is not imported here, the function pays for
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from local.events import Context, HttpResponse, http_event, http_response
-from tests.support.environments import MAX_CONNECTIONS, address_of, connect, postgres, process, role_url
+from tests.support.environments import MAX_CONNECTIONS, address_of, connect, is_unavailable, postgres, process, role_url
 from tests.support.proxy import Proxy
 
 ENVIRONMENTS = 8  # and as many clients
@@ -205,7 +205,7 @@ class Service:
             if window and after > 0:
                 window.recovered.add(environment.number)
             return None if response.status < 500 else "neither a right response nor the documented 503"
-        if response and not is_documented(response):
+        if response and not is_unavailable(response):
             return "a 503 that is not the documented one"
         if window is None:
             return "a failure before any fault"
@@ -217,13 +217,3 @@ class Service:
         if window.failures[environment.number] > window.may_cost or environment.number in window.recovered:
             return f"503, begun {after:.3f} s after {window.fault} ({window.part:.2f}) was over"
         return None
-
-
-def is_documented(response: HttpResponse) -> bool:
-    """Whether a response is the documented 503: a problem, with the time after which to try again."""
-    headers = dict(response.headers)
-    return (
-        response.status == 503
-        and headers.get("content-type") == "application/problem+json"
-        and headers.get("retry-after", "").isdigit()
-    )

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pg8000.native
 
+from local.events import HttpResponse
 from local.postgres import over_tcp, server
 from tests.support.ports import reserved_port
 
@@ -114,3 +115,13 @@ def connect(url: str) -> Iterator[pg8000.native.Connection]:
         yield connection
     finally:
         connection.close()
+
+
+def is_unavailable(response: HttpResponse) -> bool:
+    """Return whether a response is the documented 503: a problem, with the time after which to try again."""
+    headers = dict(response.headers)
+    return (
+        response.status == 503
+        and headers.get("content-type") == "application/problem+json"
+        and headers.get("retry-after", "").isdigit()
+    )
