@@ -23,7 +23,7 @@ DOCKER_ANSWERS = docker version >/dev/null 2>&1
 NO_DOCKER = no Docker engine answers here (docker version): install Docker, or start it
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check upstream fix migrate revision openapi docs lock clean
+.PHONY: help setup run debug token psql seed reset test check upstream fix migrate revision openapi docs lock clean
 .PHONY: soak bench bench-warm bench-cold bench-memory bench-connect bench-pages bench-scale
 .PHONY: build ca-bundle sam-local sam-local-test deploy invoke build-ApiFunction build-MigrationFunction
 
@@ -65,8 +65,24 @@ $(DOCS_VENV)/ready: requirements-docs.txt
 	@$(DOCS_VENV)/bin/python $(PIP_INSTALL) -r requirements-docs.txt
 	@touch $@
 
-run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=)
+run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=, AUTH_MODE=, LOG_LEVEL=)
 	@$(RUN) -m local.run
+
+debug: setup ## The same, and let a debugger attach on port 5678 of 127.0.0.1 (DEBUG_PORT=)
+	@DEBUG_PORT=$(DEBUG_PORT) $(RUN) -m local.run
+debug: DEBUG_PORT ?= 5678
+
+token: setup ## Print a token for `make run AUTH_MODE=jwt` (SCOPES="items:read items:write", SUBJECT=ann)
+	@$(RUN) -m local.authorizer
+
+psql: setup ## Open psql on the embedded PostgreSQL 18: data in .local/postgres, a unix socket and no port (ARGS=)
+	@$(RUN) -m local.psql $(ARGS)
+
+seed: setup ## Store the examples of the OpenAPI document through the API
+	@$(RUN) -m local.seed
+
+reset: setup ## Empty the embedded database, also while `make run` is up
+	@$(RUN) -m local.reset
 
 test: setup $(SAM_VENV)/ready ## Run the tests on real PostgreSQL (ARGS="-k name")
 	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= --cov-fail-under=0 $(ARGS)

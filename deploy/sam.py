@@ -88,7 +88,7 @@ def run(arguments: list[str]) -> int:
         arguments += [*START_API, "--port", os.environ.get("PORT") or "3000"]
     with ExitStack() as stack:
         url = stack.enter_context(database_url())
-        if not migrate(url):
+        if migrate(os.environ | {"DATABASE_URL": url}):
             return 1
         inside = stack.enter_context(reachable(url))
         return stack.enter_context(sam_local(arguments, inside)).wait()

