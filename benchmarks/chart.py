@@ -1,4 +1,4 @@
-"""Bars as SVG, readable in a light and in a dark page. By hand: matplotlib would bring ten packages for rectangles."""
+"""Bar charts as SVG, readable on light and dark pages. matplotlib would bring ten packages for rectangles."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ rect { fill: #b6bfc9 } .ours { fill: #0969da }
 
 
 def write_chart(path: Path, title: str, note: str, groups: Mapping[str, Mapping[str, float]], unit: str) -> None:
-    """A group of bars under its name for each of `groups`; in it a bar for each name, the first of them ours."""
+    """Write a group of bars for each of `groups`, with a bar for each name; the first name is ours."""
     longest = max(value for bars in groups.values() for value in bars.values())
     shapes = [_text(8, 20, title, "head"), _text(8, 40, note, "note")]
     y = HEAD

@@ -37,7 +37,7 @@ from tests.support.environments import (
     role_url,
     url_of,
 )
-from tests.support.pgbouncer import pgbouncer
+from tests.support.pgbouncer import binary, pgbouncer
 from tests.support.ports import reserved_port
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
@@ -73,8 +73,8 @@ class Step(NamedTuple):
     database: float  # processor seconds of the server
 
     @property
-    def refused(self) -> int:
-        """How many environments got a documented 503."""
+    def unavailable(self) -> int:
+        """The number of environments that got a documented 503."""
         return sum(bool(share.unavailable) for share in self.shares)
 
     @property
@@ -100,7 +100,7 @@ def requests(number: int) -> Iterator[tuple[Event, Pattern]]:
 
 
 def run_environment(connection: Connection, module: str, url: str, number: int) -> None:
-    """Get ready when told to, then be busy from `start` to `end`, until the connection closes."""
+    """Get ready at each first message, then send requests from `start` to `end`, until the connection closes."""
     configure(url)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # where the handler logs each 503
     todo = requests(number)
@@ -247,7 +247,7 @@ def row_of(number: int, step: Step, seconds: float, budget: int) -> tuple[Any, .
         f"{quantiles(times, n=100)[98] * 1000:.2f}",
         f"{step.connections} of {budget}",
         f"{unavailable} of {total:,}" if unavailable else 0,
-        step.refused,
+        step.unavailable,
         ", ".join(f"{times} x {error}" for error, times in step.errors.items()) or 0,
         f"{sum(share.processor for share in step.shares) / total * 1000:.2f}",
         f"{step.database / total * 1000:.2f}",
@@ -262,11 +262,13 @@ def faults(name: str, steps: dict[int, Step], budget: int, is_pooled: bool) -> I
             yield f"{where}: {dict(step.errors)}"
         if step.connections > budget:
             yield f"{where}: {step.connections} connections, above {budget}"
-        if step.refused != max(0, 0 if is_pooled else number - budget):
-            yield f"{where}: {step.refused} environments got 503"
+        if step.unavailable != max(0, 0 if is_pooled else number - budget):
+            yield f"{where}: {step.unavailable} environments got 503"
 
 
 def run(seconds: float) -> Result:
+    if binary() is None:
+        sys.exit("bench-scale: PgBouncer is not on this machine: apt-get install pgbouncer")
     machine = ""
     texts, failures = list[str](), list[str]()
     for name, (module, is_pooled) in SERIES.items():

@@ -1,5 +1,5 @@
-"""FastAPI with SQLAlchemy's asyncio on asyncpg, as their documentation has it, behind Mangum."""
-# ruff: noqa: ANN201 - it is written as people write it
+"""FastAPI with SQLAlchemy's asyncio on asyncpg, as in their documentation, behind Mangum."""
+# ruff: noqa: ANN201 - written in the style of tutorials
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from sqlalchemy import DateTime, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# asyncpg's connections belong to a loop, and Mangum runs each request in the thread's current one: there is one.
+# A connection of asyncpg belongs to one event loop, and Mangum runs each request in the thread's current loop.
 loop = asyncio.new_event_loop()
 asyncio.set_event_loop(loop)
 
@@ -22,7 +22,7 @@ SessionLocal = async_sessionmaker(engine, expire_on_commit=False)
 
 
 class Base(DeclarativeBase):
-    # What the server makes comes back with the statement: in asyncio nothing is loaded when it is looked at.
+    # Server defaults are returned by the statement: asyncio cannot load an attribute on access.
     __mapper_args__ = {"eager_defaults": True}
 
 

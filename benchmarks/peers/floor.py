@@ -1,5 +1,5 @@
-"""The floor: a bare handler, and prepared statements on psycopg's C. No framework, nothing checked, no OpenAPI."""
-# ruff: noqa: ANN001, ANN201 - it is written as people write it
+"""The floor: a bare handler with prepared statements on psycopg. No framework, no validation, no OpenAPI."""
+# ruff: noqa: ANN001, ANN201 - written in the style of tutorials
 
 import json
 import os
@@ -21,7 +21,7 @@ def read(sql, *parameters):
     return database.execute(sql, parameters, prepare=True).fetchall()
 
 
-def answer(status, content):
+def response(status, content):
     body = json.dumps(content, default=lambda moment: moment.isoformat(), separators=(",", ":"), ensure_ascii=False)
     return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": body}
 
@@ -35,11 +35,11 @@ def handler(event, context):
         case "GET", False:
             cursor = int((event.get("queryStringParameters") or {}).get("cursor", 2**31))
             items = read(f"SELECT {COLUMNS} FROM items WHERE id < %s ORDER BY id DESC LIMIT 50", cursor)
-            return answer(200, {"items": items, "next_cursor": items[-1]["id"] if len(items) == 50 else None})
+            return response(200, {"items": items, "next_cursor": items[-1]["id"] if len(items) == 50 else None})
         case "POST", False:
             body = json.loads(event["body"])
             sql = f"INSERT INTO items (name, description) VALUES (%s, %s) RETURNING {COLUMNS}"
-            return answer(201, read(sql, body["name"], body.get("description"))[0])
+            return response(201, read(sql, body["name"], body.get("description"))[0])
         case "PATCH", True:
             changes = json.loads(event["body"])
             assignments = "".join(f", {name} = %s" for name in ("name", "description") if name in changes)
@@ -47,5 +47,5 @@ def handler(event, context):
             values = [changes[name] for name in ("name", "description") if name in changes]
             items = read(f"{sql} RETURNING {COLUMNS}", *values, int(item_id))
         case _:
-            return answer(405, {"detail": "Method not allowed"})
-    return answer(200, items[0]) if items else answer(404, {"detail": "Item not found"})
+            return response(405, {"detail": "Method not allowed"})
+    return response(200, items[0]) if items else response(404, {"detail": "Item not found"})

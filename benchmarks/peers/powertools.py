@@ -1,5 +1,5 @@
-"""Powertools for AWS Lambda: its resolver, its validation, and SQL on pg8000 without an ORM."""
-# ruff: noqa: ANN201 - it is written as people write it
+"""Powertools for AWS Lambda: its resolver and validation, with SQL on pg8000 without an ORM."""
+# ruff: noqa: ANN201 - written in the style of tutorials
 
 import os
 from datetime import datetime

@@ -1,9 +1,9 @@
-"""The usual tutorial, as people copy it to Lambda: sync routes, SQLAlchemy's defaults, stock pg8000, Mangum.
+"""The usual tutorial, as it is copied to Lambda: sync routes, SQLAlchemy's defaults, stock pg8000, Mangum.
 
-Left as it is found, but for items and pages that are like ours, so that the work is the same; `# fails:` says where it
-does. With `postgresql+psycopg://` in DATABASE_URL, it is the same on psycopg 3.
+Items and pages are like ours, so that the work is the same. `# fails:` marks known failures. With
+`postgresql+psycopg://` in DATABASE_URL the same code runs on psycopg 3.
 """
-# ruff: noqa: ANN201, FAST002 - it is written as people write it
+# ruff: noqa: ANN201, FAST002 - written in the style of tutorials
 
 import os
 from datetime import datetime
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import DateTime, create_engine, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-# fails: up to 15 connections for each environment, which serves one request at a time; one that was cut while the
-# environment was frozen is a 500, one that is silent hangs; over the network nobody's certificate is verified.
+# fails: an environment serves one request at a time and may open 15 connections. A connection that was cut while the
+# environment was frozen is a 500, a silent one hangs. No server certificate is verified.
 engine = create_engine(os.environ["DATABASE_URL"])
 SessionLocal = sessionmaker(autocommit=False, autoflush=False, bind=engine)
 
@@ -37,7 +37,7 @@ class Item(Base):
     )
 
 
-# fails: on every cold start, and from two environments at once on an empty database. It never changes a table.
+# Runs at every cold start. fails: from two environments at once on an empty database; it never changes a table.
 Base.metadata.create_all(bind=engine)
 
 
@@ -70,7 +70,7 @@ class ItemList(BaseModel):
 app = FastAPI()
 
 
-# Sync functions go to a thread, which under Mangum is a new one for each request.
+# Sync functions run in a thread; under Mangum each request starts a new one.
 def get_db():
     db = SessionLocal()
     try:
@@ -111,7 +111,7 @@ def update_item(item_id: int, item: ItemUpdate, db: Session = Depends(get_db)):
     if db_item is None:
         raise HTTPException(status_code=404, detail="Item not found")
     for name, value in item.model_dump(exclude_unset=True).items():
-        setattr(db_item, name, value)  # fails: who else changed it since it was read is overwritten
+        setattr(db_item, name, value)  # fails: overwrites a change that was made since the read
     db_item.version += 1
     db.commit()
     db.refresh(db_item)

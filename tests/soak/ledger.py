@@ -1,4 +1,4 @@
-"""What the clients of the soak sent and what they were told, and the comparison with what is stored."""
+"""The requests and responses of the soak's clients, and their comparison with the tables."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -135,7 +135,7 @@ class Service:
 
     @contextmanager
     def environments(self) -> Iterator[list[Environment]]:
-        """Start the network and the environments, which answer requests during the block."""
+        """Start the network and the environments, which serve requests during the block."""
         with process(run_network, address_of(self.url)) as self._network, ExitStack() as stack:
             url = role_url(self.url, self._network.recv())
             found = [Environment(number, url, self._log) for number in range(ENVIRONMENTS)]

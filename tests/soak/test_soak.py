@@ -41,7 +41,7 @@ class Soak(NamedTuple):
     """A soak that has ended."""
 
     service: Service
-    differences: list[str]  # between what the clients were told and what is stored
+    differences: list[str]  # between the responses and the tables
 
 
 @pytest.fixture(scope="module")

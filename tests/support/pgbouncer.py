@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of PostgreSQL, in transaction mode: Debian's, `apt-get install pgbouncer`."""
+"""A real PgBouncer in front of PostgreSQL, in transaction mode (Debian: `apt-get install pgbouncer`)."""
 
 import shutil
 import socket
@@ -16,24 +16,24 @@ START_TIMEOUT = 10  # seconds
 
 
 class PgbouncerError(Exception):
-    """PgBouncer cannot start; the message says why, for a person."""
+    """PgBouncer cannot start; the message says why."""
 
 
 def binary() -> str | None:
-    """Where PgBouncer is, or None; Debian's is where only root's PATH leads."""
+    """Return the path of PgBouncer, or None. Debian installs it where only root's PATH leads."""
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
 @contextmanager
 def pgbouncer(upstream: str, port: int, *, pool_size: int = 2, **settings: str | float) -> Iterator[str]:
-    """PgBouncer on 127.0.0.1:`port`, a `reserved_port`, with at most `pool_size` connections to a database.
+    """Run PgBouncer on 127.0.0.1:`port`, a `reserved_port`, with at most `pool_size` connections to a database.
 
-    `upstream` is the URL of a database, with a user and a password, which PgBouncer asks of its clients too, by SCRAM;
-    `settings` are pgbouncer.ini's. Yields the URL of the same database through PgBouncer. Raises PgbouncerError.
+    `upstream` is the URL of a database, with a user and a password, which PgBouncer's clients need as well (SCRAM);
+    `settings` go to pgbouncer.ini. Yields the URL of the same database through PgBouncer. Raises PgbouncerError.
     """
     program = binary()
     if program is None:
-        raise PgbouncerError("PgBouncer is not here: apt-get install pgbouncer")
+        raise PgbouncerError("PgBouncer is not on this machine: apt-get install pgbouncer")
     database = read_database_settings({"DATABASE_URL": upstream})
     options: dict[str, str | float] = {
         "listen_addr": "127.0.0.1",

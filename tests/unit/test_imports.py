@@ -1,4 +1,4 @@
-"""What the import of the function brings in, by name: it is most of a cold start (benchmarks/RESULTS.md)."""
+"""What the import of the function brings in, by name: it is most of a cold start (docs/performance.md)."""
 
 import json
 import socket
