@@ -46,14 +46,14 @@ _NEW = insert(KEYS).values(expires_at=func.now() + bindparam("ttl", type_=Interv
 # Takes the key if it is new or has expired, and then returns a row.
 _CLAIM = _NEW.on_conflict_do_update(
     index_elements=[KEYS.c.scope, KEYS.c.key],
-    set_={"fingerprint": _NEW.excluded.fingerprint, "answer": None, "expires_at": _NEW.excluded.expires_at},
+    set_={"fingerprint": _NEW.excluded.fingerprint, "response": None, "expires_at": _NEW.excluded.expires_at},
     where=KEYS.c.expires_at < func.now(),
 ).returning(KEYS.c.key)
-_EARLIER = select(KEYS.c.fingerprint, KEYS.c.answer).where(*_THIS_KEY)
+_EARLIER = select(KEYS.c.fingerprint, KEYS.c.response).where(*_THIS_KEY)
 _ID = tuple_(KEYS.c.scope, KEYS.c.key)
 _EXPIRED = select(KEYS.c.scope, KEYS.c.key).where(KEYS.c.expires_at < func.now()).limit(SWEEP)
 _SWEPT = delete(KEYS).where(_ID.in_(_EXPIRED.with_for_update(skip_locked=True))).cte("swept")
-_STORE = update(KEYS).where(*_THIS_KEY).values(answer=bindparam("response", type_=JSONB)).add_cte(_SWEPT)
+_STORE = update(KEYS).where(*_THIS_KEY).values(response=bindparam("response", type_=JSONB)).add_cte(_SWEPT)
 
 
 class ClaimedKey(NamedTuple):
@@ -95,11 +95,11 @@ async def claim_key(request: Request, session: SessionDep) -> None:
         request.scope["claimed_key"] = ClaimedKey(session, scope, key)
         return
     earlier = session.execute(_EARLIER, {"of_scope": scope, "of_key": key}).one_or_none()
-    if earlier is None or earlier.answer is None:
+    if earlier is None or earlier.response is None:
         raise HTTPException(status.HTTP_409_CONFLICT, "The Idempotency-Key is in use: try again")
     if earlier.fingerprint != fingerprint:
         raise HTTPException(422, "The Idempotency-Key was used for another request")
-    raise StoredResponse(_restore(request, earlier.answer))
+    raise StoredResponse(_restore(request, earlier.response))
 
 
 # For `dependencies=` of a route whose retries must be safe, of the class handler.api.routing.ApiRoute.

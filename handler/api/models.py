@@ -16,5 +16,5 @@ class IdempotencyKey(Base):
     scope: Mapped[str] = mapped_column(Text, primary_key=True)  # method, path, and a digest of the caller
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    answer: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+    response: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from handler.database.credentials import aws, logins
+from handler.database.credentials import aws, secrets_manager
 from handler.database.engine import engine
 from handler.settings import settings
 from local.postgres import server
@@ -89,15 +89,15 @@ def secret(moto_address: str, admin: Any, configure: Callable[..., None], monkey
     port = int(admin.run("SHOW port")[0][0])
     made = Secret(client, port)
     configure(host=None, port=None, user=None, database=None, password=None, secret_arn=made.arn, region=REGION)
-    asked = aws.secret_value
+    asked = secrets_manager.secret_value
 
     def counted(*arguments: str) -> str | None:
         made.calls += 1
         return asked(*arguments)
 
-    monkeypatch.setattr(aws, "secret_value", counted)
-    monkeypatch.setattr(logins, "_accepted", {})
-    monkeypatch.setattr(logins, "_requested", {})
+    monkeypatch.setattr(secrets_manager, "secret_value", counted)
+    monkeypatch.setattr(secrets_manager, "accepted_logins", {})
+    monkeypatch.setattr(secrets_manager, "_requested", {})
     return made
 
 
@@ -108,7 +108,7 @@ def reconnect() -> None:
 
 def let_time_pass() -> None:
     """As if the last refresh had been long ago."""
-    logins._requested.clear()
+    secrets_manager._requested.clear()
 
 
 def test_a_secret_is_read_once_and_used_for_every_connection(secret: Secret) -> None:
@@ -216,7 +216,7 @@ def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_o
         calls.append(time.monotonic())
         raise aws.AwsError("Secrets Manager responds ThrottlingException")
 
-    monkeypatch.setattr(aws, "secret_value", throttled)
+    monkeypatch.setattr(secrets_manager, "secret_value", throttled)
     for _ in range(100):
         assert_unavailable(call("GET", probe_path(1)))
     assert all(later - earlier >= 5 for earlier, later in pairwise(calls))
@@ -226,7 +226,7 @@ def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_o
 def test_with_the_database_gone_a_known_secret_is_not_requested_for(secret: Secret) -> None:
     create_probe()
     secret.put(secret.text("ann", "first").replace(str(secret.port), "1"))
-    logins._accepted.clear()
+    secrets_manager.accepted_logins.clear()
     reconnect()
     let_time_pass()
     for _ in range(100):

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.database import https
-from handler.database.credentials import aws
+from handler.database.credentials import aws, iam_token, secrets_manager, signature
 from handler.database.deadline import timeout_after
 from tests.support.certificates import Authority, authority, issue
 
@@ -52,7 +52,7 @@ def credentials(signer: aws.AwsCredentials) -> Credentials:
 def test_a_token_is_the_one_that_the_sdk_makes(signer: aws.AwsCredentials, user: str) -> None:
     request = AWSRequest("GET", "https://db.example:5432/", params={"Action": "connect", "DBUser": user})
     url = signed_by_the_sdk(SigV4QueryAuth(credentials(signer), "rds-db", "eu-central-1", expires=900), request).url
-    token = aws.database_token("db.example:5432", user, "eu-central-1", signer, NOW)
+    token = iam_token.database_token("db.example:5432", user, "eu-central-1", signer, NOW)
     assert split(token) == split(url.removeprefix("https://"))
 
 
@@ -66,7 +66,7 @@ def test_a_request_is_signed_as_the_sdk_signs_it(signer: aws.AwsCredentials, bod
     headers = {"content-type": "application/x-amz-json-1.1", "host": "s.example", "x-amz-target": "t"}
     request = AWSRequest("POST", "https://s.example/", headers=headers, data=body)
     expected = signed_by_the_sdk(SigV4Auth(credentials(signer), "secretsmanager", "eu-central-1"), request).headers
-    signed = aws.signed_headers(headers, body, "eu-central-1", signer, NOW)
+    signed = signature.signed_headers(headers, body, "eu-central-1", signer, NOW)
     assert signed["authorization"] == expected["Authorization"]
 
 
@@ -161,9 +161,12 @@ def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.Mo
         asked.append(address)
         return 200, {"SecretString": "x"}
 
-    monkeypatch.setattr(aws, "_request", answer)
-    assert aws.secret_value("arn:aws-cn:secretsmanager:cn-north-1:1:secret:x", "AWSCURRENT", "eu-central-1") == "x"
-    assert aws.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
+    monkeypatch.setattr(secrets_manager, "request_json", answer)
+    assert (
+        secrets_manager.secret_value("arn:aws-cn:secretsmanager:cn-north-1:1:secret:x", "AWSCURRENT", "eu-central-1")
+        == "x"
+    )
+    assert secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
     assert asked == [
         "https://secretsmanager.cn-north-1.amazonaws.com.cn",
         "https://secretsmanager.eu-central-1.amazonaws.com",
@@ -186,14 +189,14 @@ def test_a_secret_that_cannot_be_had_is_one_clear_error(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     endpoint.answers = [answer]
     with pytest.raises(aws.AwsError, match=message) as error:
-        aws.secret_value("name", "AWSCURRENT", "eu-central-1")
+        secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1")
     assert "SECRET" not in str(error.value)
 
 
 def test_a_version_that_is_not_there_is_none(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     endpoint.answers = [(400, b'{"__type": "ResourceNotFoundException"}')]
-    assert aws.secret_value("name", "AWSPENDING", "eu-central-1") is None
+    assert secrets_manager.secret_value("name", "AWSPENDING", "eu-central-1") is None
 
 
 @pytest.mark.parametrize("drip", [b"HTTP/1.1 100 Continue\r\n\r\n", b".", b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 65_536])
@@ -214,7 +217,7 @@ def test_an_endpoint_that_does_not_come_to_an_end_is_given_up_in_time(
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
         monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"http://127.0.0.1:{listener.getsockname()[1]}")
         with timeout_after(0.3), pytest.raises(aws.AwsError, match="cannot be reached"):
-            aws.secret_value("name", "AWSCURRENT", "eu-central-1")
+            secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1")
         stop.set()
         thread.join()
 
@@ -253,12 +256,12 @@ def test_a_secret_comes_over_tls_from_a_server_that_is_verified(
 ) -> None:
     endpoint = https_endpoint()
     endpoint.answers = [(200, b'{"SecretString": "x"}')]
-    assert aws.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
+    assert secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
     for by, host in ((authority(tmp_path / "other.pem"), "127.0.0.1"), (authority(tmp_path / "ca.pem"), "db.example")):
         https.tls_context.cache_clear()
         endpoint = https_endpoint(by, host)
         with pytest.raises(aws.AwsError, match="cannot be reached: SSLCertVerificationError"):
-            aws.secret_value("name", "AWSCURRENT", "eu-central-1")
+            secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1")
     assert len(endpoint.seen) == 1, "no request was sent to a server that is not verified"
 
 
@@ -271,10 +274,10 @@ def test_the_tls_context_for_secrets_is_made_once_and_at_init(
     program = f"""
 import pathlib, handler.main
 pathlib.Path({str(tmp_path / "ca.pem")!r}).unlink()  # who reads the authorities now finds none
-from handler.database.credentials import aws, logins
+from handler.database.credentials import secrets_manager
 from tests.support.client import call
 assert call("GET", "/health/ready").status == 503  # "x" is not a secret of RDS
-logins._requested.clear()
+secrets_manager._requested.clear()
 assert call("GET", "/health/ready").status == 503
 """
     environ = {"DATABASE_SECRET_ARN": "name", "AWS_REGION": "eu-central-1", "AUTH_MODE": "none", "DATABASE_URL": ""}
@@ -290,4 +293,4 @@ def test_an_endpoint_that_is_not_there_is_one_clear_error(monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1")
     with pytest.raises(aws.AwsError, match=r"127\.0\.0\.1 cannot be reached"):
-        aws.secret_value("name", "AWSCURRENT", "eu-central-1")
+        secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1")

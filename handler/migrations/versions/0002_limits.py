@@ -1,7 +1,8 @@
-"""Bound what a session may hold up, also when its function is frozen or gone.
+"""Limit how long a session of this database runs a statement, waits for a lock, or keeps a transaction idle.
 
-As defaults of the database they cost no round trip, and no pooler has to know of them; a role may still have others
-(`ALTER ROLE … SET`). They hold for sessions that begin from now on. The function's own deadline is 10 s.
+The limits protect the database from a session whose function is frozen or has ended. As defaults of the database they
+cost no round trip, and a pooler does not need to know them. A role may have other values (`ALTER ROLE … SET`). They
+apply to sessions that begin from now on. The function's own deadline is 10 s.
 """
 
 from alembic import op
