@@ -31,7 +31,7 @@ class Probe(Base):
     __tablename__ = "probes"
     __table_args__ = (CheckConstraint(r"name ~ '\S'", name="name_not_blank"),)
     # UPDATE ... RETURNING, so that a response shows `updated_at` without another statement.
-    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - SQLAlchemy's name and shape
+    __mapper_args__ = {"eager_defaults": True}
 
     # Keys that ascend, as those of version 7 do; but tests can foresee these.
     id: Mapped[UUID] = mapped_column(
