@@ -1,5 +1,6 @@
-"""The application: routers, error responses, documentation."""
+"""The application: routers, middleware, error responses, documentation."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import FastAPI
@@ -9,15 +10,16 @@ from mangum.types import ASGI, Receive, Scope, Send
 from starlette.routing import Route
 
 from handler import health, resources
+from handler.api.auth import with_authorization
 from handler.api.docs_pages import replace_docs_pages
 from handler.api.errors import add_error_handlers
-from handler.api.methods import METHODS
 from handler.api.openapi import describe
 from handler.api.problems import too_large
-from handler.settings import settings
+from handler.api.route_table import METHODS
+from handler.settings import Settings
 
 # Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
-MAX_BODY = 256 * 1024
+MAX_BODY_BYTES = 256 * 1024
 # What a page of another origin may send beside what every page may, and what it may read of a response.
 CORS_REQUEST_HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match")
 CORS_RESPONSE_HEADERS = ("ETag", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
@@ -30,9 +32,13 @@ for `If-Match` and `If-None-Match` of later requests.
 LICENSE = {"name": "MIT", "identifier": "MIT"}
 
 
-def create_app() -> FastAPI:
+def create_app(settings: Settings) -> FastAPI:
+    """The application with these settings; they are in `app.state.settings`.
+
+    The database is that of the process (`handler/database/engine.py`), whatever `settings.database` is.
+    """
     app = FastAPI(
-        title=settings().service_name,
+        title=settings.service_name,
         version="0.1.0",
         description=DESCRIPTION,
         license_info=LICENSE,
@@ -41,6 +47,7 @@ def create_app() -> FastAPI:
         # FastAPI would look for OpenTelemetry's providers in every request: 2 % of a GET (docs/adr/0020).
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.state.settings = settings
     for router in resources.routers():
         app.include_router(router)
     app.include_router(health.router)
@@ -56,19 +63,27 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def with_limit(app: ASGI) -> ASGI:
-    """`app` for bodies up to MAX_BODY; a larger one is 413."""
+def add_middleware(app: FastAPI) -> ASGI:
+    """`app` behind its middleware: CORS first, then the limit of bodies, then authorization, then routing.
+
+    FastAPI's `add_middleware` would put them inside of the handler of unexpected exceptions: a page of another origin
+    could not read a 500. Raises TypeError when a route declares no authorization.
+    """
+    return _with_cors(_with_body_limit(with_authorization(app)), app.state.settings.cors_origins)
+
+
+def _with_body_limit(app: ASGI) -> ASGI:
+    """A body of more than MAX_BODY_BYTES is a 413."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        response = too_large(scope["request_id"], MAX_BODY) if scope["body_size"] > MAX_BODY else app
+        response = too_large(scope["request_id"], MAX_BODY_BYTES) if scope["body_size"] > MAX_BODY_BYTES else app
         await response(scope, receive, send)
 
     return limited
 
 
-def with_cors(app: ASGI) -> ASGI:
-    """`app` for pages of the origins in CORS_ORIGINS. Around all of it, so that they can read a 500 too."""
-    origins = settings().cors_origins
+def _with_cors(app: ASGI, origins: Sequence[str]) -> ASGI:
+    """Pages of these origins may read the responses."""
     if not origins:
         return app
     return CORSMiddleware(

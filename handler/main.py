@@ -5,29 +5,37 @@ import gc
 # Nothing that an import makes is garbage, and looking for it takes a tenth of a cold start. Until the end of this file.
 gc.disable()
 
-from handler.api import deferred_models  # noqa: F401, I001 - before FastAPI is imported by what follows
-
 import logging
+import os
 from typing import Any
 
+from handler.settings import read_settings
+
+settings = read_settings(os.environ)  # before the imports below take time: a problem stops the start here
+
+from handler.api import deferred_models  # noqa: F401, I001 - before FastAPI is imported by what follows
+
+from handler.adapter import request_log
 from handler.adapter.adapter import Adapter
 from handler.adapter.redaction import redact_log_records
 from handler.app import create_app
-from handler.settings import settings
 
 redact_log_records()
-logging.getLogger().setLevel(settings().log_level)
+logging.getLogger().setLevel(settings.log_level)
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    request_log.sinks.append(request_log.cloudwatch_sink(settings.service_name))
 
-app = create_app()
+app = create_app(settings)
 adapter = Adapter(app)
 
 
 def handler(event: Any, context: Any) -> Any:
-    """Respond to an HTTP request of any event source in `adapter/events.py`; never raises for one.
+    """Respond to an HTTP request of an event source in `handler/adapter/`.
 
-    A request that cannot be parsed is answered 400, before CORS and authorization. A scheduled event and
-    `{"warmup": true}`, which keep an environment warm, are answered with None. Any other event raises NotHttpEvent, so
-    that its sender keeps it, retries it or moves it to a dead-letter queue. None of these opens a database connection.
+    Returns the response in the event source's format, and raises nothing for an HTTP request. A request that cannot be
+    parsed gets a 400, before CORS and authorization. A scheduled event and `{"warmup": true}`, which keep an
+    environment warm, get None. Every other event raises NotHttpEvent, so that its sender keeps it, retries it or moves
+    it to a dead-letter queue. Events that are not HTTP requests never open a database connection.
     """
     return adapter.handle(event, context)
 

@@ -74,8 +74,7 @@ def serve(listener: socket.socket, report: Report, *, is_debugged: bool) -> None
 
     from handler.adapter.request_log import sinks  # noqa: PLC0415 - what is served is imported when all else stands
     from handler.database.engine import engine  # noqa: PLC0415
-    from handler.main import app, handler  # noqa: PLC0415
-    from handler.settings import settings  # noqa: PLC0415
+    from handler.main import app, handler, settings  # noqa: PLC0415
     from local import authorizer, docs, examples  # noqa: PLC0415
 
     def debugging() -> None:
@@ -100,13 +99,13 @@ def serve(listener: socket.socket, report: Report, *, is_debugged: bool) -> None
     sinks.append(show)
     gateway = Gateway(
         handler,
-        authorizer=authorizer.of_settings(settings(), app.openapi()),
+        authorizer=authorizer.of_settings(settings, app.openapi()),
         around=around,
         timeout=DEBUG_TIMEOUT if is_debugged else FUNCTION_TIMEOUT,
     )
     port = listener.getsockname()[1]
     server = http_server(for_own_hosts(with_files(gateway, docs.serve_offline(app)), port))
-    report("ready", example=examples.curl(app.openapi(), f"http://127.0.0.1:{port}", settings().auth_mode))
+    report("ready", example=examples.curl(app.openapi(), f"http://127.0.0.1:{port}", settings.auth_mode))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
 

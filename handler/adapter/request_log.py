@@ -1,8 +1,7 @@
-"""One line for each request: what it was, how it ended, what it cost. The metrics behind the alarms are in it.
+"""One log line for each request, which also carries the metrics of the alarms.
 
-The line is a log event and a document in CloudWatch's embedded metric format at once: one write to standard output,
-no call, no library (docs/adr/0018). Its root has the members that the document names, and no text of a client's:
-neither path nor query, no header, no body.
+The line is a log event and a document in CloudWatch's embedded metric format at once, written to standard output
+without a call and without a library (docs/adr/0018). It has no text of a client: no path, query, header or body.
 
 CloudWatch user guide, "Specification: Embedded metric format". Lambda developer guide, "Log-level filtering": a line
 that is JSON, with `level` and `timestamp`, is taken as it is.
@@ -16,9 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from handler.api.methods import METHODS
+from handler.api.route_table import METHODS
 from handler.database.usage import DatabaseUsage
-from handler.settings import settings
 
 RequestLog = dict[str, Any]
 
@@ -31,33 +29,39 @@ METRICS = {
     "DatabaseTime": "Milliseconds",
     "RoundTrips": "Count",
 }
-DIRECTIVE = {
-    "Namespace": settings().service_name,
-    "Dimensions": [["function"]],
-    "Metrics": [{"Name": name, "Unit": unit} for name, unit in METRICS.items()],
-}
-FUNCTION = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
-VERSION = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION")  # during a rollout there are two
-OTHER = "other"  # there is no end of the methods and paths that clients make up
+OTHER = "other"  # for methods and paths that are not the application's: clients may send any number of them
+
+Sink = Callable[[RequestLog], None]
+# Each request is passed to each of these. Empty where the handler runs in another program, such as a test.
+sinks: list[Sink] = []
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_METRICS_OF_LINE = _encode({"CloudWatchMetrics": [DIRECTIVE]})[1:]  # written once: it is half of each line
 _first = iter([True])
 
 
-def print_line(line: RequestLog) -> None:
-    """To CloudWatch. Whatever LOG_LEVEL says: alarms that hear nothing are silent."""
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-    metrics = f'"_aws":{{"Timestamp":{now * 1000:.0f},{_METRICS_OF_LINE}'
-    sys.stdout.write(f'{{{metrics},"timestamp":"{stamp}",{_encode(line)[1:]}\n')
+def cloudwatch_sink(namespace: str) -> Sink:
+    """Write to standard output, with metrics in `namespace`. Independent of LOG_LEVEL: alarms need every request."""
+    directive = {
+        "Namespace": namespace,
+        "Dimensions": [["function"]],
+        "Metrics": [{"Name": name, "Unit": unit} for name, unit in METRICS.items()],
+    }
+    # During a rollout a function has two versions.
+    names = {"function": "AWS_LAMBDA_FUNCTION_NAME", "version": "AWS_LAMBDA_FUNCTION_VERSION"}
+    function = {member: os.environ.get(variable, "local") for member, variable in names.items()}
+    # Encoded once: it is half of each line.
+    constant = f"{_encode({'CloudWatchMetrics': [directive]})[1:]},{_encode(function)[1:-1]}"
+
+    def write(line: RequestLog) -> None:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        metrics = f'"_aws":{{"Timestamp":{now * 1000:.0f},{constant}'
+        sys.stdout.write(f'{{{metrics},"timestamp":"{stamp}",{_encode(line)[1:]}\n')
+
+    return write
 
 
-# Who is told of each request. Where nobody is, the handler is quiet: in a program that calls it, in a benchmark.
-sinks: list[Callable[[RequestLog], None]] = [print_line] if FUNCTION else []
-
-
-def log_request(  # noqa: PLR0913 - what there is to say of a request
+def log_request(  # noqa: PLR0913 - the parts of a line
     context: Any,
     request_id: str,
     *,
@@ -68,10 +72,10 @@ def log_request(  # noqa: PLR0913 - what there is to say of a request
     usage: DatabaseUsage,
     repeats: int,
 ) -> None:
-    """Log a request that took so many `seconds`, and was run again `repeats` times because it lost a race.
+    """Pass a request that took `seconds` to the sinks. `repeats` is how often it was run again after a lost race.
 
-    `method` and `route`, a path template, are None where the request has none. A request that the service failed is an
-    ERROR; what a client got wrong is not.
+    `method` and `route`, a path template, are None where the request has none. A 5xx response is an ERROR; a mistake of
+    the client is not.
     """
     if not sinks:
         return
@@ -81,8 +85,6 @@ def log_request(  # noqa: PLR0913 - what there is to say of a request
     remaining = getattr(context, "get_remaining_time_in_millis", None)
     line: RequestLog = {
         "level": "ERROR" if status >= 500 else "INFO",
-        "function": FUNCTION or "local",
-        "version": VERSION,
         "requestId": request_id,
         "traceId": trace and trace[1],
         "method": method if method in METHODS else OTHER,

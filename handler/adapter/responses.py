@@ -1,30 +1,27 @@
-"""What every response has, wherever it was made: added once, outside of the framework, before it leaves."""
+"""The response that the handler returns: the headers of every response, the event source's format, and its limit."""
 
 import json
-import logging
 from typing import Any
 
-from handler.adapter.events import Answer, Kind
+from handler.adapter.event_source import EventSource, Response
 from handler.api.problems import PROBLEM_JSON, problem
 
 # OWASP cheat sheets, "HTTP Headers" and "REST Security".
-SECURITY = {
+SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "strict-transport-security": "max-age=63072000; includeSubDomains",
     "referrer-policy": "no-referrer",
 }
-NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
-# A byte of a body is never more than six in JSON, and the headers fit into the rest.
+CONTENT_SECURITY_POLICY = "default-src 'none'; frame-ancestors 'none'"  # a response that is not a page
+# Bytes of JSON: one byte of a body has at most six, and the headers have fewer than 64 KiB.
 WORST_CASE, HEADERS = 6, 65_536
-HEADROOM = 0.9  # of the size that may be filled again: items differ in size
-
-logger = logging.getLogger(__name__)
+HEADROOM = 0.9  # of the limit, for a page with fewer items: items differ in size
 
 
 class ResponseTooLarge(Exception):
     """The event source does not take a response of this size.
 
-    `max_items` is how many items of the page would fit; None where the response is no page of several items.
+    `max_items` is the number of items that fit on the page; None where the response is not a page of several items.
     """
 
     def __init__(self, size: int, limit: int, headers: dict[str, str], page_items: int | None) -> None:
@@ -35,42 +32,43 @@ class ResponseTooLarge(Exception):
         self.max_items = fitting if fitting < (page_items or 0) else None
 
 
-def problem_response(status: int, detail: str | None, request_id: str) -> Answer:
+def problem_response(status: int, detail: str | None, request_id: str) -> Response:
+    """An error that the adapter reports itself, as problem+json."""
     body = json.dumps(problem(status, detail, request_id)).encode()
-    return Answer(status, {"content-type": PROBLEM_JSON, "content-length": str(len(body))}, [], body)
+    return Response(status, {"content-type": PROBLEM_JSON, "content-length": str(len(body))}, [], body)
 
 
 def format_response(
-    kind: Kind, method: str, answer: Answer, request_id: str, *, page_items: int | None = None
+    source: EventSource, method: str, response: Response, request_id: str, *, page_items: int | None = None
 ) -> dict[str, Any]:
-    """What the handler returns to an event source of this kind, for a request of `method`.
+    """The value that the handler returns to an event source, for a request of `method`.
 
-    `page_items` is how many items a page has, where the response is one. Raises ResponseTooLarge.
+    `page_items` is the number of items of a page. Raises ResponseTooLarge.
     """
-    answer = _finished(answer, method, request_id)
-    formatted = kind.write(answer)
-    # Measured as the runtime serializes it, and only where it may be too much.
-    if len(answer.body) * WORST_CASE + HEADERS > kind.limit:
+    response = _with_common_headers(response, method, request_id)
+    formatted = source.format_response(response)
+    # Measured as the runtime serializes it, and only where it may be too large.
+    if len(response.body) * WORST_CASE + HEADERS > source.max_response_bytes:
         size = len(json.dumps(formatted, ensure_ascii=False).encode())
-        if size > kind.limit:
-            cors = {name: text for name, text in answer.headers.items() if name.startswith("access-control-")}
-            raise ResponseTooLarge(size, kind.limit, cors, page_items)
-    # After the measuring: HEAD has the headers that GET has (RFC 9110, 9.3.2).
+        if size > source.max_response_bytes:
+            cors = {name: text for name, text in response.headers.items() if name.startswith("access-control-")}
+            raise ResponseTooLarge(size, source.max_response_bytes, cors, page_items)
+    # A HEAD is measured too: it has the headers that GET has (RFC 9110, 9.3.2).
     return formatted | {"body": "", "isBase64Encoded": False} if method == "HEAD" else formatted
 
 
-def _finished(answer: Answer, method: str, request_id: str) -> Answer:
-    status, headers, cookies, body = answer
+def _with_common_headers(response: Response, method: str, request_id: str) -> Response:
+    status, headers, cookies, body = response
     if status >= 400 and headers.get("content-type", "").startswith("text/plain"):
-        # Starlette's response to a preflight that it refuses, or Mangum's last resort.
+        # Starlette's response to a preflight request that it refuses, or Mangum's to an error of the application.
         plain = problem_response(status, body.decode() if status < 500 else None, request_id)
         headers, body = headers | plain.headers, plain.body
     elif method == "OPTIONS" and status == 200:
         status = 204
-    if status in (204, 304):  # RFC 9110, 15.3.5 and 15.4.5
+    if status in (204, 304):  # without a body: RFC 9110, 15.3.5 and 15.4.5
         headers, body = {k: v for k, v in headers.items() if k not in ("content-type", "content-length")}, b""
-    headers = {**SECURITY, "cache-control": "no-store" if status >= 400 else "no-cache", **headers}
+    headers = {**SECURITY_HEADERS, "cache-control": "no-store" if status >= 400 else "no-cache", **headers}
     if not headers.get("content-type", "").startswith("text/html"):
-        headers.setdefault("content-security-policy", NO_PAGE)
+        headers.setdefault("content-security-policy", CONTENT_SECURITY_POLICY)
     headers["x-request-id"] = request_id
-    return Answer(status, headers, cookies, body)
+    return Response(status, headers, cookies, body)

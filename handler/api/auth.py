@@ -29,7 +29,8 @@ from mangum.types import ASGI, Receive, Scope, Send
 from starlette.routing import Route
 
 from handler.api.problems import PROBLEM_JSON, describe_responses, problem
-from handler.settings import settings
+from handler.api.settings import get_settings
+from handler.settings import Settings
 
 # RFC 9110, 11.6.1: a 401 says how to authenticate. RFC 6750, 3: a Bearer challenge has a parameter.
 CHALLENGES = {"jwt": 'Bearer realm="api"', "iam": "AWS4-HMAC-SHA256"}
@@ -70,7 +71,7 @@ def requires_scopes(*scopes: str) -> Any:
 
 
 async def _allow_public(request: Request) -> None:
-    if not settings().auth_public:
+    if not get_settings(request).auth_public:
         authorize(request, ())
 
 
@@ -80,7 +81,7 @@ PUBLIC = Depends(_allow_public)
 
 def authorize(request: Request, scopes: Collection[str]) -> Caller:
     """Return the caller of `request`. Raises HTTPException 401 or 403."""
-    mode = settings().auth_mode
+    mode = get_settings(request).auth_mode
     caller = _caller(request.scope, mode)
     if caller is None and mode != "none":
         raise HTTPException(401, NO_AUTHORIZER, {"WWW-Authenticate": CHALLENGES[mode]})
@@ -106,7 +107,7 @@ def owner(request: Request) -> str:
     without its session, whose name differs from one process to the next. Raises HTTPException 400 where a token names
     neither subject nor client.
     """
-    caller = _caller(request.scope, settings().auth_mode)
+    caller = _caller(request.scope, get_settings(request).auth_mode)
     if isinstance(caller, Mapping):
         client = caller.get("azp") or caller.get("client_id")
         if not caller.get("sub") and not client:
@@ -122,10 +123,11 @@ def with_authorization(app: FastAPI) -> ASGI:
 
     Raises TypeError when a route of `app` declares no authorization.
     """
-    public, mode = _public_paths(app), settings().auth_mode
+    settings: Settings = app.state.settings
+    public, mode = _public_paths(app), settings.auth_mode
     if mode == "none":
         return app
-    if not settings().auth_public:
+    if not settings.auth_public:
         public = frozenset()
 
     async def authorized(scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,9 +142,9 @@ def with_authorization(app: FastAPI) -> ASGI:
     return authorized
 
 
-def describe_authorization(openapi: dict[str, Any]) -> None:
+def describe_authorization(openapi: dict[str, Any], settings: Settings) -> None:
     """Make the security of an OpenAPI document what this deployment enforces, and 401 and 403 what follows from it."""
-    mode = settings().auth_mode
+    mode = settings.auth_mode
     operations = [one for path in openapi["paths"].values() for one in path.values()]
     components = openapi["components"]
     if mode != "jwt":
@@ -151,7 +153,7 @@ def describe_authorization(openapi: dict[str, Any]) -> None:
         components["securitySchemes"] = {"iam": SIGV4}
     for operation in operations:
         required = operation.pop("security", None)
-        if mode == "none" or (required is None and settings().auth_public):
+        if mode == "none" or (required is None and settings.auth_public):
             continue
         operation["security"] = [{"iam": []}] if mode == "iam" else required or [{"jwt": []}]
         describe_responses(operation, 401)

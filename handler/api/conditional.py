@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from handler.api.problems import describe_responses
-from handler.settings import settings
+from handler.api.settings import get_settings
 
 # Tags of this service are versions. Another tag, or text that is no list of entity tags, matches no version.
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -107,7 +107,7 @@ def _where(request: Request, version: ColumnElement[int]) -> list[ColumnElement[
 
 def _preconditions(request: Request) -> tuple[str | None, str | None]:
     if_match, if_none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
-    if if_match is None and settings().require_if_match and request.method not in SAFE_METHODS:
+    if if_match is None and get_settings(request).require_if_match and request.method not in SAFE_METHODS:
         raise HTTPException(
             status.HTTP_428_PRECONDITION_REQUIRED, "If-Match must name the version that is to be changed"
         )
@@ -155,9 +155,9 @@ def _is_ident(table: Table) -> ColumnElement[bool]:
     return column == bindparam("ident")
 
 
-def describe_preconditions(operation: dict[str, Any], method: str) -> None:
+def describe_preconditions(operation: dict[str, Any], method: str, *, require_if_match: bool) -> None:
     """Add to an operation of an OpenAPI document the headers that it reads, and 428 where If-Match is required."""
-    is_required = settings().require_if_match and method not in SAFE_METHODS
+    is_required = require_if_match and method not in SAFE_METHODS
     if_match = "Entity tags: the request is done only where one of them is the version's ETag; else 412"
     if_none_match = (
         "Entity tags: the request is done only where none of them is the version's ETag; else a read is 304, and a"

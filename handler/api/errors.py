@@ -14,8 +14,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
 
-from handler.api.methods import allow_headers
 from handler.api.problems import PROBLEM_JSON, problem
+from handler.api.route_table import allow_headers, path_templates
 from handler.api.sqlstates import LOST_RACES, OURS, READ_ONLY_TRANSACTION, UNAVAILABLE, Outcome, outcome_of
 from handler.database.error_fields import describe, ends_session, fields_of
 from handler.database.session import ReadOnlySession, SessionEndedByRoute
@@ -98,8 +98,8 @@ def _outcome(error: Exception, fields: Mapping[str, str], *, is_read: bool) -> O
 
 
 async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    # Records are redacted where they are made (handler/redaction.py).
-    route = f"{request.method} {getattr(request.scope.get('route'), 'path', '-')}"
+    # Records are redacted where they are made (handler/adapter/redaction.py).
+    route = f"{request.method} {path_templates(request.app).get(request.scope.get('endpoint'), '-')}"
     logger.error("%s: %s", route, _summary(error), exc_info=error)
     vars(error)["is_logged"] = True
     return _answer(request, 500)

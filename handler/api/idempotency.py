@@ -22,8 +22,8 @@ from sqlalchemy.orm import Session
 
 from handler.api.auth import owner
 from handler.api.models import IdempotencyKey
+from handler.api.settings import get_settings
 from handler.database.session import SessionDep
-from handler.settings import settings
 
 SWEEP = 10  # expired keys that a new one deletes, at most
 
@@ -89,7 +89,7 @@ async def claim_key(request: Request, session: SessionDep) -> None:
         raise RequestValidationError([{**one, "loc": ("header", HEADER)} for one in error.errors()]) from None
     scope = f"{request.method} {_path(request)} {owner(request)}"  # no caller gets what another caller's key stored
     fingerprint = hashlib.sha256(await _content(request)).digest()
-    ttl = timedelta(seconds=settings().idempotency_ttl)
+    ttl = timedelta(seconds=get_settings(request).idempotency_ttl)
     new = {"scope": scope, "key": key, "fingerprint": fingerprint, "ttl": ttl}
     if session.execute(_CLAIM, new).one_or_none():
         request.scope["claimed_key"] = ClaimedKey(session, scope, key)

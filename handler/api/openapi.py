@@ -19,7 +19,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         describe_problems(document)
-        describe_authorization(document)
+        describe_authorization(document, app.state.settings)
         _describe_routes(app, document)
     assert app.openapi_schema is not None
     return app.openapi_schema
@@ -39,7 +39,7 @@ def _describe_routes(app: FastAPI, document: dict[str, Any]) -> None:
             if claim_key in calls_of(context.dependant):
                 operation.setdefault("parameters", []).append(KEY_HEADER)
             if 412 in context.responses:
-                describe_preconditions(operation, method)
+                describe_preconditions(operation, method, require_if_match=app.state.settings.require_if_match)
             if media_types:
                 (body,) = operation["requestBody"]["content"].values()
                 operation["requestBody"]["content"] = dict.fromkeys(media_types, body)

@@ -14,7 +14,7 @@ from starlette.datastructures import QueryParams
 
 from handler.api.auth import authorize, authorizer, required_scopes
 from handler.api.idempotency import StoredResponse, store_response
-from handler.api.methods import accept_headers
+from handler.api.route_table import accept_headers
 from handler.database.session import discard
 
 JSON = "application/json"

@@ -39,7 +39,8 @@ def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
     Raises SettingsError when the CA file that connections will need cannot be read.
     """
     preload_tls_context(database)
-    return create_engine(f"{NAME}://", creator=partial(connect, database), hide_parameters=True, **options)
+    options = {"creator": partial(connect, database), "hide_parameters": True} | options
+    return create_engine(f"{NAME}://", **options)
 
 
 def connect(database: DatabaseSettings) -> Connection:

@@ -3,9 +3,7 @@
 The models are validated from `os.environ` directly: docs/adr/0005 says why that is not done by pydantic-settings.
 """
 
-import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -243,12 +241,6 @@ class Settings(BaseModel):
     @classmethod
     def _read_origins(cls, text: str) -> tuple[str, ...]:
         return read_origins(text)
-
-
-@cache
-def settings() -> Settings:
-    """The process's settings, read once. Raises SettingsError."""
-    return read_settings(os.environ)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:

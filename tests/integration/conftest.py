@@ -56,18 +56,15 @@ def serve_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FastAPI], N
 
 
 @pytest.fixture
-def serve(serve_app: Callable[[FastAPI], None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., FastAPI]:
+def serve(serve_app: Callable[[FastAPI], None]) -> Callable[..., FastAPI]:
     """Makes the handler serve an application that is made with these settings, and returns it.
 
     `add_routes` gets the application before it is served.
     """
-    from handler.app import create_app
-    from handler.settings import settings
+    from tests.support.application import make_app
 
     def change(add_routes: Callable[[FastAPI], object] | None = None, **values: object) -> FastAPI:
-        for name, value in values.items():
-            monkeypatch.setitem(vars(settings()), name, value)
-        app = create_app()
+        app = make_app(**values)
         if add_routes:
             add_routes(app)
         serve_app(app)
@@ -102,13 +99,11 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Changes the handler's database settings, and lets go of the connections that were made by the old ones."""
-    from handler.database.engine import engine
-    from handler.settings import settings
+    from handler.database.engine import connector, engine
 
     def change(**values: object) -> None:
         engine.dispose()
-        for name, value in values.items():
-            monkeypatch.setitem(vars(settings().database), name, value)
+        monkeypatch.setattr(connector, "settings", connector.settings.model_copy(update=values))
 
     yield change
     engine.dispose()

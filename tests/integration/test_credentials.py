@@ -13,7 +13,6 @@ from moto.server import ThreadedMotoServer
 
 from handler.database.credentials import aws, secrets_manager
 from handler.database.engine import engine
-from handler.settings import settings
 from local.postgres import server
 from tests.integration.test_faults import assert_unavailable
 from tests.support.client import Response, call, create_probe, probe_path
@@ -294,9 +293,9 @@ def test_a_secret_may_leave_out_what_the_url_says(
 
 @pytest.mark.usefixtures("secret")
 def test_a_secret_that_is_missing_is_one_clear_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(vars(settings().database), "secret_arn", "not-there")
+    configure(secret_arn="not-there")
     assert_says("DATABASE_SECRET_ARN: Secrets Manager responds ResourceNotFoundException", caplog)
 
 

@@ -16,9 +16,8 @@ import pytest
 from fastapi import FastAPI, Response
 
 from handler import main
-from handler.adapter.adapter import NotHttpEvent
-from handler.app import MAX_BODY
-from handler.settings import settings
+from handler.adapter.detection import NotHttpEvent
+from handler.app import MAX_BODY_BYTES
 from tests.support.client import create
 from tests.support.event_files import FILES, expected_status, load, name_of, store_one_of_each
 from tests.support.event_kinds import KINDS, Received, Request, http_api_1, http_api_2, rest_api, send
@@ -150,9 +149,9 @@ def behind(kind: str, domain: str, stage: str, prefix: str, request: Request) ->
     ],
     ids=str,
 )
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, str, str]:
+def place(request: pytest.FixtureRequest, serve: Callable[..., FastAPI]) -> tuple[str, str, str, str]:
     _, domain, _, prefix = request.param
-    monkeypatch.setitem(vars(settings()), "base_path", "" if domain == DEFAULT_DOMAIN else prefix)
+    serve(base_path="" if domain == DEFAULT_DOMAIN else prefix)
     return request.param  # type: ignore[no-any-return]
 
 
@@ -174,10 +173,8 @@ def test_links_start_with_what_the_client_sees(place: tuple[str, str, str, str])
 
 
 @pytest.mark.parametrize("path", ["/shoppers/", "/shop", "/shop/"])
-def test_a_path_that_merely_starts_with_the_prefix_is_not_cut(
-    path: str, app: FastAPI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(vars(settings()), "base_path", "/shop")
+def test_a_path_that_merely_starts_with_the_prefix_is_not_cut(path: str, serve: Callable[..., FastAPI]) -> None:
+    app = serve(base_path="/shop")
 
     @app.get("/shoppers/")
     async def _shoppers() -> str:
@@ -380,7 +377,7 @@ def test_every_page_may_where_the_setting_says_so(cors: Callable[..., FastAPI]) 
     for path, status in [("/items/", 200), ("/items/0", 422), ("/test/fails", 500), ("/test/large", 500)]:
         answer = send(http_api_2(Request("GET", path, headers=[PAGE])))
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, "*")
-    refused = send(http_api_2(Request("POST", "/items/", headers=[PAGE], body=b"x" * (MAX_BODY + 1))))
+    refused = send(http_api_2(Request("POST", "/items/", headers=[PAGE], body=b"x" * (MAX_BODY_BYTES + 1))))
     assert (refused.status, refused.headers["access-control-allow-origin"]) == (413, "*")
 
 
@@ -449,7 +446,7 @@ def test_any_host_is_served(kind: str, host: str) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_every_file_of_events_gets_a_response(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_of_events_gets_a_response(path: Path, serve: Callable[..., FastAPI]) -> None:
     store_one_of_each()
     event = load(path)
     if path.stem == "scheduled":
@@ -460,7 +457,7 @@ def test_every_file_of_events_gets_a_response(path: Path, monkeypatch: pytest.Mo
             main.handler(event, None)
         return
     if path.stem == "custom-domain-mapping":
-        monkeypatch.setitem(vars(settings()), "base_path", "/shop")
+        serve(base_path="/shop")
     answer = send(event)
     assert answer.status == expected_status(event), answer.body
 

@@ -12,9 +12,9 @@ from sqlalchemy import insert
 
 from handler.database.connection import connect as connect_to
 from handler.database.driver.connection import Connection
-from handler.database.engine import engine
+from handler.database.engine import connector, engine
 from handler.database.session import SessionDep
-from handler.settings import read_database_settings, settings
+from handler.settings import read_database_settings
 from local.events import Context
 from local.postgres import server
 from tests.support.client import Response, call, create_probe, probe_path
@@ -162,7 +162,7 @@ def test_a_connection_lost_in_mid_transaction_does_not_go_on_as_another(
 
 
 def test_a_server_that_shuts_down_and_comes_back_is_found_again(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
     from handler.database import connection
 
@@ -172,8 +172,7 @@ def test_a_server_that_shuts_down_and_comes_back_is_found_again(
         with server(folder, "-c", "fsync=off") as url:
             database = read_database_settings({"DATABASE_URL": url})
             monkeypatch.setattr(connection, "address_of", lambda *_: (socket_path(url), 0, None))
-            monkeypatch.setitem(vars(settings().database), "database", "postgres")
-            monkeypatch.setitem(vars(settings().database), "password", database.password)
+            configure(database="postgres", password=database.password)
             migrate(url)
             probe = create_probe()
         assert_unavailable(call("GET", probe_path(1)))
@@ -185,13 +184,13 @@ def test_a_server_that_shuts_down_and_comes_back_is_found_again(
         engine.dispose()
 
 
-def test_a_server_without_a_free_connection_is_503(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_a_free_connection_is_503(database: Any, configure: Callable[..., None]) -> None:
     role = f"limited_{os.getpid()}"
     database.run(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
     grant_probes(database, role)
     engine.dispose()
     try:
-        monkeypatch.setitem(vars(settings().database), "user", role)
+        configure(user=role)
         assert_unavailable(call("GET", probe_path(1)))
         database.run(f"ALTER ROLE {role} CONNECTION LIMIT 1")
         assert call("GET", probe_path(1)).status == 404
@@ -220,7 +219,7 @@ def test_a_read_that_always_loses_leaves_no_transaction_behind(database: Any) ->
         "CREATE FUNCTION loses() RETURNS int LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$"
     )
-    connection = connect_to(settings().database)
+    connection = connect_to(connector.settings)
     try:
         connection.autocommit = connection.read_only = True
         with pytest.raises(dbapi.OperationalError):

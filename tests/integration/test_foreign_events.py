@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event as database_event
 
 from handler.adapter import request_log
-from handler.adapter.adapter import NotHttpEvent
+from handler.adapter.detection import NotHttpEvent
 from handler.database.engine import engine
 from handler.main import handler
 from local.events import Context
@@ -126,9 +126,7 @@ def test_an_event_that_is_not_http_raises_one_exception_that_names_its_source_an
         handler(event, Context())
     message = str(raised.value)
     assert f"an event of {source}" in message
-    assert message.endswith(
-        "is no HTTP request, and nothing was done for it: connect its source to a function of its own"
-    )
+    assert message.endswith("is not an HTTP request and was not handled: connect its source to a function of its own")
     assert CONTENT not in message + caplog.text
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None

@@ -24,12 +24,12 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from handler.api.auth import PUBLIC, authorizer, requires_scopes
 from handler.api.routing import ApiRoute, RepeatableRoute
-from handler.app import MAX_BODY, create_app
+from handler.app import MAX_BODY_BYTES
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_read_session, get_session
 from handler.items.models import Item
-from handler.settings import settings
 from local.events import http_event
+from tests.support.application import make_app
 from tests.support.client import Response, call, create, invoke
 
 Serve = Callable[[FastAPI], None]
@@ -121,7 +121,7 @@ def now() -> str:
 
 @pytest.mark.parametrize("client", ["TestClient", "handler"])
 def test_a_plain_dependency_can_be_overridden(client: str, serve_app: Serve) -> None:
-    app = create_app()
+    app = make_app()
     router = APIRouter(prefix="/test", dependencies=[PUBLIC])
 
     @router.get("/now")
@@ -138,7 +138,7 @@ def test_a_plain_dependency_can_be_overridden(client: str, serve_app: Serve) -> 
 @pytest.mark.parametrize("client", ["TestClient", "handler"])
 def test_the_session_can_be_overridden(client: str, serve_app: Serve, database: Any) -> None:
     """As FastAPI's documentation does in tests: with one session, whose transaction the test rolls back."""
-    app = create_app()
+    app = make_app()
     serve_app(app)
     with Session(engine, expire_on_commit=False) as session:
         app.dependency_overrides[get_session] = app.dependency_overrides[get_read_session] = lambda: session
@@ -155,9 +155,8 @@ def test_the_session_can_be_overridden(client: str, serve_app: Serve, database: 
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_authorizer_can_be_overridden(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
-    app = create_app()
+def test_the_authorizer_can_be_overridden(method: str) -> None:
+    app = make_app(auth_mode="jwt")
     app.dependency_overrides[authorizer] = lambda: {"sub": "ann"}
     response = TestClient(app).request(method, "/items/", json={"name": "Lamp"} if method == "POST" else None)
     assert response.status_code == (201 if method == "POST" else 200)
@@ -167,7 +166,7 @@ def test_the_authorizer_can_be_overridden(method: str, monkeypatch: pytest.Monke
 
 
 def test_the_test_client_reads_and_writes_as_the_handler_does(database: Any) -> None:
-    with TestClient(create_app()) as client:
+    with TestClient(make_app()) as client:
         created = client.post("/items/", json={"name": "Lamp"}, headers={"Idempotency-Key": "a"})
         assert created.status_code == 201
         assert created.headers["location"] == "/items/1"
@@ -187,7 +186,7 @@ def test_the_test_client_reads_and_writes_as_the_handler_does(database: Any) -> 
 
 
 def test_the_test_client_is_sent_the_errors_of_the_handler(authors: Any) -> None:
-    app = create_app()
+    app = make_app()
     router = APIRouter(prefix="/test", dependencies=[PUBLIC])
 
     @router.post("/authors")
@@ -215,10 +214,9 @@ def test_the_test_client_is_sent_the_errors_of_the_handler(authors: Any) -> None
     assert names(authors) == []
 
 
-def test_the_test_client_passes_no_authorizer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_client_passes_no_authorizer() -> None:
     """What gateways write is in no header; a test that wants a caller overrides the authorizer."""
-    monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
-    client = TestClient(create_app())
+    client = TestClient(make_app(auth_mode="jwt"))
     for method, path in [("GET", "/items/"), ("POST", "/items/"), ("GET", "/items/1"), ("GET", "/health/ready")]:
         response = client.request(method, path, headers={"Authorization": "Bearer x"})
         assert_problem(response, 401)
@@ -241,7 +239,7 @@ def things() -> APIRouter:
 def test_a_plain_router_with_a_prefix_is_served_and_logged_by_its_whole_path(
     serve_app: Serve, request_lines: Lines
 ) -> None:
-    app, shop = create_app(), APIRouter(prefix="/shop")
+    app, shop = make_app(), APIRouter(prefix="/shop")
     shop.include_router(things())
     app.include_router(shop, prefix="/v1")
     serve_app(app)
@@ -252,11 +250,8 @@ def test_a_plain_router_with_a_prefix_is_served_and_logged_by_its_whole_path(
     assert "/v1/shop/things/{thing_id}" in app.openapi()["paths"]
 
 
-def test_a_plain_router_has_the_authorization_that_it_declares(
-    serve_app: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
-    app = create_app()
+def test_a_plain_router_has_the_authorization_that_it_declares(serve_app: Serve) -> None:
+    app = make_app(auth_mode="jwt")
     app.include_router(things(), prefix="/shop")
     serve_app(app)
     assert_problem(call("GET", "/shop/things/7"), 401)
@@ -265,11 +260,8 @@ def test_a_plain_router_has_the_authorization_that_it_declares(
 
 
 @pytest.mark.parametrize("mode", ["none", "jwt", "iam"])
-def test_a_router_without_authorization_does_not_start_and_says_what_is_missing(
-    mode: str, serve_app: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(vars(settings()), "auth_mode", mode)
-    app, router = create_app(), APIRouter(prefix="/things")
+def test_a_router_without_authorization_does_not_start_and_says_what_is_missing(mode: str, serve_app: Serve) -> None:
+    app, router = make_app(auth_mode=mode), APIRouter(prefix="/things")
 
     @router.get("/{thing_id}")
     async def _forgotten(thing_id: int) -> int:
@@ -280,11 +272,8 @@ def test_a_router_without_authorization_does_not_start_and_says_what_is_missing(
         serve_app(app)
 
 
-def test_authorization_may_be_declared_where_a_router_is_included(
-    serve_app: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
-    app, router = create_app(), APIRouter(route_class=ApiRoute)
+def test_authorization_may_be_declared_where_a_router_is_included(serve_app: Serve) -> None:
+    app, router = make_app(auth_mode="jwt"), APIRouter(route_class=ApiRoute)
 
     @router.post("/things")
     async def _create(name: Annotated[str, Body(embed=True)]) -> str:
@@ -300,7 +289,7 @@ def test_authorization_may_be_declared_where_a_router_is_included(
 
 
 def test_middleware_wraps_every_request(serve_app: Serve, database: Any, request_lines: Lines) -> None:
-    app, seen = create_app(), []
+    app, seen = make_app(), []
 
     @app.middleware("http")
     async def _tag(request: Request, call_next: Callable[[Request], Any]) -> Any:
@@ -325,7 +314,7 @@ def test_middleware_changes_nothing_of_commits_and_repeats(
     serve_app: Serve, database: Any, request_lines: Lines
 ) -> None:
     """`call_next` runs the application in a task of its own; a race that is lost there is run again all the same."""
-    app = create_app()
+    app = make_app()
     app.middleware("http")(lambda request, call_next: call_next(request))
     router, attempts = APIRouter(prefix="/test", route_class=RepeatableRoute, dependencies=[PUBLIC]), []
 
@@ -430,8 +419,8 @@ def test_a_lifespan_runs_once_before_the_first_request_on_its_event_loop(serve_a
         yield {"client": "a client", "loop": loop}
         events.append("stopped")
 
-    app = create_app()
-    # As FastAPI(lifespan=...) in create_app(), or as a resource's own.
+    app = make_app()
+    # As FastAPI(lifespan=...) in make_app(), or as a resource's own.
     router = APIRouter(prefix="/test", lifespan=lifespan, dependencies=[PUBLIC])
 
     @router.get("/state")
@@ -450,7 +439,7 @@ def test_a_lifespan_runs_once_before_the_first_request_on_its_event_loop(serve_a
 
 def test_on_event_runs_too(serve_app: Serve) -> None:
     started: list[int] = []
-    app = create_app()
+    app = make_app()
     app.router.on_startup.append(lambda: started.append(1))
     serve_app(app)
     assert call("GET", "/health/live").status == 200
@@ -464,7 +453,7 @@ def test_a_lifespan_may_use_the_database(serve_app: Serve, database: Any) -> Non
             session.add(Item(name="of the lifespan"))
         yield
 
-    app = create_app()
+    app = make_app()
     app.include_router(APIRouter(lifespan=lifespan))
     serve_app(app)
     assert names(database) == ["of the lifespan"]
@@ -477,7 +466,7 @@ def test_a_lifespan_that_fails_fails_the_import_with_its_message(serve_app: Serv
             raise RuntimeError("the cache is not there")
         yield
 
-    app = create_app()
+    app = make_app()
     app.include_router(APIRouter(lifespan=lifespan))
     with pytest.raises(RuntimeError, match="the cache is not there"):
         serve_app(app)
@@ -499,13 +488,13 @@ def test_a_raw_body_is_read_as_it_was_sent(route_class: Any, app: FastAPI) -> No
         return PlainResponse(body, media_type="image/png")
 
     app.include_router(router)
-    sent = bytes(range(256)) * (MAX_BODY // 256)
+    sent = bytes(range(256)) * (MAX_BODY_BYTES // 256)
     for path in ("/test/stream", "/test/bytes"):
         response = call("POST", path, sent, content_type="image/png")
         assert (response.status, response.body) == (200, sent)
         too_large = call("POST", path, sent + b"x", content_type="image/png")
         assert_problem(too_large, 413)
-        assert str(MAX_BODY) in too_large.json["detail"]
+        assert str(MAX_BODY_BYTES) in too_large.json["detail"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("python_multipart") is not None, reason="python-multipart is installed")

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from handler.api.auth import requires_scopes
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
-from handler.settings import settings
 from tests.support.client import Response, call
 from tests.support.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
 from tests.support.proxy import Proxy
@@ -121,8 +120,8 @@ def test_expired_keys_go_when_new_ones_come(database: Any) -> None:
     assert database.run("SELECT count(*) FROM idempotency_keys") == [[3]]
 
 
-def test_how_long_a_key_is_kept_is_a_setting(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(settings()), "idempotency_ttl", 120)
+def test_how_long_a_key_is_kept_is_a_setting(database: Any, serve: Callable[..., object]) -> None:
+    serve(idempotency_ttl=120)
     post()
     seconds = "SELECT extract(epoch FROM expires_at - now())::int FROM idempotency_keys"
     assert 100 < database.run(seconds)[0][0] <= 120
@@ -168,9 +167,9 @@ def below(base_path: str) -> Received:
 
 
 def test_a_stored_response_s_location_is_below_the_stage_or_base_path_of_the_request_that_asks(
-    monkeypatch: pytest.MonkeyPatch, database: Any
+    serve: Callable[..., object], database: Any
 ) -> None:
-    monkeypatch.setitem(vars(settings()), "base_path", "/shop")
+    serve(base_path="/shop")
     responses = [on_stage("dev"), on_stage("prod"), on_stage("items"), below("/shop"), below(""), on_stage("dev")]
     locations = [response.headers["location"] for response in responses]
     assert locations == [f"{path}/items/1" for path in ("/dev", "/prod", "/items", "/shop", "", "/dev")]

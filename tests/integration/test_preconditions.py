@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ from fastapi import FastAPI, Request
 from handler.api.conditional import update_if_match
 from handler.database.session import SessionDep
 from handler.items.models import Item
-from handler.settings import settings
 from tests.support.client import Response, call, create
 
 CHANGES: list[tuple[str, Any]] = [("PATCH", {"name": "x"}), ("PATCH", {}), ("PUT", {"name": "x"}), ("DELETE", None)]
@@ -146,8 +146,8 @@ def test_a_change_to_another_version_than_must_not_be_there_is_made(method: str,
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
-def test_if_match_can_be_required(method: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(settings()), "require_if_match", True)
+def test_if_match_can_be_required(method: str, body: Any, serve: Callable[..., object]) -> None:
+    serve(require_if_match=True)
     item = create()
     assert call(method, "/items/1", body).status == 428
     assert call("GET", "/items/1").json == item

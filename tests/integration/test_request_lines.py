@@ -20,8 +20,9 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from handler.adapter import request_log
-from handler.adapter.adapter import NotHttpEvent
+from handler.adapter.detection import NotHttpEvent
 from handler.database.session import SessionDep
+from handler.settings import Settings
 from local.events import Context, http_event
 from tests.integration.test_faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE, let_lie
 from tests.support.client import call, create, invoke
@@ -381,8 +382,8 @@ class Service:
 from handler import app as application
 from handler.api.auth import PUBLIC
 
-def create_app(create_app=application.create_app):
-    app = create_app()
+def create_app(settings, create_app=application.create_app):
+    app = create_app(settings)
 
     @app.get("/test/broken", dependencies=[PUBLIC])
     async def broken():
@@ -517,7 +518,7 @@ UNITS = {"Count", "Milliseconds"}  # of those that CloudWatch knows (API referen
 
 def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The rules of the specification's sections, in its order."""
-    monkeypatch.setattr(request_log, "sinks", [request_log.print_line])
+    monkeypatch.setattr(request_log, "sinks", [request_log.cloudwatch_sink("Items")])
     call("GET", "/items/")
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
@@ -546,7 +547,7 @@ def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyP
 
 
 def test_the_metrics_are_those_that_alarms_and_dashboard_name() -> None:
-    assert request_log.DIRECTIVE["Namespace"] == "API"
+    assert Settings.model_fields["service_name"].default == "API"
     assert request_log.METRICS == {
         "Requests": "Count",
         "ServerErrors": "Count",

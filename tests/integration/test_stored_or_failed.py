@@ -56,9 +56,9 @@ class Impatient:
 
 @pytest.fixture
 def slow(serve_app: ServeApp) -> None:
-    from handler.app import create_app
+    from tests.support.application import make_app
 
-    app = create_app()
+    app = make_app()
     app.add_middleware(Impatient)
 
     @app.get("/test/slow/read", dependencies=[PUBLIC])
@@ -140,9 +140,9 @@ def test_a_2xx_that_is_raised_and_so_rolled_back_is_an_error(app: FastAPI, datab
 
 @pytest.mark.parametrize("status", [409, 500, 503])
 def test_an_error_response_that_is_returned_stores_nothing(status: int, serve_app: ServeApp, database: Any) -> None:
-    from handler.app import create_app
+    from tests.support.application import make_app
 
-    app, router = create_app(), APIRouter(route_class=ApiRoute, dependencies=[PUBLIC])
+    app, router = make_app(), APIRouter(route_class=ApiRoute, dependencies=[PUBLIC])
 
     @router.post("/test/refused")
     async def _route(session: SessionDep) -> JSONResponse:
@@ -157,9 +157,9 @@ def test_an_error_response_that_is_returned_stores_nothing(status: int, serve_ap
 
 
 def test_an_error_of_a_route_that_a_dependency_swallows_stores_nothing(serve_app: ServeApp, database: Any) -> None:
-    from handler.app import create_app
+    from tests.support.application import make_app
 
-    app, router = create_app(), APIRouter(route_class=ApiRoute, dependencies=[PUBLIC])
+    app, router = make_app(), APIRouter(route_class=ApiRoute, dependencies=[PUBLIC])
 
     async def forgiving(session: SessionDep) -> AsyncIterator[Session]:
         with contextlib.suppress(ValueError):
@@ -178,9 +178,9 @@ def test_an_error_of_a_route_that_a_dependency_swallows_stores_nothing(serve_app
 
 
 def test_a_request_that_was_committed_is_not_repeated(serve_app: ServeApp, database: Any) -> None:
-    from handler.app import create_app
+    from tests.support.application import make_app
 
-    app, router = create_app(), APIRouter(route_class=RepeatableRoute, dependencies=[PUBLIC])
+    app, router = make_app(), APIRouter(route_class=RepeatableRoute, dependencies=[PUBLIC])
 
     async def audit() -> AsyncIterator[None]:
         yield

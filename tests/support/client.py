@@ -9,9 +9,9 @@ from typing import Any
 from uuid import UUID
 
 import tests.support.resources  # noqa: F401 - registers the probe, before the handler is imported
-from handler.app import create_app
 from handler.main import handler
 from local.events import Context, http_event, http_response
+from tests.support.application import make_app
 
 
 @dataclass
@@ -80,7 +80,7 @@ def listed(response: Response) -> list[Any]:
 @cache
 def example_bodies() -> dict[str, Any]:
     """A valid body for the POST of each resource, by the first part of its path, from the examples of its schema."""
-    document = create_app().openapi()
+    document = make_app().openapi()
     found = {}
     for path, operations in document["paths"].items():
         if "requestBody" in operations.get("post", {}) and "{" not in path:

@@ -6,20 +6,17 @@ from typing import Any
 import pytest
 
 from handler import resources
-from handler.app import create_app
-from handler.settings import settings
+from tests.support.application import make_app
 
 CHANGES = ("PATCH", "PUT", "DELETE")
 
 
 @pytest.fixture
-def describe(monkeypatch: pytest.MonkeyPatch) -> Any:
+def describe() -> Any:
     """The document that a deployment with these settings serves."""
 
     def of(**values: object) -> dict[str, Any]:
-        for name, value in values.items():
-            monkeypatch.setitem(vars(settings()), name, value)
-        return create_app().openapi()
+        return make_app(**values).openapi()
 
     return of
 

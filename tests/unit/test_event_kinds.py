@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.adapter.adapter import NotHttpEvent
+from handler.adapter.detection import NotHttpEvent
 from handler.main import handler
 from tests.support.event_kinds import KINDS, Request, received
 

@@ -106,9 +106,11 @@ DOCUMENT = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
 {{first}}
+import os
 from handler.app import create_app
+from handler.settings import read_settings
 from fastapi.openapi.models import OpenAPI
-print(json.dumps([OpenAPI.__pydantic_complete__, create_app().openapi()]))
+print(json.dumps([OpenAPI.__pydantic_complete__, create_app(read_settings(os.environ)).openapi()]))
 """
 
 

@@ -6,17 +6,11 @@ from typing import Any
 
 import pytest
 
-from handler.settings import settings
 from local.openapi import PATH, document
 
 pytestmark = pytest.mark.usefixtures("shipped_resources")
 
 METHODS = {"get", "put", "post", "delete", "patch"}
-
-
-@pytest.fixture(autouse=True)
-def _jwt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(settings()), "auth_mode", "jwt")
 
 
 def test_the_committed_schema_is_the_application_s() -> None:

@@ -1,10 +1,18 @@
-"""The methods of a path and the media types of their bodies, as response headers."""
+"""What the routes of an application say together: path templates, and the methods and media types of a path."""
 
-from fastapi import Request
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
 from fastapi.routing import iter_route_contexts
 from starlette.routing import Match
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+
+def path_templates(app: FastAPI) -> dict[Callable[..., Any] | None, str | None]:
+    """The path template of each endpoint, with the prefixes of include_router(), which the route itself lacks."""
+    return {context.endpoint: context.path for context in iter_route_contexts(app.routes)}
 
 
 def accept_headers(media_types: tuple[str, ...]) -> dict[str, str]:
@@ -14,10 +22,10 @@ def accept_headers(media_types: tuple[str, ...]) -> dict[str, str]:
 
 
 def allow_headers(request: Request) -> dict[str, str]:
-    """Every method of the request's path, and the media types of their bodies, as headers.
+    """Allow with every method of the request's path; for an OPTIONS request also the media types of their bodies.
 
-    The framework names the methods of the first route that matches (RFC 9110, 10.2.1 "Allow"). Only an OPTIONS says
-    the media types (RFC 5789, 3.1; RFC 9110, 12.5.1).
+    The framework's own Allow has only the methods of the first route that matches (RFC 9110, 10.2.1 "Allow"; RFC 5789,
+    3.1; RFC 9110, 12.5.1).
     """
     methods = {"OPTIONS"}
     media_types: dict[str, str] = {}
