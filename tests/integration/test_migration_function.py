@@ -708,7 +708,7 @@ def test_migrations_that_were_not_all_shipped_are_an_error(
     response = deploy(s3)
     assert response["Status"] == "FAILED"
     assert response["Reason"]
-    assert tables(url) == (MIGRATED if at else EMPTY)
+    assert (tables(url) == MIGRATED) is bool(at)
 
 
 def test_a_migration_that_python_cannot_read_is_an_error(s3: Bucket, url: str, scripts: Path) -> None:

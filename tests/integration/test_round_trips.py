@@ -1,17 +1,21 @@
 """What a request costs on the network to the database: exact, since latency multiplies it."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from pg8000 import dbapi
 
+from handler.database.connection import connect
+from handler.database.driver.stream import Stream
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
 from tests.support.client import probe_path
@@ -126,3 +130,113 @@ def test_after_an_idle_time_the_first_request_costs_one_more_and_the_second_does
         time.sleep(1.1)
         seen = [idle.count(*request_, status=status).round_trips for _ in range(2)]
     assert seen == [round_trips + 1, round_trips]
+
+
+# What poolers rely on: one batch in each flush, and one end of its replies.
+
+
+def _messages(data: bytes) -> str:
+    """The type bytes of the messages in `data`: PostgreSQL manual, 54.7 "Message Formats"."""
+    codes, start = "", 0
+    while start < len(data):
+        codes += chr(data[start])
+        start += 1 + int.from_bytes(data[start + 1 : start + 5])
+    return codes
+
+
+class Batches:
+    """What a new connection to the tests' database flushes from now on, and how often the server is ready for more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.flushes: list[str] = []
+        self.ready = 0
+        self.connection = connect(read_database_settings(os.environ))
+        flush, read_message = Stream.flush, Stream.read_message
+
+        def recorded_flush(stream: Stream) -> None:
+            self.flushes.append(_messages(bytes(stream._out)))
+            flush(stream)
+
+        def recorded_read(stream: Stream) -> tuple[bytes, bytes]:
+            code, data = read_message(stream)
+            self.ready += code == b"Z"
+            return code, data
+
+        monkeypatch.setattr(Stream, "flush", recorded_flush)
+        monkeypatch.setattr(Stream, "read_message", recorded_read)
+
+
+READ_ONLY = {"autocommit": True, "read_only": True}
+AUTOCOMMIT = {"autocommit": True}
+NUMBERED = {"numbered": True}
+
+
+@pytest.mark.parametrize("begin", ["SELECT 1", None], ids=["in a transaction", "first of a connection"])
+@pytest.mark.parametrize(
+    ("options", "statement", "values"),
+    [
+        pytest.param({}, "SELECT 1", (), id="no parameters"),
+        pytest.param(NUMBERED, "SELECT $1::int", (1,), id="parameters"),
+        pytest.param({}, "SELECT %s::int", (1,), id="parameters in the format style"),
+        pytest.param({}, "SELECT 1; SELECT 2", (), id="several statements"),
+        pytest.param({}, "", (), id="no statement"),
+        pytest.param({}, "INSERT INTO probes (name) VALUES (%s)", ("Lamp",), id="a write"),
+        pytest.param({}, "SAVEPOINT one", (), id="a savepoint"),
+        pytest.param({}, "SELECT 1 / %s::int", (0,), id="an error with parameters"),
+        pytest.param({}, "SELECT 1 / 0", (), id="an error without parameters"),
+        pytest.param({}, "SELECT FROM missing", (), id="an error of the parser"),
+        pytest.param(AUTOCOMMIT, "SELECT %s::int", (1,), id="autocommit"),
+        pytest.param(AUTOCOMMIT, "SELECT 1", (), id="autocommit without parameters"),
+        pytest.param(READ_ONLY, "SELECT %s::int", (1,), id="read-only"),
+        pytest.param(READ_ONLY, "SELECT 1", (), id="read-only without parameters"),
+        pytest.param(READ_ONLY, "SELECT 1; SELECT 2", (), id="read-only, several statements"),
+        pytest.param({}, "COMMIT", (), id="commit"),
+        pytest.param({}, "ROLLBACK", (), id="rollback"),
+    ],
+)
+def test_each_flush_has_one_sync_and_gets_one_ready_for_query(
+    options: dict[str, Any], statement: str, values: tuple[Any, ...], begin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = Batches(monkeypatch)
+    with closing(batches.connection) as connection:
+        if begin:
+            connection.run(begin)
+            connection.commit() if options.get("autocommit") else None
+            batches.flushes.clear()
+            batches.ready = 0
+        for name, value in options.items():
+            setattr(connection, name, value)
+        with suppress(dbapi.Error):
+            connection.run(statement, values)
+        assert batches.flushes
+        for codes in batches.flushes:
+            assert codes == "Q" or (codes.count("S"), codes[-1]) == (1, "S"), codes
+        assert batches.ready == len(batches.flushes)
+
+
+def test_a_copy_ends_with_one_ready_for_query_after_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ignores the Sync of the first flush while it waits for rows: manual, 54.2.6 "COPY Operations"."""
+    batches = Batches(monkeypatch)
+    with closing(batches.connection) as connection:
+        connection.run("SELECT 1")
+        batches.flushes.clear()
+        batches.ready = 0
+        connection.run("COPY probes (name) FROM STDIN", stream=io.BytesIO(b"Lamp\n"))
+        assert ("".join(batches.flushes), batches.ready) == ("PBDESdcS", 1)
+        batches.flushes.clear()
+        connection.run("COPY probes (name) TO STDOUT", stream=io.BytesIO())
+        assert (batches.flushes, batches.ready) == (["PBDES"], 2)
+
+
+def test_the_ends_of_a_transaction_and_the_idle_check_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(monkeypatch)
+    with closing(batches.connection) as connection:
+        for end in (connection.commit, connection.rollback):
+            connection.run("SELECT 1")
+            batches.flushes.clear()
+            batches.ready = 0
+            end()
+            assert (batches.flushes, batches.ready) == (["Q"], 1)
+        connection._idle_check = 0
+        assert connection.is_alive()
+        assert (batches.flushes, batches.ready) == (["Q", "Q"], 2)

@@ -13,7 +13,7 @@ import pytest
 from pg8000.native import literal
 
 from handler.database import connection
-from handler.database.credentials import aws
+from handler.database.credentials import iam_token
 from handler.database.engine import engine
 from local.postgres import server
 from tests.integration.test_faults import assert_unavailable, pooled
@@ -240,7 +240,7 @@ def test_a_token_is_signed_for_every_connection_and_travels_in_tls(
         return TOKEN
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    monkeypatch.setattr(aws, "database_token", token)
+    monkeypatch.setattr(iam_token, "database_token", token)
     configure(user="plain", password=None, iam_auth=True, region="eu-central-1", sslmode=None)
     create_probe()
     assert in_use(tls) == [[True, "plain"]]
