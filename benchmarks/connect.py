@@ -102,4 +102,4 @@ without imports. Stock pg8000 has its defaults, which verify no certificate; our
 
 
 if __name__ == "__main__":
-    main("connect", "First connection", run, samples=30)
+    main("connect", "First connection", run, needs_items=False, samples=30)

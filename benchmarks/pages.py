@@ -21,7 +21,6 @@ from sqlalchemy import event
 from benchmarks.handlers import Event, Handler, configure, get, handler
 from benchmarks.report import Result, describe_machine, main, say, table
 from local.events import Context
-from tests.items.cursors import items_cursor
 from tests.support.environments import connect, migrate, postgres, process, url_of
 
 SMALL = 10_000
@@ -128,6 +127,8 @@ def fill(url: str, count: int) -> None:
 
 def pages(url: str) -> tuple[dict[str, int], dict[Page, Event]]:
     """Return how many items each search finds, and the request for each page, as far as there are so many."""
+    # By name, because the tests of items go with the resource, and this program then says so.
+    items_cursor = import_module("tests.items.cursors").items_cursor
     counts, found = {}, {}
     with connect(url) as database:
         database.run("SET statement_timeout = 0")

@@ -31,9 +31,9 @@ class Result(NamedTuple):
     failures: tuple[str, ...] = ()
 
 
-def main(name: str, title: str, run: Callable[..., Result], **options: float) -> None:
+def main(name: str, title: str, run: Callable[..., Result], *, needs_items: bool = True, **options: float) -> None:
     """Run a benchmark with the command line's options, whose defaults are `options`, and write what it found."""
-    if not ITEMS.is_dir():
+    if needs_items and not ITEMS.is_dir():
         sys.exit(f"bench-{name}: {ITEMS_MISSING}")
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
     for option, default in options.items():
