@@ -1,6 +1,6 @@
-"""The environment variables of the service as pydantic models, checked once, at startup, with every problem at once.
+"""The settings of the service as pydantic models, validated from environment variables when the service starts.
 
-The models are validated from `os.environ` directly: docs/adr/0005 says why that is not done by pydantic-settings.
+docs/configuration.md documents each of them. docs/adr/0005 says why pydantic-settings does not read them.
 """
 
 from collections.abc import Mapping
@@ -33,15 +33,15 @@ LogLevel = Literal["NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "WARNING", "ERROR
 # `make ca-bundle` writes this file. When it is shipped, it is the only trust unless a setting names another.
 CA_BUNDLE = Path(__file__).parents[1] / "ca-bundle.pem"
 
-# What a login can carry. PostgreSQL's protocol ends a user and a database with NUL; SASLprep prohibits every control
-# character in a password (RFC 4013, 2.3). A control character is usually a line end that was pasted along.
+# Text that a login can carry. PostgreSQL's protocol ends a user and a database with NUL, and SASLprep prohibits every
+# control character in a password (RFC 4013, 2.3). A control character is usually a line end that was pasted along.
 Text = Annotated[str, StringConstraints(pattern=r"^\P{Cc}*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
-TEXT = "it without control characters, such as a line end"
+TEXT = "a value without control characters, such as a line end"
 
 
 class SettingsError(Exception):
-    """The environment does not describe a service that can start. `problems` has a line for each setting."""
+    """The service cannot start with these environment variables. `problems` has a line for each problem."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("settings: " + "; ".join(problems))
@@ -114,7 +114,7 @@ class DatabaseSettings(BaseModel):
     channel_binding: Annotated[bool, BeforeValidator(_channel_binding)] = Field(
         False, validation_alias=_in_url("channel_binding"), description="prefer or require"
     )
-    # The user that migrations let read and change rows.
+    # The user to whom migrations grant the right to read and change rows.
     api_user: Text | None = Field(
         None,
         validation_alias="DATABASE_API_USER",
@@ -202,7 +202,7 @@ class DatabaseSettings(BaseModel):
 
 
 class Settings(BaseModel):
-    """Everything that the service reads from its environment."""
+    """The settings of the service."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, loc_by_alias=False)
 
@@ -252,7 +252,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def read_database_settings(environ: Mapping[str, str]) -> DatabaseSettings:
-    """Only what is needed to reach the database, which is what migrations need. Raises SettingsError likewise."""
+    """The settings of the database in `environ`, for programs that need no others, such as migrations.
+
+    Raises SettingsError, as `read_settings` does.
+    """
     return _read(DatabaseSettings, environ)
 
 

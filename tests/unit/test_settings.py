@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import AliasChoices, AliasPath
@@ -15,13 +16,14 @@ from handler import settings
 from handler.database.connection import address_of
 from handler.database.credentials.logins import CredentialsError, Login
 from handler.settings import DatabaseSettings, Settings, SettingsError, read_database_settings, read_settings
+from handler.settings.database_url import OPTIONS
 
 URL = "postgresql://ann@h/d"
 SERVICE = {"DATABASE_URL": URL, "AUTH_MODE": "none"}
 SHAPE = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
 PORT = "DATABASE_URL's port is not valid: write a number from 1 to 65535"
 TIMEOUT = "DATABASE_CONNECT_TIMEOUT or DATABASE_URL's connect_timeout is not valid: write seconds from 0.1 to 20"
-NO_CONTROLS = "is not valid: write it without control characters, such as a line end"
+NO_CONTROLS = "is not valid: write a value without control characters, such as a line end"
 UNREADABLE = f"DATABASE_URL cannot be read: write {SHAPE}, special characters percent-encoded"
 SCHEME = "DATABASE_URL must start with one of: postgresql://, postgres://, postgresql+pg8000://"
 
@@ -234,10 +236,58 @@ def variables() -> set[str]:
     return {str(choice.path[0]) if isinstance(choice, AliasPath) else choice for choice in choices}
 
 
-def test_every_variable_is_in_the_settings_table_of_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", readme, re.MULTILINE))
-    assert documented == variables() - {"AWS_REGION", "AWS_DEFAULT_REGION"}, "Lambda sets the region"
+PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+# Defaults that a model computes, by field, as the page describes them.
+COMPUTED_DEFAULTS = {
+    "ca_bundle": "`handler/ca-bundle.pem`, where it exists",
+    "channel_binding": "`prefer`",
+    "database": "the user's name",
+    "host": "`localhost`",
+    "port": "`5432`",
+    "sslmode": "`verify-full`, on this machine `disable`",
+    "user": "required",
+}
+
+
+def _setting(alias: Any) -> str:
+    """A setting as the page names it."""
+    match alias:
+        case AliasChoices():
+            return " or ".join(map(_setting, alias.choices))
+        case AliasPath():
+            return f"`{alias.path[1]}` of `{alias.path[0]}`"
+    return f"`{alias}`"
+
+
+def _default(name: str, field: Any) -> str:
+    if name in COMPUTED_DEFAULTS:
+        return COMPUTED_DEFAULTS[name]
+    if field.is_required():
+        return "required"
+    return (
+        f"`{str(field.default).lower() if field.default is False else field.default}`"
+        if (field.default not in (None, "", ()))
+        else "unset"
+    )
+
+
+def test_the_configuration_page_has_every_setting_with_its_default_and_its_allowed_values() -> None:
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)
+    documented = {setting: (default, allowed) for setting, default, allowed in rows}
+    assert len(documented) == len(rows)
+    models = Settings.model_fields | DatabaseSettings.model_fields
+    names = Settings.model_fields.keys() - {"database"} | DatabaseSettings.model_fields.keys()
+    expected = {
+        _setting(models[name].validation_alias): (_default(name, models[name]), models[name].description)
+        for name in names
+    }
+    expected["`DATABASE_URL`"] = ("required", f"`{SHAPE}`")
+    assert documented == expected
+
+
+def test_the_configuration_page_has_every_option_of_the_url() -> None:
+    for option in OPTIONS:
+        assert f"`{option}` of `DATABASE_URL`" in PAGE
 
 
 @pytest.mark.parametrize("name", [*logging.getLevelNamesMapping(), "TRACE", "debug", "Warn"])
