@@ -34,7 +34,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 MAX_VERSION = 2**31 - 1  # PostgreSQL's integer
 ALL = "*"
 SAFE_METHODS = ("GET", "HEAD")
-MODIFIED = "It was modified by another request"
+MODIFIED = "The resource was modified by another request"
 
 
 def etag(version: int) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
 
+from handler.api.conditional import MODIFIED
 from handler.api.problems import PROBLEM_JSON, problem
 from handler.api.route_table import allow_headers, path_templates
 from handler.api.sqlstates import LOST_RACES, OURS, READ_ONLY_TRANSACTION, UNAVAILABLE, Outcome, outcome_of
@@ -22,12 +24,11 @@ from handler.database.session import ReadOnlySession, SessionEndedByRoute
 
 MAX_ERRORS = 20  # in a response
 RETRY_AFTER = {"Retry-After": "1"}
-MODIFIED = "The resource was modified by another request"
 
 logger = logging.getLogger(__name__)
 
 
-def _answer(
+def _response(
     request: Request,
     status: int,
     detail: str | None = None,
@@ -42,34 +43,43 @@ async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         headers = allow_headers(request)
-        return Response(None, 204, headers) if request.method == "OPTIONS" else _answer(request, 405, headers=headers)
+        return Response(None, 204, headers) if request.method == "OPTIONS" else _response(request, 405, headers=headers)
     if error.status_code == 304:
         return Response(None, 304, error.headers)
     detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
-    return _answer(request, error.status_code, detail, error.headers)
+    return _response(request, error.status_code, detail, error.headers)
 
 
 async def invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
-        return _answer(request, 400, "The body is not JSON")
-    # Unknown fields are not named, so a thousand of them say the same.
-    different = dict.fromkeys((_where(one), one["msg"]) for one in found)
-    errors = [{"where": where, "detail": detail} for where, detail in islice(different, MAX_ERRORS)]
-    return _answer(request, 422, "The request is not valid", errors=errors)
+        return _response(request, 400, "The body is not JSON")
+    # Fields that are not declared are not named, so a thousand of them are one error.
+    different = dict.fromkeys((error["msg"], *_part(error)) for error in found)
+    errors = [
+        {"detail": detail, "in": location} | ({member: name} if name else {})
+        for detail, location, member, name in islice(different, MAX_ERRORS)
+    ]
+    return _response(request, 422, "The request is not valid", errors=errors)
 
 
-def _where(error: Mapping[str, Any]) -> str:
-    # The name of an unknown field is the client's own text, which no answer repeats.
-    location = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
-    return ".".join(str(part) for part in location)
+def _part(error: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Where a validation error is (docs/adr/0036): `in`, the member that names the part, and its value."""
+    location, *names = map(str, error["loc"])
+    if error["type"] == "extra_forbidden":
+        names = names[:-1]  # a name that the client chose, which no response repeats
+    if location == "body":
+        # RFC 6901, 3 and 6.
+        tokens = (quote(name.replace("~", "~0").replace("/", "~1")) for name in names)
+        return location, "pointer", "/".join(("#", *tokens))
+    return location, "name", names[0] if names else ""
 
 
 async def database_error(request: Request, error: Exception) -> JSONResponse:
     is_read = request.method in ("GET", "HEAD")
     if isinstance(error, StaleDataError) and not is_read:
-        return _answer(request, 412 if "if-match" in request.headers else 409, MODIFIED)
+        return _response(request, 412 if "if-match" in request.headers else 409, MODIFIED)
     fields = fields_of(error) if isinstance(error, DBAPIError) else {}
     outcome = _outcome(error, fields, is_read=is_read)
     if outcome is None:
@@ -78,8 +88,8 @@ async def database_error(request: Request, error: Exception) -> JSONResponse:
         request.scope["lost_race"] = True  # the adapter may run the request again
     if outcome.status == 503:
         logger.error("database: %s", describe(fields) or type(error).__name__)
-        return _answer(request, outcome.status, outcome.detail, RETRY_AFTER)
-    return _answer(request, outcome.status, outcome.detail, constraint=fields.get("n"))
+        return _response(request, outcome.status, outcome.detail, RETRY_AFTER)
+    return _response(request, outcome.status, outcome.detail, constraint=fields.get("n"))
 
 
 def _outcome(error: Exception, fields: Mapping[str, str], *, is_read: bool) -> Outcome | None:
@@ -87,13 +97,13 @@ def _outcome(error: Exception, fields: Mapping[str, str], *, is_read: bool) -> O
         return UNAVAILABLE
     if not isinstance(error, DBAPIError):
         return OURS
-    # The driver closes a connection that it can no longer use, among them one to a server that was the primary until
-    # a failover (25006). It keeps one that the session itself has made read-only. Where it reports nothing but that a
-    # connection is closed, there is no SQLSTATE.
+    # The driver closes a connection that it can no longer use, such as one to a server that was the primary until a
+    # failover (25006). It keeps one that the session itself has made read-only. An error that only reports a closed
+    # connection has no SQLSTATE.
     if not fields or fields["C"] == READ_ONLY_TRANSACTION:
         return UNAVAILABLE if error.connection_invalidated else OURS
     outcome = outcome_of(fields["C"], is_read=is_read)
-    # What ends the session is about the connection: 42501 is then a user without the right to connect.
+    # An error that ends the session is about the connection: 42501 is then a user without the right to connect.
     return UNAVAILABLE if ends_session(fields) and (outcome is None or outcome.status < 500) else outcome
 
 
@@ -102,7 +112,7 @@ async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
     route = f"{request.method} {path_templates(request.app).get(request.scope.get('endpoint'), '-')}"
     logger.error("%s: %s", route, _summary(error), exc_info=error)
     vars(error)["is_logged"] = True
-    return _answer(request, 500)
+    return _response(request, 500)
 
 
 def _summary(error: Exception) -> str:
@@ -114,12 +124,12 @@ def _summary(error: Exception) -> str:
 
 
 def is_logged(error: BaseException | None) -> bool:
-    """Whether `unexpected_error` has logged it. The framework raises on what is answered, to whoever runs it."""
+    """Whether `unexpected_error` has logged it: Starlette raises the exception again after the response."""
     return getattr(error, "is_logged", False)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every exception that leaves a route has one of these answers."""
+    """Give every exception that leaves a route a problem response."""
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(SQLAlchemyError, database_error)

@@ -55,7 +55,7 @@ Entity = TypeVar("Entity")
 
 CHECKSUM = 6  # bytes
 PATH = "/:@!$&'()*+,;=-._~"  # what stands for itself in a path: RFC 3986, 3.3
-NOT_OF_THIS_LIST = "The cursor is not one of this list"
+NOT_OF_THIS_LIST = "The cursor does not belong to this list"
 
 
 class PageQuery(BaseModel):

@@ -4,23 +4,23 @@ from typing import NamedTuple
 
 
 class Outcome(NamedTuple):
-    """The response to a database error."""
+    """The status and the detail of the response to a database error."""
 
     status: int
     detail: str
 
 
-UNAVAILABLE = Outcome(503, "The database is not available right now")
-BUSY = Outcome(503, "The database is busy")
-VALUE = Outcome(422, "A value cannot be stored")
-EXISTS = Outcome(409, "Something with this value exists already")
-IN_USE = Outcome(409, "Something that this refers to, or that refers to this, is in the way")
-OURS = None  # a mistake in the program, the schema or the server's configuration: a 500 and a traceback in the log
+UNAVAILABLE = Outcome(503, "The database is not available at the moment: try again")
+BUSY = Outcome(503, "The database is busy: try again")
+VALUE = Outcome(422, "The database refuses a value of the request, or the combination of its values")
+EXISTS = Outcome(409, "A resource with the same unique values exists already")
+IN_USE = Outcome(409, "A resource that is referred to does not exist, or this resource is still referred to")
+OURS = None  # a fault of the program, the schema or the server's configuration: a 500 and a traceback in the log
 
 READ_ONLY_TRANSACTION = "25006"
 
 # What a SQLSTATE, its first three characters or its class means: PostgreSQL manual, appendix A. The longest wins. Where
-# both a client and the program can be the cause, it is OURS: a 500 is logged and sets off an alarm, a 422 does neither.
+# both a client and the program can be the cause, it is OURS: a 500 is logged and raises an alarm, a 422 does neither.
 SQLSTATES: dict[str, Outcome | None] = {
     "08": UNAVAILABLE,  # connection exception; a pooler's own errors
     "22": OURS,  # data exception, of an operation that the program chose: 22012 is a division by zero

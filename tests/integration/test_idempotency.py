@@ -72,7 +72,7 @@ def test_without_a_key_or_with_another_it_is_another_item(database: Any) -> None
 def test_a_key_that_is_not_printable_ascii_of_1_to_255_characters_is_refused(key: str, database: Any) -> None:
     refused = post(key)
     assert refused.status == 422
-    assert [one["where"] for one in refused.json["errors"]] == ["header.Idempotency-Key"]
+    assert [(one["in"], one["name"]) for one in refused.json["errors"]] == [("header", "Idempotency-Key")]
     assert stored(database) == 0
 
 

@@ -297,7 +297,7 @@ def test_a_cursor_of_another_list_is_refused(serve: Serve, orders: list[Order]) 
     ]
     for path, parameters in others:
         response = listed(path, **parameters, cursor=cursor)
-        assert (response.status, response.json["detail"]) == (400, "The cursor is not one of this list"), (
+        assert (response.status, response.json["detail"]) == (400, "The cursor does not belong to this list"), (
             path,
             parameters,
         )
