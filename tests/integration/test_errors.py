@@ -17,9 +17,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from handler.api.sqlstates import SQLSTATES
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep
-from handler.items.models import Item
-from tests.support.client import call, create
+from tests.support.client import call, create_probe
 from tests.support.database import connect
+from tests.support.probe.models import Probe
 
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'SECRET-SQL-TEXT' USING ERRCODE = '{}', CONSTRAINT = 'ck_of_test'; END $$"
 # Every SQLSTATE of the server, with its class: appendix A of the manual is made of this file.
@@ -74,7 +74,7 @@ def test_every_sqlstate_has_its_status(method: str) -> None:
     if method == "POST":
         expected |= dict.fromkeys(VALUES, 422) | dict.fromkeys(CONFLICTS, 409)
     assert found == expected
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 def test_every_class_of_sqlstates_was_decided() -> None:
@@ -156,7 +156,7 @@ def test_a_write_is_refused_as_the_client_s_or_as_ours(
 
     assert call("POST", "/test/write").status == status
     assert [record.levelname for record in caplog.records] == ["ERROR"] * (status == 500)
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 READS = ["SELECT 1 / 0", "SELECT 'x'::text::int", "SELECT 'x'::text::timestamptz", "SELECT 40000::int::smallint"]
@@ -180,20 +180,20 @@ def test_a_value_that_a_read_meets_is_not_the_client_s(
 def test_a_check_of_the_database_refuses_what_passed_the_api(app: FastAPI) -> None:
     @app.post("/test/past")
     async def _route(session: SessionDep) -> None:
-        session.execute(text("INSERT INTO items (name) VALUES ('')"))
+        session.execute(text("INSERT INTO probes (name) VALUES ('')"))
 
     response = call("POST", "/test/past")
-    assert (response.status, response.json["constraint"]) == (422, "ck_items_name_length")
+    assert (response.status, response.json["constraint"]) == (422, "ck_probes_name_not_blank")
 
 
 # --- a mistake in the program does not look like an outage ---
 
 WRITES_OF_A_READ_SESSION = {
-    "a lock": lambda session: session.scalars(select(Item).with_for_update()).all(),
-    "a lock in SQL": lambda session: session.connection().exec_driver_sql("SELECT 1 FROM items FOR SHARE"),
+    "a lock": lambda session: session.scalars(select(Probe).with_for_update()).all(),
+    "a lock in SQL": lambda session: session.connection().exec_driver_sql("SELECT 1 FROM probes FOR SHARE"),
     "a function that writes": lambda session: session.scalar(select(func.lo_create(0))),
-    "nextval": lambda session: session.scalar(select(func.nextval("items_id_seq"))),
-    "an insert below the session": lambda session: session.connection().exec_driver_sql("DELETE FROM items"),
+    "nextval": lambda session: session.scalar(select(func.nextval("probes_id_seq"))),
+    "an insert below the session": lambda session: session.connection().exec_driver_sql("DELETE FROM probes"),
 }
 
 
@@ -207,7 +207,7 @@ def _backend() -> Any:
 def test_a_read_session_that_writes_is_a_500_that_names_the_route(
     name: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    create()
+    create_probe()
     backend = _backend()
 
     @app.get("/test/reads/{number}")
@@ -220,7 +220,7 @@ def test_a_read_session_that_writes_is_a_500_that_names_the_route(
     expected = "GET /test/reads/{number}: a statement writes in a ReadSessionDep, use SessionDep"
     assert (record.levelname, record.getMessage()) == ("ERROR", expected)
     assert "in _route" in caplog.text
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
     assert _backend() == backend, "the connection was kept"
 
 
@@ -229,13 +229,13 @@ def test_a_server_that_became_read_only_is_an_outage(database: Any, caplog: pyte
     database.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     engine.dispose()
     try:
-        response = call("POST", "/items/", {"name": "Lamp"})
+        response = call("POST", "/probes/", {"name": "Lamp"})
     finally:
         database.run(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     assert (response.status, response.headers["retry-after"]) == (503, "1")
     (record,) = caplog.records
     assert record.getMessage() == "database: 25006"
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 def _swallow_and_go_on(session: Any) -> None:
@@ -275,7 +275,7 @@ def test_a_mistake_in_the_program_is_a_500(name: str, app: FastAPI, caplog: pyte
     assert call("POST", "/test/mistake").status == 500
     (record,) = caplog.records
     assert record.getMessage().startswith("POST /test/mistake: unexpected ")
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 # --- and an outage does not look like a mistake ---
@@ -284,7 +284,7 @@ def test_a_mistake_in_the_program_is_a_500(name: str, app: FastAPI, caplog: pyte
 def test_a_database_that_is_gone_is_503_and_liveness_stays() -> None:
     code = (
         "from tests.support.client import call;"
-        "answers = [call('GET', path) for path in ('/health/live', '/health/ready', '/items/1')];"
+        "answers = [call('GET', path) for path in ('/health/live', '/health/ready', '/probes/')];"
         "assert [answer.status for answer in answers] == [200, 503, 503], answers;"
         "assert answers[1].headers['retry-after'] == '1';"
         "assert b'127.0.0.1' not in answers[1].body + answers[2].body"
@@ -305,7 +305,7 @@ def test_a_connection_that_has_closed_itself_is_503(app: FastAPI, caplog: pytest
     response = call("POST", "/test/closed")
     assert (response.status, response.headers["retry-after"]) == (503, "1")
     assert [record.getMessage() for record in caplog.records] == ["database: InterfaceError"]
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 def test_a_database_that_takes_no_connections_is_503_and_the_log_says_why(
@@ -317,13 +317,13 @@ def test_a_database_that_takes_no_connections_is_503_and_the_log_says_why(
         engine.dispose()
         admin.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         try:
-            response = call("GET", "/items/")
+            response = call("GET", "/probes/")
         finally:
             admin.run(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     assert (response.status, response.headers["retry-after"]) == (503, "1")
     (record,) = caplog.records
     assert record.getMessage() == f'database: 55000 database "{name}" is not currently accepting connections'
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 # --- SQLAlchemy's optimistic lock ---
@@ -377,7 +377,7 @@ def test_a_lost_race_for_a_version_is_the_client_s_to_repeat(
     response = call("POST", "/test/documents", headers=headers)
     assert (response.status, response.json["detail"]) == (status, "The resource was modified by another request")
     assert database.run("SELECT title, version FROM documents") == [["won", 2]]
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 @pytest.mark.usefixtures("_document")

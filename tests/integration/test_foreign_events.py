@@ -16,12 +16,12 @@ from handler.adapter.detection import NotHttpEvent
 from handler.database.engine import engine
 from handler.main import handler
 from local.events import Context
-from tests.support.client import create
+from tests.support.client import create_probe, probe_id, probe_path
 from tests.support.event_kinds import KINDS, Request
 
 EVENTS = Path(__file__).parents[2] / "events"
 CONTENT = "CONTENT"  # in every value that a log must not repeat
-ARN = "arn:aws:execute-api:eu-central-1:123456789012:a1b2c3/prod/DELETE/items/1"
+ARN = "arn:aws:execute-api:eu-central-1:123456789012:a1b2c3/prod/DELETE/probes/1"
 
 # As the Lambda developer guide shows them, shortened, by what the message must name.
 FOREIGN: dict[str, tuple[str, Any]] = {
@@ -59,11 +59,11 @@ FOREIGN: dict[str, tuple[str, Any]] = {
     "Lambda authorizer, TOKEN": ("type dict", {"type": "TOKEN", "methodArn": ARN, "authorizationToken": CONTENT}),
     "Lambda authorizer, REST API": (
         "type dict",
-        KINDS["REST API"](Request("DELETE", "/items/1", CONTENT)) | {"type": "REQUEST", "methodArn": ARN},
+        KINDS["REST API"](Request("DELETE", probe_path(1), CONTENT)) | {"type": "REQUEST", "methodArn": ARN},
     ),
     "Lambda authorizer, HTTP API": (
         "type dict",
-        KINDS["HTTP API 2.0"](Request("DELETE", "/items/1", CONTENT)) | {"type": "REQUEST", "routeArn": ARN},
+        KINDS["HTTP API 2.0"](Request("DELETE", probe_path(1), CONTENT)) | {"type": "REQUEST", "routeArn": ARN},
     ),
     "WebSocket": (
         "type dict",
@@ -119,7 +119,7 @@ def test_an_event_that_is_not_http_raises_one_exception_that_names_its_source_an
     name: str, checkouts: list[int], lines: list[Any], caplog: pytest.LogCaptureFixture, database: Any
 ) -> None:
     source, event = FOREIGN[name]
-    item = create()
+    probe = create_probe()
     checkouts.clear()
     lines.clear()
     with pytest.raises(NotHttpEvent) as raised:
@@ -131,8 +131,8 @@ def test_an_event_that_is_not_http_raises_one_exception_that_names_its_source_an
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None
     assert (checkouts, lines, caplog.records) == ([], [], [])
-    assert database.run("SELECT id FROM items") == [[item["id"]]]
-    assert create()["id"] == item["id"] + 1
+    assert [[str(one)] for (one,) in database.run("SELECT id FROM probes")] == [[probe["id"]]]
+    assert create_probe()["id"] == str(probe_id(2))
 
 
 @pytest.mark.parametrize("name", WARM_UPS)

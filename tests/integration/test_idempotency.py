@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from fastapi import APIRouter, FastAPI, Query
@@ -15,21 +16,21 @@ from pydantic import BaseModel
 from handler.api.auth import requires_scopes
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
-from tests.support.client import Response, call
+from tests.support.client import Response, call, probe_path
 from tests.support.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
 from tests.support.proxy import Proxy
 
 Authorize = Callable[..., FastAPI]
 
-LAMP = {"name": "Lamp", "description": "A desk lamp"}
+LAMP = {"name": "Lamp", "note": "A desk lamp"}
 
 
 def post(key: str | None = "key-1", body: Any = LAMP) -> Response:
-    return call("POST", "/items/", body, headers=[] if key is None else [("Idempotency-Key", key)])
+    return call("POST", "/probes/", body, headers=[] if key is None else [("Idempotency-Key", key)])
 
 
 def stored(database: Any) -> int:
-    return int(database.run("SELECT count(*) FROM items")[0][0])
+    return int(database.run("SELECT count(*) FROM probes")[0][0])
 
 
 def same(one: Response, other: Response) -> bool:
@@ -43,15 +44,15 @@ def test_the_same_key_and_body_get_the_same_answer_and_one_row(database: Any) ->
     first = post()
     assert first.status == 201
     assert same(post(), first)
-    assert same(post(body={"description": "A desk lamp", "name": "Lamp"}), first), "JSON has no order"
+    assert same(post(body={"note": "A desk lamp", "name": "Lamp"}), first), "JSON has no order"
     assert stored(database) == 1
 
 
-def test_the_answer_is_the_first_one_also_when_the_item_has_changed_or_gone(database: Any) -> None:
+def test_the_answer_is_the_first_one_also_when_the_probe_has_changed_or_gone(database: Any) -> None:
     first = post()
-    call("PATCH", "/items/1", {"name": "Torch"})
+    call("PATCH", probe_path(1), {"name": "Torch"})
     assert same(post(), first)
-    call("DELETE", "/items/1")
+    call("DELETE", probe_path(1))
     assert same(post(), first)
     assert stored(database) == 0
 
@@ -78,11 +79,11 @@ def test_a_key_that_is_not_printable_ascii_of_1_to_255_characters_is_refused(key
 
 def test_a_failed_first_try_does_not_burn_the_key(database: Any) -> None:
     assert post(body={"name": ""}).status == 422
-    database.run("ALTER TABLE items ADD CONSTRAINT refuses CHECK (name <> 'Lamp')")
+    database.run("ALTER TABLE probes ADD CONSTRAINT refuses CHECK (name <> 'Lamp')")
     try:
         assert post().status == 422
     finally:
-        database.run("ALTER TABLE items DROP CONSTRAINT refuses")
+        database.run("ALTER TABLE probes DROP CONSTRAINT refuses")
     assert post().status == 201
     assert stored(database) == 1
 
@@ -132,7 +133,7 @@ import sys
 from tests.support.client import call
 for number in range(20):
     headers = [("Idempotency-Key", f"race-{number}")]
-    response = call("POST", "/items/", {"name": f"Lamp {number}"}, headers=headers)
+    response = call("POST", "/probes/", {"name": f"Lamp {number}"}, headers=headers)
     assert response.status == 201, response
     print(response.body.decode())
 """
@@ -151,7 +152,7 @@ def test_many_processes_with_the_same_keys_get_the_same_answers_and_store_one_ro
 
 DEFAULT_DOMAIN = "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com"
 KEYED = Request(
-    "POST", "/items/", "", [("content-type", "application/json"), ("idempotency-key", "one")], b'{"name": "L"}'
+    "POST", "/probes/", "", [("content-type", "application/json"), ("idempotency-key", "one")], b'{"name": "L"}'
 )
 
 
@@ -162,7 +163,7 @@ def on_stage(stage: str) -> Received:
 
 
 def below(base_path: str) -> Received:
-    event = KINDS["function URL"](Request(KEYED.method, f"{base_path}/items/", "", KEYED.headers, KEYED.body))
+    event = KINDS["function URL"](Request(KEYED.method, f"{base_path}/probes/", "", KEYED.headers, KEYED.body))
     return send(event)
 
 
@@ -170,9 +171,9 @@ def test_a_stored_response_s_location_is_below_the_stage_or_base_path_of_the_req
     serve: Callable[..., object], database: Any
 ) -> None:
     serve(base_path="/shop")
-    responses = [on_stage("dev"), on_stage("prod"), on_stage("items"), below("/shop"), below(""), on_stage("dev")]
+    responses = [on_stage("dev"), on_stage("prod"), on_stage("probes"), below("/shop"), below(""), on_stage("dev")]
     locations = [response.headers["location"] for response in responses]
-    assert locations == [f"{path}/items/1" for path in ("/dev", "/prod", "/items", "/shop", "", "/dev")]
+    assert locations == [f"{path}{probe_path(1)}" for path in ("/dev", "/prod", "/probes", "/shop", "", "/dev")]
     assert len({(response.status, response.body) for response in responses}) == 1
     assert stored(database) == 1
 
@@ -217,23 +218,23 @@ SAME_CALLER = [
 ]
 
 
-def item_of(event: Any) -> int:
+def number_of(event: Any) -> int:
     response = send(event)
     assert response.status == 201, response.body
-    return int(json.loads(response.body)["id"])
+    return UUID(json.loads(response.body)["id"]).int
 
 
 @pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["iam"])
 def test_the_owner_of_a_key_is_the_user_or_the_role_without_its_session(kind: str, authorize: Authorize) -> None:
     authorize("iam")
     arn = authorized("iam", kind, KEYED)
-    for item, arns in enumerate(SAME_CALLER, start=1):
+    for number, arns in enumerate(SAME_CALLER, start=1):
         for one in arns * 2:
-            assert item_of(json.loads(json.dumps(arn).replace(ROLE.format("session"), one))) == item, one
+            assert number_of(json.loads(json.dumps(arn).replace(ROLE.format("session"), one))) == number, one
 
 
 SAME_CLIENT: list[list[dict[str, Any]]] = [
-    [{"sub": "ann"}, {"sub": "ann", "exp": "1", "iat": "2", "jti": "3", "scope": "items:write x"}, {"sub": "ann"}],
+    [{"sub": "ann"}, {"sub": "ann", "exp": "1", "iat": "2", "jti": "3", "scope": "probes:write x"}, {"sub": "ann"}],
     [{"sub": "bob"}],
     [{"sub": "ann", "iss": "https://other.example"}, {"sub": "ann", "iss": "https://other.example", "jti": "7"}],
     [
@@ -253,11 +254,13 @@ SAME_CLIENT: list[list[dict[str, Any]]] = [
 @pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
 def test_the_owner_of_a_key_is_the_token_s_issuer_subject_and_client(kind: str, authorize: Authorize) -> None:
     authorize("jwt")
-    for item, tokens in enumerate(SAME_CLIENT, start=1):
+    for number, tokens in enumerate(SAME_CLIENT, start=1):
         for claims in tokens * 2:
             event = KINDS[kind](KEYED)
-            AUTHORIZER_CONTEXTS["jwt"][kind](event, {"iss": "https://issuer.example", "scope": "items:write", **claims})
-            assert item_of(event) == item, claims
+            AUTHORIZER_CONTEXTS["jwt"][kind](
+                event, {"iss": "https://issuer.example", "scope": "probes:write", **claims}
+            )
+            assert number_of(event) == number, claims
 
 
 @pytest.mark.parametrize(
@@ -268,8 +271,8 @@ def test_a_key_of_a_token_that_names_neither_subject_nor_client_is_400(
 ) -> None:
     authorize("jwt")
     for headers, status in [(KEYED.headers, 400), (KEYED.headers[:1], 201)]:
-        event = KINDS["HTTP API 2.0"](Request("POST", "/items/", "", headers, KEYED.body))
-        AUTHORIZER_CONTEXTS["jwt"]["HTTP API 2.0"](event, {"scope": "items:write", **claims})
+        event = KINDS["HTTP API 2.0"](Request("POST", "/probes/", "", headers, KEYED.body))
+        AUTHORIZER_CONTEXTS["jwt"]["HTTP API 2.0"](event, {"scope": "probes:write", **claims})
         assert send(event).status == status
     assert stored(database) == 1, "the one without a key"
 

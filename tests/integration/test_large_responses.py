@@ -1,9 +1,10 @@
-"""A page that is too large for its event source has the items that fit, and the cursors give every item once."""
+"""A page that is too large for its event source has the probes that fit, and the cursors give every probe once."""
 
 import json
 from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -14,15 +15,14 @@ from sqlalchemy.orm import Session
 from handler.api.auth import requires_scopes
 from handler.api.pagination import Keyset, Page, PageQuery, paginate
 from handler.database.session import ReadSessionDep, SessionDep
-from handler.items.models import Item
 from handler.main import handler
+from tests.support.client import ELEMENTS, probe_id
 from tests.support.event_kinds import KINDS, Received, received
 from tests.support.event_kinds import Request as Sent
+from tests.support.probe.models import Probe
 
 LIMITS = dict.fromkeys(KINDS, 6_291_556) | {"ALB": 1_048_576, "ALB, multi-value": 1_048_576}
-INSERT = (
-    "INSERT INTO items (name, description) SELECT 'item ' || lpad(g::text, 4, '0'), {} FROM generate_series(1, {}) g"
-)
+INSERT = "INSERT INTO probes (name, note) SELECT 'probe ' || lpad(g::text, 4, '0'), {} FROM generate_series(1, {}) g"
 WIDE = "repeat('字', 10000)"  # 30,000 bytes
 ESCAPED = "repeat(chr(1), 10000)"  # 60,000 bytes in JSON, and 70,000 in a JSON string in JSON
 
@@ -35,13 +35,13 @@ def get(kind: str, path: str, query: str = "", method: str = "GET") -> Received:
 
 
 def pages(kind: str, path: str, query: str) -> list[list[Any]]:
-    """The items of every page, following the cursors."""
+    """The probes of every page, following the cursors."""
     found = []
     while True:
         response = get(kind, path, query)
         assert response.status == 200, response.body[:300]
         page = json.loads(response.body)
-        found.append(page["items"])
+        found.append(page[ELEMENTS])
         if page["next_cursor"] is None:
             assert "link" not in response.headers
             return found
@@ -51,42 +51,42 @@ def pages(kind: str, path: str, query: str) -> list[list[Any]]:
 
 
 def ids(found: list[list[Any]]) -> list[int]:
-    return [item["id"] for page in found for item in page]
+    return [UUID(probe["id"]).int for page in found for probe in page]
 
 
 @pytest.mark.parametrize("kind", ["ALB", "ALB, multi-value"])
-@pytest.mark.parametrize("query", ["", "order=name", "limit=100", "q=item", "q=item&order=name&limit=100"])
-def test_behind_a_load_balancer_a_list_of_large_items_is_answered_with_what_fits(
+@pytest.mark.parametrize("query", ["", "limit=100", "state=idle", "limit=100&state=idle"])
+def test_behind_a_load_balancer_a_list_of_large_probes_is_answered_with_what_fits(
     kind: str, query: str, database: Any
 ) -> None:
     database.run(INSERT.format(WIDE, 101))
-    found = pages(kind, "/items/", query)
-    assert ids(found) == (list(range(1, 102)) if "name" in query else list(range(101, 0, -1)))
+    found = pages(kind, "/probes/", query)
+    assert ids(found) == list(range(101, 0, -1))
     assert [len(page) for page in found[:-1]] == [len(found[0])] * (len(found) - 1)
     assert 25 <= len(found[0]) <= 34, "most of 1 MB is used"
 
 
 @pytest.mark.parametrize("kind", ["HTTP API 2.0", "HTTP API 1.0", "REST API", "function URL"])
-def test_the_largest_items_of_escaped_characters_are_answered_with_what_fits_into_6_mb(
+def test_the_largest_probes_of_escaped_characters_are_answered_with_what_fits_into_6_mb(
     kind: str, database: Any
 ) -> None:
     database.run(INSERT.format(ESCAPED, 101))
-    found = pages(kind, "/items/", "limit=100")
+    found = pages(kind, "/probes/", "limit=100")
     assert ids(found) == list(range(101, 0, -1))
     assert 75 <= len(found[0]) <= 90
 
 
 @pytest.mark.parametrize("kind", ["ALB", "HTTP API 2.0"])
 @pytest.mark.parametrize("large", ["g % 2 = 0", "g <= 60", "g > 60", "g % 50 = 49", "g IN (1, 101)"])
-def test_items_of_different_sizes_are_each_given_once(large: str, kind: str, database: Any) -> None:
-    description = f"CASE WHEN {large} THEN {ESCAPED} END"
-    database.run(INSERT.format(description, 101))
-    assert ids(pages(kind, "/items/", "limit=100")) == list(range(101, 0, -1))
+def test_probes_of_different_sizes_are_each_given_once(large: str, kind: str, database: Any) -> None:
+    note = f"CASE WHEN {large} THEN {ESCAPED} END"
+    database.run(INSERT.format(note, 101))
+    assert ids(pages(kind, "/probes/", "limit=100")) == list(range(101, 0, -1))
 
 
 def test_head_has_the_headers_of_the_page_that_fits(database: Any) -> None:
     database.run(INSERT.format(WIDE, 51))
-    responses = [get("ALB", "/items/", method=method) for method in ("GET", "HEAD")]
+    responses = [get("ALB", "/probes/", method=method) for method in ("GET", "HEAD")]
     for response in responses:
         del response.headers["x-request-id"]
     assert responses[0].headers == responses[1].headers
@@ -97,7 +97,7 @@ def test_head_has_the_headers_of_the_page_that_fits(database: Any) -> None:
 
 
 class Large(BaseModel):
-    id: int
+    id: UUID
     text: str
 
 
@@ -113,9 +113,9 @@ def add_lists(app: FastAPI) -> None:
     router = APIRouter(prefix="/test", dependencies=[requires_scopes()])
 
     def page(session: Session, query: LargeQuery, request: Request, response: Response) -> Any:
-        found = paginate(session, select(Item), Keyset(query, request, Item.id), response)
-        texts = {item.id: "x" * (query.size if item.id == 3 else 10) for item in found["items"]}
-        return {**found, "items": [{"id": one, "text": text} for one, text in texts.items()]}
+        found = paginate(session, select(Probe), Keyset(query, request, Probe.id), response)
+        texts = {probe.id: "x" * (query.size if probe.id == probe_id(3) else 10) for probe in found[ELEMENTS]}
+        return {**found, ELEMENTS: [{"id": one, "text": text} for one, text in texts.items()]}
 
     @router.get("/read", response_model=LargePage)
     async def _read(
@@ -127,14 +127,14 @@ def add_lists(app: FastAPI) -> None:
     async def _write(
         query: Annotated[LargeQuery, Query()], session: SessionDep, request: Request, response: Response
     ) -> Any:
-        session.add(Item(name=f"written {session.scalar(select(func.count()).select_from(Item))}"))
+        session.add(Probe(name=f"written {session.scalar(select(func.count()).select_from(Probe))}"))
         session.flush()
         return page(session, query, request, response)
 
     app.include_router(router)
 
 
-def test_one_item_that_is_too_large_is_a_500_and_the_items_before_it_are_not(
+def test_one_probe_that_is_too_large_is_a_500_and_the_probes_before_it_are_not(
     serve: Callable[..., FastAPI], database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(add_lists)
@@ -142,7 +142,7 @@ def test_one_item_that_is_too_large_is_a_500_and_the_items_before_it_are_not(
     query = "limit=5&size=2000000"
     first = get("ALB", "/test/read", query)
     page = json.loads(first.body)
-    assert (first.status, [item["id"] for item in page["items"]]) == (200, [1, 2])
+    assert (first.status, ids([page[ELEMENTS]])) == (200, [1, 2])
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
     second = get("ALB", "/test/read", f"{query}&cursor={page['next_cursor']}")
     assert second.status == 500
@@ -158,4 +158,4 @@ def test_a_request_that_may_write_is_not_sent_to_the_application_once_more(
     serve(add_lists)
     database.run(INSERT.format("NULL", 5))
     assert get("ALB", "/test/write", "size=2000000", method="POST").status == 500
-    assert database.run("SELECT count(*) FROM items WHERE name LIKE 'written%'") == [[1]]
+    assert database.run("SELECT count(*) FROM probes WHERE name LIKE 'written%'") == [[1]]

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Body, FastAPI
 
 from handler.api.auth import requires_scopes
 from handler.api.routing import ApiRoute
-from tests.support.client import Response, call, create
+from tests.support.client import Response, call, create_probe, listed, probe_path
 from tests.support.event_kinds import KINDS, Request, send
 
 ACCEPT = ("accept", "application/json")
 ACCEPT_PATCH = ("accept-patch", "application/merge-patch+json, application/json")
-WRITES = [("POST", "/items/", ACCEPT), ("PUT", "/items/1", ACCEPT), ("PATCH", "/items/1", ACCEPT_PATCH)]
+WRITES = [("POST", "/probes/", ACCEPT), ("PUT", probe_path(1), ACCEPT), ("PATCH", probe_path(1), ACCEPT_PATCH)]
 BODY = b'{"name": "Torch"}'
 
 OTHER_TYPES = [
@@ -65,7 +65,7 @@ def assert_unsupported(response: Response, detail: str, name: str, value: str) -
 
 
 def names() -> list[str]:
-    return [item["name"] for item in call("GET", "/items/").json["items"]]
+    return [probe["name"] for probe in listed(call("GET", "/probes/"))]
 
 
 @pytest.mark.parametrize(("method", "path", "accepted"), WRITES)
@@ -73,7 +73,7 @@ def names() -> list[str]:
 def test_a_body_of_another_type_is_415_and_the_response_names_those_that_are_accepted(
     media_type: str, method: str, path: str, accepted: tuple[str, str]
 ) -> None:
-    create()
+    create_probe()
     response = call(method, path, BODY, content_type=media_type)
     types = accepted[1].replace(", ", " or ")
     assert_unsupported(response, f"The body must be {types}", *accepted)
@@ -82,7 +82,7 @@ def test_a_body_of_another_type_is_415_and_the_response_names_those_that_are_acc
 
 @pytest.mark.parametrize(("method", "path", "accepted"), WRITES)
 def test_a_body_without_a_type_is_415(method: str, path: str, accepted: tuple[str, str]) -> None:
-    create()
+    create_probe()
     for kind in KINDS.values():
         response = send(kind(Request(method, path, body=BODY)))
         assert (response.status, response.headers[accepted[0]]) == (415, accepted[1])
@@ -92,7 +92,7 @@ def test_a_body_without_a_type_is_415(method: str, path: str, accepted: tuple[st
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/json", "application/merge-patch+json"])
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _ in WRITES])
 def test_no_body_at_all_is_422_whatever_its_type(method: str, path: str, content_type: str | None) -> None:
-    create()
+    create_probe()
     headers = [] if content_type is None else [("content-type", content_type)]
     response = call(method, path, headers=headers)
     assert (response.status, response.json["errors"]) == (
@@ -103,26 +103,26 @@ def test_no_body_at_all_is_422_whatever_its_type(method: str, path: str, content
 
 @pytest.mark.parametrize("media_type", JSON_TYPES)
 def test_json_is_accepted_with_parameters_and_in_any_case(media_type: str) -> None:
-    assert call("POST", "/items/", BODY, content_type=media_type).status == 201
+    assert call("POST", "/probes/", BODY, content_type=media_type).status == 201
     for method in ("PUT", "PATCH"):
-        assert call(method, "/items/1", BODY, content_type=media_type).status == 200
+        assert call(method, probe_path(1), BODY, content_type=media_type).status == 200
 
 
 @pytest.mark.parametrize("media_type", ["application/merge-patch+json", "Application/Merge-Patch+JSON; charset=utf-8"])
 def test_a_merge_patch_is_accepted_by_patch_alone(media_type: str) -> None:
-    create()
-    assert call("PATCH", "/items/1", BODY, content_type=media_type).json["name"] == "Torch"
-    for method, path in [("POST", "/items/"), ("PUT", "/items/1")]:
+    create_probe()
+    assert call("PATCH", probe_path(1), BODY, content_type=media_type).json["name"] == "Torch"
+    for method, path in [("POST", "/probes/"), ("PUT", probe_path(1))]:
         assert_unsupported(
             call(method, path, BODY, content_type=media_type), "The body must be application/json", *ACCEPT
         )
 
 
 def test_a_json_patch_is_not_applied_as_a_merge_patch() -> None:
-    create()
+    create_probe()
     patch = [{"op": "replace", "path": "/name", "value": "Torch"}]
     for body in (patch, {"name": "Torch"}):
-        assert call("PATCH", "/items/1", body, content_type="application/json-patch+json").status == 415
+        assert call("PATCH", probe_path(1), body, content_type="application/json-patch+json").status == 415
     assert names() == ["Lamp"]
 
 
@@ -132,7 +132,7 @@ ENCODINGS = ["gzip", "GZIP", "br", "deflate", "zstd", "x-gzip", "gzip, identity"
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _ in WRITES])
 def test_an_encoded_body_is_415_and_the_response_names_no_encoding(method: str, path: str, encoding: str) -> None:
-    create()
+    create_probe()
     for body in (gzip.compress(BODY), BODY):
         response = call(method, path, body, headers=[("Content-Encoding", encoding)])
         assert_unsupported(response, "The body is encoded: send it as it is", "accept-encoding", "identity")
@@ -141,18 +141,18 @@ def test_an_encoded_body_is_415_and_the_response_names_no_encoding(method: str, 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity"])
 def test_an_identity_encoding_is_none(encoding: str) -> None:
-    assert call("POST", "/items/", BODY, headers=[("Content-Encoding", encoding)]).status == 201
+    assert call("POST", "/probes/", BODY, headers=[("Content-Encoding", encoding)]).status == 201
 
 
 def test_a_compressed_body_without_the_header_is_400() -> None:
-    assert call("POST", "/items/", gzip.compress(BODY)).status == 400
+    assert call("POST", "/probes/", gzip.compress(BODY)).status == 400
 
 
 @pytest.mark.parametrize(
     ("path", "headers"),
     [
-        ("/items/", {"allow": "GET, HEAD, OPTIONS, POST", **dict([ACCEPT])}),
-        ("/items/1", {"allow": "DELETE, GET, HEAD, OPTIONS, PATCH, PUT", **dict([ACCEPT, ACCEPT_PATCH])}),
+        ("/probes/", {"allow": "GET, HEAD, OPTIONS, POST", **dict([ACCEPT])}),
+        (probe_path(1), {"allow": "DELETE, GET, HEAD, OPTIONS, PATCH, PUT", **dict([ACCEPT, ACCEPT_PATCH])}),
         ("/health/live", {"allow": "GET, HEAD, OPTIONS"}),
         ("/docs", {"allow": "GET, HEAD, OPTIONS"}),
     ],

@@ -1,4 +1,4 @@
-"""Pagination of a resource unlike items: keys of any type in either direction, filters of any type, bound cursors."""
+"""Pagination of any resource: keys of any type in either direction, filters of any type, bound cursors."""
 
 import enum
 import random
@@ -32,8 +32,8 @@ from handler.api.routing import ApiRoute
 from handler.database.base import Base
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep
+from tests.support.client import ELEMENTS, call, create_probe
 from tests.support.client import Response as Answer
-from tests.support.client import call, create
 from tests.support.event_kinds import KINDS, send
 from tests.support.event_kinds import Request as Sent
 
@@ -188,11 +188,11 @@ def pages(path: str = "/orders/", **parameters: Any) -> list[int]:
     """The ids of every page, following the links."""
     response = listed(path, **parameters)
     assert response.status == 200, response.body
-    found = [one["id"] for one in response.json["items"]]
+    found = [one["id"] for one in response.json[ELEMENTS]]
     while response.json["next_cursor"]:
         response = follow(response)
         assert response.status == 200, response.body
-        found += [one["id"] for one in response.json["items"]]
+        found += [one["id"] for one in response.json[ELEMENTS]]
     return found
 
 
@@ -245,7 +245,7 @@ def test_pages_of_a_filtered_list_give_what_a_single_page_gives(
     filters: dict[str, Any], serve: Serve, orders: list[Order]
 ) -> None:
     serve(add_orders)
-    expected = [one["id"] for one in listed(**filters, limit=100).json["items"]]
+    expected = [one["id"] for one in listed(**filters, limit=100).json[ELEMENTS]]
     assert 0 < len(expected) < len(orders)
     assert pages(**filters, limit=1) == expected
     assert pages(**filters, limit=2, order="price,id", descending=True) == pages(
@@ -281,10 +281,10 @@ def test_a_filter_of_another_type_or_name_is_422(filters: dict[str, Any], serve:
 def test_a_cursor_of_another_list_is_refused(serve: Serve, orders: list[Order]) -> None:
     serve(add_orders)
     for number in range(3):
-        create(f"Item {number}")
+        create_probe(f"Probe {number}")
     cursor = listed(status="paid", limit=1).json["next_cursor"]
     others: list[tuple[str, dict[str, Any]]] = [
-        ("/items/", {}),
+        ("/probes/", {}),
         ("/orders/", {}),
         ("/orders/", {"status": "open"}),
         ("/orders/", {"status": "paid", "price": "0.10"}),
@@ -301,7 +301,7 @@ def test_a_cursor_of_another_list_is_refused(serve: Serve, orders: list[Order]) 
             path,
             parameters,
         )
-    assert listed(status="paid", cursor=call("GET", "/items/", query="limit=1").json["next_cursor"]).status == 400
+    assert listed(status="paid", cursor=call("GET", "/probes/", query="limit=1").json["next_cursor"]).status == 400
     assert orders
 
 
@@ -425,10 +425,10 @@ def add_list(statement: Any, path: str = "/ordered/") -> Callable[[FastAPI], Non
 def test_the_order_of_a_statement_gives_way_to_the_keys(serve: Serve, orders: list[Order]) -> None:
     serve(add_list(select(Order).order_by(Order.name.desc())))
     page, found = listed("/ordered/", limit=7), []
-    found += page.json["items"]
+    found += page.json[ELEMENTS]
     while page.json["next_cursor"]:
         page = follow(page)
-        found += page.json["items"]
+        found += page.json[ELEMENTS]
     assert [one["id"] for one in found] == sorted(order.id for order in orders)
 
 
@@ -436,7 +436,7 @@ def test_a_join_that_repeats_an_entity_is_seen_and_ends_no_list_early(serve: Ser
     other = aliased(Order)
     serve(add_list(select(Order).join(other, other.is_gift == Order.is_gift)))
     page = listed("/ordered/", limit=3)
-    assert [one["id"] for one in page.json["items"]] == [min(order.id for order in orders)] * 3
+    assert [one["id"] for one in page.json[ELEMENTS]] == [min(order.id for order in orders)] * 3
     assert page.json["next_cursor"]
 
 

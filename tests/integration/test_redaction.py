@@ -17,8 +17,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from handler.database.session import SessionDep
-from handler.items.models import Item
-from tests.support.client import call, create
+from tests.support.client import call, create_probe
+from tests.support.probe.models import Probe
 
 MARK = "MARKED"  # in everything that no log may show
 
@@ -311,25 +311,25 @@ def test_a_failure_is_logged_with_types_and_places_and_without_values(
         assert expected in caplog.text
     assert re.search(rf'test_redaction\.py", line \d+, in {failure.__name__}\n', caplog.text)
     assert json.loads(as_lambda_formats(caplog.records))["errorType"] in caplog.text
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 def test_the_tables_of_the_application_are_named(app: FastAPI, caplog: pytest.LogCaptureFixture, database: Any) -> None:
     """A flush has no line of the route in its traceback: the statement says what it stored."""
     database.run(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '%', NEW.name; END $$;"
-        "CREATE TRIGGER refuse BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION refuse()"
+        "CREATE TRIGGER refuse BEFORE INSERT ON probes FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
     try:
 
         @app.post("/test/flush")
         async def _route(session: SessionDep) -> None:
-            session.add(Item(name=MARK))
+            session.add(Probe(name=MARK))
 
         assert call("POST", "/test/flush").status == 500
     finally:
-        database.run("DROP TRIGGER refuse ON items; DROP FUNCTION refuse")
-    assert "DatabaseError: P0001 [INSERT items]" in caplog.text
+        database.run("DROP TRIGGER refuse ON probes; DROP FUNCTION refuse")
+    assert "DatabaseError: P0001 [INSERT probes]" in caplog.text
     assert MARK not in caplog.text
 
 
@@ -405,7 +405,7 @@ def test_a_long_chain_is_logged(app: FastAPI, caplog: pytest.LogCaptureFixture) 
     assert call("POST", "/test/long").status == 500
     assert "StorageError" in caplog.text
     assert MARK not in caplog.text
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 # --- every way to log ---

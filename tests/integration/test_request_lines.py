@@ -25,7 +25,7 @@ from handler.database.session import SessionDep
 from handler.settings import Settings
 from local.events import Context, http_event
 from tests.integration.test_faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE, let_lie
-from tests.support.client import call, create, invoke
+from tests.support.client import call, create_probe, invoke, probe_path
 from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -43,13 +43,13 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[request_log.RequestLog]:
 
 
 def test_a_request_is_one_line(lines: list[request_log.RequestLog]) -> None:
-    item = create()
+    probe = create_probe()
     lines.clear()
     context = Context()
-    answer = call("GET", f"/items/{item['id']}", context=context)
+    answer = call("GET", f"/probes/{probe['id']}", context=context)
     (line,) = lines
     assert line["requestId"] == context.aws_request_id == answer.headers["x-request-id"]
-    assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/items/{item_id}", 200, "INFO")
+    assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/probes/{probe_id}", 200, "INFO")
     assert 0 < line["DatabaseTime"] < line["Duration"] < 10_000
     assert 0 < line["remainingTime"] < 10_000
     assert (line["Requests"], line["ServerErrors"], line["connections"]) == (1, 0, 0)
@@ -58,12 +58,12 @@ def test_a_request_is_one_line(lines: list[request_log.RequestLog]) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "route", "status"),
     [
-        ("GET", "/items/7", "/items/{item_id}", 404),
-        ("HEAD", "/items/", "/items/", 200),
+        ("GET", probe_path(7), "/probes/{probe_id}", 404),
+        ("HEAD", "/probes/", "/probes/", 200),
         ("GET", f"/{MARK}/7", "other", 404),
-        ("GET", f"/items/{MARK}", "/items/{item_id}", 422),
-        ("PUT", "/items/", "/items/", 405),
-        (MARK, "/items/", "/items/", 405),
+        ("GET", f"/probes/{MARK}", "/probes/{probe_id}", 422),
+        ("PUT", "/probes/", "/probes/", 405),
+        (MARK, "/probes/", "/probes/", 405),
     ],
 )
 def test_the_route_is_named_by_its_template(
@@ -79,9 +79,9 @@ def test_the_route_is_named_by_its_template(
 @pytest.mark.parametrize(
     ("event", "method", "status"),
     [
-        (http_event("GET", "/items/", "", [], b"") | {"version": "3.0"}, "other", 400),
-        (http_event("POST", "/items/", "", [], b"") | {"body": "?", "isBase64Encoded": True}, "POST", 400),
-        (http_event("POST", "/items/", "", [], b"x" * 300_000), "POST", 413),
+        (http_event("GET", "/probes/", "", [], b"") | {"version": "3.0"}, "other", 400),
+        (http_event("POST", "/probes/", "", [], b"") | {"body": "?", "isBase64Encoded": True}, "POST", 400),
+        (http_event("POST", "/probes/", "", [], b"x" * 300_000), "POST", 413),
     ],
     ids=["of an unknown version", "with a broken body", "with too large a body"],
 )
@@ -120,19 +120,19 @@ def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[request_log.Re
 @pytest.mark.parametrize(
     ("round_trips", "method", "path", "body"),
     [
-        (1, "GET", "/items/1", None),
-        (1, "GET", "/items/", None),
-        (2, "POST", "/items/", {"name": "new"}),
-        (2, "PATCH", "/items/1", {"name": "new"}),
-        (2, "DELETE", "/items/1", None),
+        (1, "GET", probe_path(1), None),
+        (1, "GET", "/probes/", None),
+        (2, "POST", "/probes/", {"name": "new"}),
+        (2, "PATCH", probe_path(1), {"name": "new"}),
+        (2, "DELETE", probe_path(1), None),
         (0, "GET", "/health/live", None),
-        (0, "POST", "/items/", {}),
+        (0, "POST", "/probes/", {}),
     ],
 )
 def test_round_trips_are_those_on_the_wire(  # noqa: PLR0913, PLR0917 - a request, and what it costs
     round_trips: int, method: str, path: str, body: Any, proxy: Proxy, lines: list[request_log.RequestLog]
 ) -> None:
-    create()
+    create_probe()
     with proxy.counting() as count:
         call(method, path, body)
     assert lines[-1]["RoundTrips"] == count.round_trips == round_trips
@@ -142,7 +142,7 @@ def test_round_trips_are_those_on_the_wire(  # noqa: PLR0913, PLR0917 - a reques
 
 def test_a_new_connection_is_counted_with_its_round_trips(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
     with proxy.counting() as count:
-        call("GET", "/items/")
+        call("GET", "/probes/")
     assert lines[-1]["RoundTrips"] == count.round_trips == 4  # three to log in by SCRAM
     assert lines[-1]["connections"] == count.connections == 1
 
@@ -152,7 +152,7 @@ def test_a_large_answer_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: lis
     async def _route(session: SessionDep) -> int:
         return len(session.execute(text("SELECT repeat('x', 2000000)")).scalar_one())
 
-    create()
+    create_probe()
     with proxy.counting() as count:
         assert call("GET", "/test/large").json == 2_000_000
     assert lines[-1]["RoundTrips"] == count.round_trips == 2  # with its COMMIT
@@ -168,9 +168,9 @@ def test_time_that_the_database_takes_is_the_database_s(app: FastAPI, lines: lis
 
 
 def test_time_spent_on_a_silent_network_is_the_database_s(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
-    create()
+    create_probe()
     proxy.black_hole()
-    assert call("GET", "/items/1", context=Context(timeout=0.9)).status == 503
+    assert call("GET", probe_path(1), context=Context(timeout=0.9)).status == 503
     proxy.restore()
     assert lines[-1]["DatabaseTime"] >= 300
 
@@ -201,7 +201,7 @@ def test_a_503_is_an_error_that_says_why_without_a_traceback(
     proxy: Proxy, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.refuse()
-    assert call("GET", "/items/1").status == 503
+    assert call("GET", probe_path(1)).status == 503
     proxy.restore()
     assert (lines[-1]["level"], lines[-1]["ServerErrors"]) == ("ERROR", 1)
     (record,) = errors(caplog)
@@ -281,7 +281,7 @@ def test_a_connection_that_is_replaced_logs_nothing_beside_the_line(
     lines: list[request_log.RequestLog],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    create()
+    create_probe()
     fault[1](proxy)
     if fault[2]:
         let_lie()
@@ -293,12 +293,12 @@ def test_a_connection_that_is_replaced_logs_nothing_beside_the_line(
 
 
 def test_a_backend_that_was_ended_logs_nothing_beside_the_line(database: Any, caplog: pytest.LogCaptureFixture) -> None:
-    create()
+    create_probe()
     database.run(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
-    create()
+    create_probe()
     assert caplog.records == []
 
 
@@ -336,7 +336,7 @@ def test_no_line_repeats_what_a_client_sends(
     before, after, path = words
     secret = f"{before}{MARK}{after}"
     headers = [(name, f"x-{MARK}") for name in ("authorization", "cookie", "idempotency-key", "if-match", MARK)]
-    for target in (f"/items/{path}{MARK}", "/items/", "/items/1", f"/{MARK}", "/health/live"):
+    for target in (f"/probes/{path}{MARK}", "/probes/", probe_path(1), f"/{MARK}", "/health/live"):
         for body in (secret.encode(), json.dumps({"name": secret, MARK: secret}).encode(), b""):
             call(method, target, body, query=f"q={MARK}&{MARK}=1", headers=headers)
             event = http_event(method, target, f"q={MARK}", headers, body)
@@ -379,6 +379,7 @@ class Service:
     def post_invocation_result(self, invoke_id, result, *_):
         answers.write(json.dumps({"id": invoke_id, "answer": json.loads(result)}) + "\\n")
 
+import tests.support.resources
 from handler import app as application
 from handler.api.auth import PUBLIC
 
@@ -401,7 +402,7 @@ with open(sys.argv[1], "w") as answers:
     bootstrap.run("handler.main.handler", Service())
 """
 # AWS_LAMBDA_LOG_FORMAT is what LogFormat in template.yaml sets.
-FUNCTION = "items-ApiFunction-1A2B3C"
+FUNCTION = "service-ApiFunction-1A2B3C"
 LAMBDA = {
     "AWS_LAMBDA_FUNCTION_NAME": FUNCTION,
     "AWS_LAMBDA_FUNCTION_VERSION": "7",
@@ -418,7 +419,7 @@ def under_the_runtime(
         {
             "invoke_id": str(uuid.uuid4()),
             "x_amzn_trace_id": f"Root={TRACE};Parent=53995c3f42cd8ad8;Sampled=1" if number % 2 == 0 else None,
-            "invoked_function_arn": "arn:aws:lambda:eu-central-1:000000000000:function:items",
+            "invoked_function_arn": "arn:aws:lambda:eu-central-1:000000000000:function:service",
             "deadline_time_in_ms": 9_000_000_000_000,
             "client_context": None,
             "cognito_identity": None,
@@ -453,9 +454,9 @@ BODY = json.dumps({"name": f"a {MARK} lamp"}).encode()
 def logged(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     log, _ = under_the_runtime(
         tmp_path_factory.mktemp("runtime"),
-        ("POST", "/items/", BODY),
-        ("GET", "/items/", b""),
-        ("POST", "/items/", b'{"name": 3}'),
+        ("POST", "/probes/", BODY),
+        ("GET", "/probes/", b""),
+        ("POST", "/probes/", b'{"name": 3}'),
         ("GET", "/test/broken", b""),
         ("GET", "/test/noisy", b""),
     )
@@ -469,9 +470,9 @@ def of_requests(log: list[Any]) -> list[Any]:
 def test_every_line_is_json_and_every_request_has_one(logged: list[Any]) -> None:
     seen = [(line["method"], line["route"], line["status"], line["level"]) for line in of_requests(logged)]
     assert seen == [
-        ("POST", "/items/", 201, "INFO"),
-        ("GET", "/items/", 200, "INFO"),
-        ("POST", "/items/", 422, "INFO"),
+        ("POST", "/probes/", 201, "INFO"),
+        ("GET", "/probes/", 200, "INFO"),
+        ("POST", "/probes/", 422, "INFO"),
         ("GET", "/test/broken", 500, "ERROR"),
         ("GET", "/test/noisy", 200, "INFO"),
     ]
@@ -506,7 +507,7 @@ def test_a_level_that_leaves_out_the_rest_leaves_the_metrics(tmp_path: Path) -> 
 
 def test_a_password_is_in_no_line(tmp_path: Path) -> None:
     url = f"postgresql://ann:{MARK}@127.0.0.1:1/d"
-    log, _ = under_the_runtime(tmp_path, ("GET", "/items/1", b""), ("GET", "/health/ready", b""), DATABASE_URL=url)
+    log, _ = under_the_runtime(tmp_path, ("GET", probe_path(1), b""), ("GET", "/health/ready", b""), DATABASE_URL=url)
     assert [line["status"] for line in of_requests(log)] == [503, 503]
     assert MARK not in json.dumps(log)
 
@@ -518,8 +519,8 @@ UNITS = {"Count", "Milliseconds"}  # of those that CloudWatch knows (API referen
 
 def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The rules of the specification's sections, in its order."""
-    monkeypatch.setattr(request_log, "sinks", [request_log.cloudwatch_sink("Items")])
-    call("GET", "/items/")
+    monkeypatch.setattr(request_log, "sinks", [request_log.cloudwatch_sink("Probes")])
+    call("GET", "/probes/")
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert printed.endswith("\n")
@@ -562,5 +563,5 @@ def test_a_body_in_base64_is_no_less_a_secret(
     lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     encoded = base64.b64encode(BODY).decode()
-    invoke(http_event("POST", "/items/", "", HEADERS, b"") | {"body": encoded, "isBase64Encoded": True})
+    invoke(http_event("POST", "/probes/", "", HEADERS, b"") | {"body": encoded, "isBase64Encoded": True})
     assert encoded not in json.dumps(lines) + caplog.text

@@ -13,6 +13,8 @@ from handler.main import handler
 from local.events import Context, http_event, http_response
 from tests.support.application import make_app
 
+ELEMENTS = "items"  # the key of the elements of a page, of any resource
+
 
 @dataclass
 class Response:
@@ -73,7 +75,7 @@ def probe_path(number: int) -> str:
 
 def listed(response: Response) -> list[Any]:
     """The elements of a page of a list."""
-    elements: list[Any] = response.json["items"]
+    elements: list[Any] = response.json[ELEMENTS]
     return elements
 
 
