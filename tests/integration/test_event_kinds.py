@@ -18,53 +18,56 @@ from fastapi import FastAPI, Response
 from handler import main
 from handler.adapter.detection import NotHttpEvent
 from handler.app import MAX_BODY_BYTES
-from tests.support.client import create
+from tests.support.client import create_probe, probe_path
 from tests.support.event_files import FILES, expected_status, load, name_of, store_one_of_each
 from tests.support.event_kinds import KINDS, Received, Request, http_api_1, http_api_2, rest_api, send
 
 JSON = ("content-type", "application/json")
+JSON_PATCH = ("content-type", "application/json-patch+json")
 LAMP = b'{"name": "L\xc3\xa4mpchen"}'
 
 CASES = {
     "health": Request("GET", "/health/live"),
-    "read": Request("GET", "/items/1"),
-    "read with cookies": Request("GET", "/items/1", headers=[("cookie", "a=1; b=2")]),
-    "read what is known": Request("GET", "/items/1", headers=[("if-none-match", '"1"')]),
-    "create": Request("POST", "/items/", headers=[JSON], body=LAMP),
-    "change": Request("PATCH", "/items/1", headers=[JSON], body=b'{"description": null}'),
-    "replace": Request("PUT", "/items/1", headers=[JSON, ("if-match", '"1"')], body=LAMP),
-    "replace another version": Request("PUT", "/items/1", headers=[JSON, ("If-Match", '"7"')], body=LAMP),
-    "delete": Request("DELETE", "/items/1"),
-    "list": Request("GET", "/items/"),
-    "page": Request("GET", "/items/", "limit=1&order=name"),
-    "page without the slash": Request("GET", "/items", "limit=1&order=name"),
-    "repeated parameter": Request("GET", "/items/1", "limit=1&limit=2"),
-    "unknown parameter of a list": Request("GET", "/items/", "a=1"),
-    "empty parameter": Request("GET", "/items/", "limit="),
-    "parameter without a value": Request("GET", "/items/", "cursor"),
-    "encoded parameter": Request("GET", "/items/", "q=L%C3%A4mp%20%26%2B%25&limit=5"),
-    "plus is a space": Request("GET", "/items/", "q=desk+lamp"),
-    "parameter encoded twice": Request("GET", "/items/", "q=%252541"),
-    "unknown parameter": Request("GET", "/items/1", "a=1"),
-    "no such item": Request("GET", "/items/99"),
+    "read": Request("GET", probe_path(1)),
+    "read with cookies": Request("GET", probe_path(1), headers=[("cookie", "a=1; b=2")]),
+    "read what is known": Request("GET", probe_path(1), headers=[("if-none-match", '"1"')]),
+    "create": Request("POST", "/probes/", headers=[JSON], body=LAMP),
+    "change": Request("PATCH", probe_path(1), headers=[JSON], body=b'{"note": null}'),
+    "replace": Request("PUT", probe_path(1), headers=[JSON, ("if-match", '"1"')], body=LAMP),
+    "replace another version": Request("PUT", probe_path(1), headers=[JSON, ("If-Match", '"7"')], body=LAMP),
+    "delete": Request("DELETE", probe_path(1)),
+    "list": Request("GET", "/probes/"),
+    "page": Request("GET", "/probes/", "limit=1&state=idle"),
+    "page without the slash": Request("GET", "/probes", "limit=1&state=idle"),
+    "repeated parameter": Request("GET", probe_path(1), "limit=1&limit=2"),
+    "unknown parameter of a list": Request("GET", "/probes/", "a=1"),
+    "empty parameter": Request("GET", "/probes/", "limit="),
+    "parameter without a value": Request("GET", "/probes/", "cursor"),
+    "encoded parameter": Request("GET", "/probes/", "name=L%C3%A4mp%20%26%2B%25&limit=5"),
+    "plus is a space": Request("GET", "/probes/", "name=Other+%26%2B%25"),
+    "parameter encoded twice": Request("GET", "/probes/", "name=%252541"),
+    "unknown parameter": Request("GET", probe_path(1), "a=1"),
+    "no such probe": Request("GET", probe_path(99)),
     "no such path": Request("GET", "/nothing"),
     "encoded path": Request("GET", "/%69tems/1"),
-    "path encoded twice": Request("GET", "/items/%2531"),
-    "path that is not ASCII": Request("GET", "/items/%C3%A9"),
-    "question mark in the path": Request("GET", "/items/1%23"),
-    "no such method": Request("POST", "/items/1", headers=[JSON], body=b"{}"),
-    "not valid": Request("POST", "/items/", headers=[JSON], body=b'{"name": ""}'),
-    "no type": Request("POST", "/items/", body=LAMP),
-    "JSON patch": Request("PATCH", "/items/1", headers=[("content-type", "application/json-patch+json")], body=b"[]"),
-    "another version than is there": Request("GET", "/items/1", headers=[("if-match", '"7"')]),
-    "no body": Request("POST", "/items/", headers=[JSON]),
-    "not JSON": Request("POST", "/items/", headers=[JSON], body=b"{"),
-    "binary": Request("POST", "/items/", headers=[("content-type", "application/octet-stream")], body=b"\xff\x00"),
-    "JSON that is not UTF-8": Request("POST", "/items/", headers=[JSON], body=b'{"name": "\xff"}'),
-    "too large": Request("POST", "/items/", headers=[JSON], body=b" " * 300_000),
-    "HEAD": Request("HEAD", "/items/1"),
-    "HEAD of nothing": Request("HEAD", "/items/99"),
-    "OPTIONS": Request("OPTIONS", "/items/1"),
+    "path encoded twice": Request("GET", "/probes/%2531"),
+    "path that is not ASCII": Request("GET", "/probes/%C3%A9"),
+    "question mark in the path": Request("GET", "/probes/1%23"),
+    "no such method": Request("POST", probe_path(1), headers=[JSON], body=b"{}"),
+    "not valid": Request("POST", "/probes/", headers=[JSON], body=b'{"name": ""}'),
+    "no type": Request("POST", "/probes/", body=LAMP),
+    "JSON patch": Request(
+        "PATCH", probe_path(1), headers=[("content-type", "application/json-patch+json")], body=b"[]"
+    ),
+    "another version than is there": Request("GET", probe_path(1), headers=[("if-match", '"7"')]),
+    "no body": Request("POST", "/probes/", headers=[JSON]),
+    "not JSON": Request("POST", "/probes/", headers=[JSON], body=b"{"),
+    "binary": Request("POST", "/probes/", headers=[("content-type", "application/octet-stream")], body=b"\xff\x00"),
+    "JSON that is not UTF-8": Request("POST", "/probes/", headers=[JSON], body=b'{"name": "\xff"}'),
+    "too large": Request("POST", "/probes/", headers=[JSON], body=b" " * 300_000),
+    "HEAD": Request("HEAD", probe_path(1)),
+    "HEAD of nothing": Request("HEAD", probe_path(99)),
+    "OPTIONS": Request("OPTIONS", probe_path(1)),
     "OPTIONS of nothing": Request("OPTIONS", "/nothing"),
     "echo": Request("PUT", "/test/a%2520b", "x=%2B&x=&y", [("cookie", "a=1; b=2"), ("x-a", "1")], b"\x00\xff"),
 }
@@ -92,9 +95,9 @@ def test_a_request_answers_alike_in_every_kind_of_event(name: str, database: Any
     request = CASES[name]
     answers = {}
     for kind, event in KINDS.items():
-        database.run("TRUNCATE items, idempotency_keys RESTART IDENTITY")
-        create("Lamp", "A desk lamp")
-        create("Other &+%")
+        database.run("TRUNCATE probes, probe_readings, idempotency_keys RESTART IDENTITY")
+        create_probe("Lamp", "A desk lamp")
+        create_probe("Other &+%")
         answer = send(event(request))
         answer.body = re.sub(rb'_at":"[^"]+"', b'_at":""', answer.body)
         answers[kind] = answer
@@ -139,7 +142,7 @@ def behind(kind: str, domain: str, stage: str, prefix: str, request: Request) ->
         for domain, stage, prefix in [
             (DEFAULT_DOMAIN, "$default", ""),
             (DEFAULT_DOMAIN, "dev", "/dev"),
-            (DEFAULT_DOMAIN, "items", "/items"),
+            (DEFAULT_DOMAIN, "probes", "/probes"),
             ("api.example.com", "$default", ""),
             ("api.example.com", "dev", ""),
             ("api.example.com", "dev", "/shop/v1"),
@@ -157,15 +160,15 @@ def place(request: pytest.FixtureRequest, serve: Callable[..., FastAPI]) -> tupl
 
 def test_links_start_with_what_the_client_sees(place: tuple[str, str, str, str]) -> None:
     prefix = place[-1]
-    made = send(behind(*place, Request("POST", "/items/", headers=[JSON], body=LAMP)))
-    assert (made.status, made.headers["location"]) == (201, f"{prefix}/items/1")
-    create()
-    page = send(behind(*place, Request("GET", "/items/", "limit=1")))
-    assert page.headers["link"].startswith(f"<{prefix}/items/?limit=1&cursor=")
-    assert send(behind(*place, Request("GET", "/items/1"))).status == 200
-    redirect = send(behind(*place, Request("GET", "/items", "limit=1")))
+    made = send(behind(*place, Request("POST", "/probes/", headers=[JSON], body=LAMP)))
+    assert (made.status, made.headers["location"]) == (201, f"{prefix}{probe_path(1)}")
+    create_probe()
+    page = send(behind(*place, Request("GET", "/probes/", "limit=1")))
+    assert page.headers["link"].startswith(f"<{prefix}/probes/?limit=1&cursor=")
+    assert send(behind(*place, Request("GET", probe_path(1)))).status == 200
+    redirect = send(behind(*place, Request("GET", "/probes", "limit=1")))
     assert redirect.status == 307
-    assert redirect.headers["location"] == f"https://api.example.com{prefix}/items/?limit=1"
+    assert redirect.headers["location"] == f"https://api.example.com{prefix}/probes/?limit=1"
     docs = send(behind(*place, Request("GET", "/docs"))).body.decode()
     assert '"url": "openapi.json"' in docs, "relative to the page, whatever is in front of it"
     schema = json.loads(send(behind(*place, Request("GET", "/openapi.json"))).body)
@@ -211,7 +214,7 @@ def returned(event: Any, context: Any = None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_answer_says_how_it_may_be_used(name: str) -> None:
-    create()
+    create_probe()
     answer = send(http_api_2(CASES[name]))
     assert answer.headers["x-request-id"] == "the-request"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -233,8 +236,8 @@ def test_the_documentation_may_load_what_it_needs() -> None:
 
 
 def test_head_has_the_headers_of_get_and_no_body() -> None:
-    create()
-    for path in ("/items/1", "/items/", "/items/99", "/health/live", "/openapi.json", "/docs"):
+    create_probe()
+    for path in (probe_path(1), "/probes/", probe_path(99), "/health/live", "/openapi.json", "/docs"):
         get, head = (send(http_api_2(Request(method, path))) for method in ("GET", "HEAD"))
         assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
         assert int(head.headers["content-length"]) == len(get.body) > 0
@@ -243,8 +246,8 @@ def test_head_has_the_headers_of_get_and_no_body() -> None:
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/items/", "GET, HEAD, OPTIONS, POST"),
-        ("/items/1", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        ("/probes/", "GET, HEAD, OPTIONS, POST"),
+        (probe_path(1), "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
         ("/health/live", "GET, HEAD, OPTIONS"),
         ("/openapi.json", "GET, HEAD, OPTIONS"),
     ],
@@ -338,7 +341,7 @@ def cors(serve: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
 def preflight(method: str, *headers: str) -> Received:
     asked = [PAGE, ("access-control-request-method", method)]
     asked += [("access-control-request-headers", ",".join(headers))] if headers else []
-    return send(http_api_2(Request("OPTIONS", "/items/1", headers=asked)))
+    return send(http_api_2(Request("OPTIONS", probe_path(1), headers=asked)))
 
 
 def test_a_page_of_an_origin_that_is_named_may_ask_and_read(cors: Callable[..., FastAPI]) -> None:
@@ -347,7 +350,7 @@ def test_a_page_of_an_origin_that_is_named_may_ask_and_read(cors: Callable[..., 
     assert (allowed.status, allowed.body) == (204, b"")
     assert allowed.headers["access-control-allow-origin"] == PAGE[1]
     assert "PATCH" in allowed.headers["access-control-allow-methods"]
-    answer = send(http_api_2(Request("GET", "/items/", headers=[PAGE])))
+    answer = send(http_api_2(Request("GET", "/probes/", headers=[PAGE])))
     assert answer.headers["access-control-allow-origin"] == PAGE[1]
     assert "ETag" in answer.headers["access-control-expose-headers"]
     assert "Origin" in answer.headers["vary"]
@@ -358,7 +361,7 @@ def test_a_page_of_another_origin_may_not(cors: Callable[..., FastAPI]) -> None:
     refused = preflight("GET")
     assert (refused.status, json.loads(refused.body)["detail"]) == (400, "Disallowed CORS origin")
     assert "access-control-allow-origin" not in refused.headers
-    assert "access-control-allow-origin" not in send(http_api_2(Request("GET", "/items/", headers=[PAGE]))).headers
+    assert "access-control-allow-origin" not in send(http_api_2(Request("GET", "/probes/", headers=[PAGE]))).headers
 
 
 def test_every_page_may_where_the_setting_says_so(cors: Callable[..., FastAPI]) -> None:
@@ -374,23 +377,23 @@ def test_every_page_may_where_the_setting_says_so(cors: Callable[..., FastAPI]) 
     async def _large() -> str:
         return "x" * 7_000_000
 
-    for path, status in [("/items/", 200), ("/items/0", 422), ("/test/fails", 500), ("/test/large", 500)]:
+    for path, status in [("/probes/", 200), ("/probes/0", 422), ("/test/fails", 500), ("/test/large", 500)]:
         answer = send(http_api_2(Request("GET", path, headers=[PAGE])))
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, "*")
-    refused = send(http_api_2(Request("POST", "/items/", headers=[PAGE], body=b"x" * (MAX_BODY_BYTES + 1))))
+    refused = send(http_api_2(Request("POST", "/probes/", headers=[PAGE], body=b"x" * (MAX_BODY_BYTES + 1))))
     assert (refused.status, refused.headers["access-control-allow-origin"]) == (413, "*")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("query", ["", "&", "&&"])
 def test_a_query_without_a_parameter_is_none(kind: str, query: str) -> None:
-    create()
-    assert send(KINDS[kind](Request("GET", "/items/1", query=query))).status == 200
+    create_probe()
+    assert send(KINDS[kind](Request("GET", probe_path(1), query=query))).status == 200
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_head_that_cannot_be_read_is_refused_without_a_body(kind: str) -> None:
-    event = KINDS[kind](Request("HEAD", "/items/")) | {"body": "!", "isBase64Encoded": True}
+    event = KINDS[kind](Request("HEAD", "/probes/")) | {"body": "!", "isBase64Encoded": True}
     answer = returned(event)
     assert (answer["statusCode"], answer["body"]) == (400, "")
 
@@ -417,7 +420,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_request_is_400_in_the_sender_s_own_form(kind: str, name: str) -> None:
-    event = KINDS[kind](Request("POST", "/items/", headers=[JSON], body=LAMP))
+    event = KINDS[kind](Request("POST", "/probes/", headers=[JSON], body=LAMP))
     change = {part: value for part, value in BROKEN[name].items() if part in event}
     if "elb" in event["requestContext"]:
         change.pop("requestContext", None)
@@ -428,7 +431,7 @@ def test_a_broken_request_is_400_in_the_sender_s_own_form(kind: str, name: str) 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("absent", [None, {}])
 def test_missing_parts_are_empty(kind: str, absent: Any) -> None:
-    event = KINDS[kind](Request("GET", "/items/"))
+    event = KINDS[kind](Request("GET", "/probes/"))
     parts = [part for part in event if "eaders" in part or "ueryString" in part] + ["body", "cookies"]
     answer = send(event | dict.fromkeys(parts, absent) | {"body": None})
     assert answer.status == 200
@@ -437,7 +440,7 @@ def test_missing_parts_are_empty(kind: str, absent: Any) -> None:
 @pytest.mark.parametrize("host", ["[::1]:8000", "[2001:db8::1]", "a:b:c", "", "\u00e9"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_host_is_served(kind: str, host: str) -> None:
-    for path, status in [("/health/live", 200), ("/items", 307), ("/nothing", 404)]:
+    for path, status in [("/health/live", 200), ("/probes", 307), ("/nothing", 404)]:
         event = KINDS[kind](Request("GET", path))
         for headers, value in [("headers", host), ("multiValueHeaders", [host])]:
             if headers in event:
@@ -464,7 +467,7 @@ def test_every_file_of_events_gets_a_response(path: Path, serve: Callable[..., F
 
 # Wherever it is called.
 
-LIVE = http_api_2(Request("GET", "/items/"))
+LIVE = http_api_2(Request("GET", "/probes/"))
 
 
 def test_a_context_may_lack_everything() -> None:
@@ -515,6 +518,6 @@ def test_it_works_from_threads_one_after_another_and_at_once() -> None:
 
 
 def test_a_body_in_base64_is_the_same_request() -> None:
-    event = http_api_2(Request("POST", "/items/", headers=[JSON], body=LAMP))
+    event = http_api_2(Request("POST", "/probes/", headers=[JSON], body=LAMP))
     encoded = event | {"body": base64.b64encode(LAMP).decode(), "isBase64Encoded": True}
     assert [json.loads(send(one).body)["name"] for one in (event, encoded)] == ["Lämpchen", "Lämpchen"]

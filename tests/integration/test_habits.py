@@ -27,10 +27,10 @@ from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.app import MAX_BODY_BYTES
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_read_session, get_session
-from handler.items.models import Item
 from local.events import http_event
 from tests.support.application import make_app
-from tests.support.client import Response, call, create, invoke
+from tests.support.client import ELEMENTS, Response, call, create_probe, invoke, probe_path
+from tests.support.probe.models import Probe
 
 Serve = Callable[[FastAPI], None]
 Lines = list[dict[str, Any]]
@@ -96,7 +96,7 @@ def authors(database: Any) -> Iterator[Any]:
 
 
 def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM items ORDER BY id")]
+    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
 
 
 def assert_problem(response: Any, status: int) -> None:
@@ -143,11 +143,11 @@ def test_the_session_can_be_overridden(client: str, serve_app: Serve, database: 
     with Session(engine, expire_on_commit=False) as session:
         app.dependency_overrides[get_session] = app.dependency_overrides[get_read_session] = lambda: session
         if client == "TestClient":
-            created = TestClient(app).post("/items/", json={"name": "Lamp"}).json()
-            found = TestClient(app).get(f"/items/{created['id']}").json()
+            created = TestClient(app).post("/probes/", json={"name": "Lamp"}).json()
+            found = TestClient(app).get(f"/probes/{created['id']}").json()
         else:
-            created = create("Lamp")
-            found = call("GET", f"/items/{created['id']}").json
+            created = create_probe("Lamp")
+            found = call("GET", f"/probes/{created['id']}").json
         assert found == created
         assert names(database) == []
         session.rollback()
@@ -158,7 +158,7 @@ def test_the_session_can_be_overridden(client: str, serve_app: Serve, database: 
 def test_the_authorizer_can_be_overridden(method: str) -> None:
     app = make_app(auth_mode="jwt")
     app.dependency_overrides[authorizer] = lambda: {"sub": "ann"}
-    response = TestClient(app).request(method, "/items/", json={"name": "Lamp"} if method == "POST" else None)
+    response = TestClient(app).request(method, "/probes/", json={"name": "Lamp"} if method == "POST" else None)
     assert response.status_code == (201 if method == "POST" else 200)
 
 
@@ -167,19 +167,19 @@ def test_the_authorizer_can_be_overridden(method: str) -> None:
 
 def test_the_test_client_reads_and_writes_as_the_handler_does(database: Any) -> None:
     with TestClient(make_app()) as client:
-        created = client.post("/items/", json={"name": "Lamp"}, headers={"Idempotency-Key": "a"})
+        created = client.post("/probes/", json={"name": "Lamp"}, headers={"Idempotency-Key": "a"})
         assert created.status_code == 201
-        assert created.headers["location"] == "/items/1"
+        assert created.headers["location"] == probe_path(1)
         assert (
-            client.post("/items/", json={"name": "Lamp"}, headers={"Idempotency-Key": "a"}).content == created.content
+            client.post("/probes/", json={"name": "Lamp"}, headers={"Idempotency-Key": "a"}).content == created.content
         )
-        assert client.get("/items/1", headers={"If-None-Match": created.headers["etag"]}).status_code == 304
-        assert client.get("/items", params={"limit": "1"}).json()["items"] == [created.json()], (
+        assert client.get(probe_path(1), headers={"If-None-Match": created.headers["etag"]}).status_code == 304
+        assert client.get("/probes", params={"limit": "1"}).json()[ELEMENTS] == [created.json()], (
             "it follows the redirect"
         )
-        assert client.patch("/items/1", json={"name": "Desk"}, headers={"If-Match": '"1"'}).json()["version"] == 2
-        assert client.put("/items/1", json={"name": "Chair"}).json()["name"] == "Chair"
-        assert client.delete("/items/1").status_code == 204
+        assert client.patch(probe_path(1), json={"name": "Desk"}, headers={"If-Match": '"1"'}).json()["version"] == 2
+        assert client.put(probe_path(1), json={"name": "Chair"}).json()["name"] == "Chair"
+        assert client.delete(probe_path(1)).status_code == 204
         assert client.get("/health/ready").json() == {"status": "ok"}
     assert names(database) == []
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
@@ -195,18 +195,18 @@ def test_the_test_client_is_sent_the_errors_of_the_handler(authors: Any) -> None
 
     @router.post("/broken")
     async def _broken(session: SessionDep) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
         raise RuntimeError("boom")
 
     app.include_router(router)
     client = TestClient(app, raise_server_exceptions=False)
-    assert_problem(client.get("/items/9"), 404)
+    assert_problem(client.get(probe_path(9)), 404)
     assert_problem(client.get("/nowhere"), 404)
-    assert_problem(client.post("/items/", json={"name": ""}), 422)
-    assert_problem(client.get("/items/", params={"limt": "1"}), 422)
-    assert_problem(client.post("/items/", content="{", headers={"content-type": "application/json"}), 400)
-    assert_problem(client.post("/items/", content="x", headers={"content-type": "text/plain"}), 415)
-    assert_problem(client.put("/items/", json={"name": "Lamp"}), 405)
+    assert_problem(client.post("/probes/", json={"name": ""}), 422)
+    assert_problem(client.get("/probes/", params={"limt": "1"}), 422)
+    assert_problem(client.post("/probes/", content="{", headers={"content-type": "application/json"}), 400)
+    assert_problem(client.post("/probes/", content="x", headers={"content-type": "text/plain"}), 415)
+    assert_problem(client.put("/probes/", json={"name": "Lamp"}), 405)
     assert_problem(client.post("/test/authors"), 409)
     assert_problem(client.post("/test/broken"), 500)
     with pytest.raises(RuntimeError, match="boom"):
@@ -217,7 +217,7 @@ def test_the_test_client_is_sent_the_errors_of_the_handler(authors: Any) -> None
 def test_the_test_client_passes_no_authorizer() -> None:
     """What gateways write is in no header; a test that wants a caller overrides the authorizer."""
     client = TestClient(make_app(auth_mode="jwt"))
-    for method, path in [("GET", "/items/"), ("POST", "/items/"), ("GET", "/items/1"), ("GET", "/health/ready")]:
+    for method, path in [("GET", "/probes/"), ("POST", "/probes/"), ("GET", probe_path(1)), ("GET", "/health/ready")]:
         response = client.request(method, path, headers={"Authorization": "Bearer x"})
         assert_problem(response, 401)
         assert response.headers["www-authenticate"].startswith("Bearer")
@@ -231,7 +231,7 @@ def things() -> APIRouter:
 
     @router.get("/{thing_id}", dependencies=[requires_scopes("things:read")])
     async def read_thing(thing_id: int, session: ReadSessionDep) -> int:
-        return thing_id + (session.scalar(select(func.count()).select_from(Item)) or 0)
+        return thing_id + (session.scalar(select(func.count()).select_from(Probe)) or 0)
 
     return router
 
@@ -255,8 +255,8 @@ def test_a_plain_router_has_the_authorization_that_it_declares(serve_app: Serve)
     app.include_router(things(), prefix="/shop")
     serve_app(app)
     assert_problem(call("GET", "/shop/things/7"), 401)
-    assert_problem(with_claims("GET", "/shop/things/7", "items:read"), 403)
-    assert with_claims("GET", "/shop/things/7", "items:read things:read").json == 7
+    assert_problem(with_claims("GET", "/shop/things/7", "probes:read"), 403)
+    assert with_claims("GET", "/shop/things/7", "probes:read things:read").json == 7
 
 
 @pytest.mark.parametrize("mode", ["none", "jwt", "iam"])
@@ -300,13 +300,13 @@ def test_middleware_wraps_every_request(serve_app: Serve, database: Any, request
 
     app.add_middleware(GZipMiddleware, minimum_size=100)
     serve_app(app)
-    created = call("POST", "/items/", {"name": "x" * 200}, headers=[("accept-encoding", "gzip")])
+    created = call("POST", "/probes/", {"name": "x" * 200}, headers=[("accept-encoding", "gzip")])
     assert (created.status, created.headers["x-tag"], created.headers["content-encoding"]) == (201, "1", "gzip")
     assert b"x" * 200 in gzip.decompress(created.body)
-    assert_problem(call("GET", "/items/9"), 404)
-    assert call("GET", "/items/9").headers["x-tag"] == "1"
-    assert seen == ["/items/", "/items/9", "/items/9"]
-    assert [line["route"] for line in request_lines] == ["/items/", "/items/{item_id}", "/items/{item_id}"]
+    assert_problem(call("GET", probe_path(9)), 404)
+    assert call("GET", probe_path(9)).headers["x-tag"] == "1"
+    assert seen == ["/probes/", probe_path(9), probe_path(9)]
+    assert [line["route"] for line in request_lines] == ["/probes/", "/probes/{probe_id}", "/probes/{probe_id}"]
     assert names(database) == ["x" * 200]
 
 
@@ -321,14 +321,14 @@ def test_middleware_changes_nothing_of_commits_and_repeats(
     @router.post("/race")
     async def _race(session: SessionDep) -> None:
         attempts.append(1)
-        session.add(Item(name="x"))
+        session.add(Probe(name="x"))
         session.flush()
         if len(attempts) < 3:
             session.connection().exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$")
 
     @router.post("/broken")
     async def _broken(session: SessionDep) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
         raise RuntimeError("boom")
 
     app.include_router(router)
@@ -355,7 +355,7 @@ def test_background_tasks_are_done_before_the_environment_can_freeze(app: FastAP
     def task(name: str) -> None:
         seen.append((name, names(database), engine.pool.checkedout()))  # type: ignore[attr-defined] # QueuePool has it
         with Session(engine) as session, session.begin():
-            session.add(Item(name=name))
+            session.add(Probe(name=name))
 
     async def async_task() -> None:
         await asyncio.sleep(0.01)
@@ -363,7 +363,7 @@ def test_background_tasks_are_done_before_the_environment_can_freeze(app: FastAP
 
     @app.post("/test/tasks")
     async def _route(session: SessionDep, tasks: BackgroundTasks) -> str:
-        session.add(Item(name="of the request"))
+        session.add(Probe(name="of the request"))
         tasks.add_task(task, "of the task")
         tasks.add_task(async_task)
         return "sent"
@@ -379,7 +379,7 @@ def test_background_tasks_of_a_request_that_failed_do_not_run(app: FastAPI) -> N
     @app.post("/test/tasks")
     async def _route(session: SessionDep, tasks: BackgroundTasks) -> None:
         tasks.add_task(ran.append, 1)
-        session.add(Item(name=""))  # which the database refuses at the commit
+        session.add(Probe(name=""))  # which the database refuses at the commit
 
     assert_problem(call("POST", "/test/tasks"), 422)
     assert ran == []
@@ -388,7 +388,7 @@ def test_background_tasks_of_a_request_that_failed_do_not_run(app: FastAPI) -> N
 @pytest.mark.parametrize("session_dep", [SessionDep, ReadSessionDep], ids=["SessionDep", "ReadSessionDep"])
 @pytest.mark.parametrize(
     "use",
-    [lambda session: session.scalars(select(Item)).all(), lambda session: session.add(Item(name="lost"))],
+    [lambda session: session.scalars(select(Probe)).all(), lambda session: session.add(Probe(name="lost"))],
     ids=["read", "add"],
 )
 def test_the_request_s_session_refuses_to_be_used_by_a_background_task(
@@ -403,7 +403,7 @@ def test_the_request_s_session_refuses_to_be_used_by_a_background_task(
     call("POST", "/test/tasks")
     assert "This Session has been permanently closed" in caplog.text
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 # Lifespan
@@ -450,7 +450,7 @@ def test_a_lifespan_may_use_the_database(serve_app: Serve, database: Any) -> Non
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with Session(engine) as session, session.begin():
-            session.add(Item(name="of the lifespan"))
+            session.add(Probe(name="of the lifespan"))
         yield
 
     app = make_app()
@@ -530,7 +530,7 @@ def test_settings_of_the_user_s_own_work_beside_the_service_s(app: FastAPI, monk
         return [shop.currency, shop.database_url == os.environ["DATABASE_URL"]]
 
     assert call("GET", "/test/settings").json == ["CHF", True]
-    assert call("GET", "/items/").status == 200
+    assert call("GET", "/probes/").status == 200
 
 
 # Dependencies with yield
@@ -539,17 +539,17 @@ def test_settings_of_the_user_s_own_work_beside_the_service_s(app: FastAPI, monk
 def test_a_dependency_with_yield_uses_the_route_s_session_before_and_after(
     app: FastAPI, database: Any, request_lines: Lines
 ) -> None:
-    async def audit(session: SessionDep) -> AsyncIterator[Item]:
-        item = Item(name="before")
-        session.add(item)
+    async def audit(session: SessionDep) -> AsyncIterator[Probe]:
+        probe = Probe(name="before")
+        session.add(probe)
         session.flush()
-        yield item
-        session.add(Item(name=f"after {item.description}"))
+        yield probe
+        session.add(Probe(name=f"after {probe.note}"))
 
     @app.post("/test/audit")
-    async def _route(item: Annotated[Item, Depends(audit, scope="function")], session: SessionDep) -> None:
-        assert item in session
-        item.description = "the route"
+    async def _route(probe: Annotated[Probe, Depends(audit, scope="function")], session: SessionDep) -> None:
+        assert probe in session
+        probe.note = "the route"
 
     assert call("POST", "/test/audit").status == 200
     assert names(database) == ["before", "after the route"]
@@ -578,7 +578,7 @@ def test_a_dependency_with_yield_sees_the_error_of_the_route_and_may_make_a_resp
 
     @app.post("/test/error", dependencies=[dependency])
     async def _route(session: SessionDep) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
         raise ValueError("boom")
 
     response = call("POST", "/test/error")
@@ -660,12 +660,12 @@ def test_an_object_that_was_not_flushed_has_no_id_yet_and_is_not_stored(
 def test_a_savepoint_saves_a_request_from_an_error(app: FastAPI, authors: Any) -> None:
     @app.post("/test/authors")
     async def _route(session: SessionDep) -> str:
-        session.add(Item(name="before"))
+        session.add(Probe(name="before"))
         try:
             with session.begin_nested():
                 session.add(Author(name="ann"))
         except IntegrityError:
-            session.add(Item(name="ann was there"))
+            session.add(Probe(name="ann was there"))
         return "stored"
 
     assert call("POST", "/test/authors").json == "stored"
@@ -692,22 +692,22 @@ def test_sync_routes_and_dependencies_use_the_session(app: FastAPI, database: An
 
     def dependency(session: SessionDep) -> Iterator[Session]:
         threads.append(threading.current_thread())
-        session.add(Item(name="of the dependency"))
+        session.add(Probe(name="of the dependency"))
         yield session
-        session.add(Item(name="after the route"))
+        session.add(Probe(name="after the route"))
 
     @app.post("/test/sync")
     def _write(
         session: SessionDep, other: Annotated[Session, Depends(dependency, scope="function")], tasks: BackgroundTasks
     ) -> bool:
         threads.append(threading.current_thread())
-        session.add(Item(name="of the route"))
+        session.add(Probe(name="of the route"))
         tasks.add_task(threads.append, threading.current_thread())
         return session is other
 
     @app.get("/test/sync")
     def _read(session: ReadSessionDep) -> int:
-        return session.scalar(select(func.count()).select_from(Item)) or 0
+        return session.scalar(select(func.count()).select_from(Probe)) or 0
 
     assert call("POST", "/test/sync").json is True
     assert names(database) == ["of the dependency", "of the route", "after the route"]
@@ -720,30 +720,30 @@ def test_sync_routes_and_dependencies_use_the_session(app: FastAPI, database: An
 def test_an_error_of_a_sync_route_rolls_back(app: FastAPI, database: Any) -> None:
     @app.post("/test/sync")
     def _route(session: SessionDep) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
         session.flush()
         raise HTTPException(409)
 
     @app.get("/test/sync")
     def _read(session: ReadSessionDep) -> None:
-        session.add(Item(name="lost"))
+        session.add(Probe(name="lost"))
 
     assert_problem(call("POST", "/test/sync"), 409)
     assert_problem(call("GET", "/test/sync"), 500)
     assert names(database) == []
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 # Streams: an event source takes a response whole, so a stream is gathered before it is returned.
 
 
 def test_a_streaming_response_is_returned_whole(app: FastAPI) -> None:
-    create("a")
-    create("b")
+    create_probe("a")
+    create_probe("b")
 
     @app.get("/test/stream")
     async def _route(session: ReadSessionDep) -> StreamingResponse:
-        found = session.scalars(select(Item.name).order_by(Item.id)).all()
+        found = session.scalars(select(Probe.name).order_by(Probe.id)).all()
         return StreamingResponse((f"{name}\n" for name in found), media_type="text/plain")
 
     response = call("GET", "/test/stream")
@@ -751,11 +751,11 @@ def test_a_streaming_response_is_returned_whole(app: FastAPI) -> None:
 
 
 def test_a_route_that_yields_is_returned_whole(app: FastAPI) -> None:
-    create("a")
-    create("b")
+    create_probe("a")
+    create_probe("b")
 
     async def found(session: ReadSessionDep) -> list[str]:
-        return list(session.scalars(select(Item.name).order_by(Item.id)))
+        return list(session.scalars(select(Probe.name).order_by(Probe.id)))
 
     @app.get("/test/lines")
     async def _route(names: Annotated[list[str], Depends(found)]) -> AsyncIterable[str]:
@@ -766,8 +766,8 @@ def test_a_route_that_yields_is_returned_whole(app: FastAPI) -> None:
     assert (response.status, response.body) == (200, b'"a"\n"b"\n')
 
 
-def generate_items(session: Session) -> Iterator[Item]:
-    yield from session.scalars(select(Item))
+def generate_probes(session: Session) -> Iterator[Probe]:
+    yield from session.scalars(select(Probe))
 
 
 @pytest.mark.parametrize("kind", ["StreamingResponse", "yield"])
@@ -776,34 +776,34 @@ def test_a_stream_cannot_use_the_request_s_session_and_says_why(
     session_dep: Any, kind: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The session has ended by then, so that what is sent is stored. A stream reads first, or has its own session."""
-    create("a")
+    create_probe("a")
 
     if kind == "yield":
 
         @app.get("/test/stream")
         async def _yields(session: session_dep) -> AsyncIterable[str]:
-            for name in session.scalars(select(Item.name)):
+            for name in session.scalars(select(Probe.name)):
                 yield name
     else:
 
         @app.get("/test/stream")
         async def _streams(session: session_dep) -> StreamingResponse:
-            return StreamingResponse(f"{item.name}\n" for item in generate_items(session))
+            return StreamingResponse(f"{probe.name}\n" for probe in generate_probes(session))
 
     assert_problem(call("GET", "/test/stream"), 500)
     assert "This Session has been permanently closed" in caplog.text
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
-    assert create("after")["name"] == "after"
+    assert create_probe("after")["name"] == "after"
 
 
 def test_a_stream_may_have_a_session_of_its_own(app: FastAPI) -> None:
-    create("a")
-    create("b")
+    create_probe("a")
+    create_probe("b")
 
     @app.get("/test/lines")
     async def _route() -> AsyncIterable[str]:
         with Session(engine) as session:
-            for name in session.scalars(select(Item.name).order_by(Item.id).execution_options(yield_per=1)):
+            for name in session.scalars(select(Probe.name).order_by(Probe.id).execution_options(yield_per=1)):
                 yield name
 
     assert call("GET", "/test/lines").body == b'"a"\n"b"\n'

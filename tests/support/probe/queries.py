@@ -12,6 +12,8 @@ from tests.support.probe.schemas import ProbeListQuery
 def list_probes(session: Session, query: ProbeListQuery, request: Request, response: Response) -> dict[str, Any]:
     """A page of probes with their readings, newest first, in one statement."""
     statement = select(Probe).options(joinedload(Probe.readings))
+    if query.name is not None:
+        statement = statement.where(Probe.name == query.name)
     if query.state is not None:
         statement = statement.where(Probe.state == query.state)
     keyset = Keyset(query, request, Probe.id, descending=True)

@@ -87,6 +87,7 @@ class ProbeRead(ProbeSummary):
 
 
 class ProbeListQuery(PageQuery):
+    name: Annotated[Name | None, OR_ABSENT] = None
     state: Annotated[State | None, OR_ABSENT] = None
 
 
