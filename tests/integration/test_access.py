@@ -347,12 +347,12 @@ EXCESS = [
     ),
     (
         "GRANT {owner} TO {user}",
-        "owner of table public.items through {owner}",
+        "owner of table public.probes through {owner}",
         "REVOKE {owner} FROM {user} GRANTED BY postgres",
     ),
     (
         "GRANT {owner} TO {group}; " + THROUGH_GROUP,
-        "owner of table public.items through {owner}",
+        "owner of table public.probes through {owner}",
         LEAVE_GROUP,
     ),
     (THROUGH_GROUP + "ALTER ROLE {group} CREATEROLE", "CREATEROLE through {group}", LEAVE_GROUP),
@@ -367,7 +367,7 @@ EXCESS = [
         "REVOKE ADMIN OPTION FOR {group} FROM {user} GRANTED BY postgres",
     ),
     # Ownership.
-    ("ALTER TABLE probes OWNER TO {user}", "owner of table public.items", REASSIGN),
+    ("ALTER TABLE probes OWNER TO {user}", "owner of table public.probes", REASSIGN),
     ("ALTER SCHEMA public OWNER TO {user}", "owner of schema public", REASSIGN),
     ("ALTER DATABASE {database} OWNER TO {user}", "owner of database {database}", REASSIGN),
     ("CREATE SEQUENCE s; ALTER SEQUENCE s OWNER TO {user}", "owner of sequence public.s", REASSIGN),
@@ -626,7 +626,7 @@ def test_a_migration_finds_the_schemas_of_the_databases_own_search_path(
         assert deployed.migrate() == "later"
         assert admin.run('SELECT * FROM "My app".path') == [['"My app", ext, pg_temp']]
         with deployed.connect() as api:
-            api.run('SELECT FROM "My app".items')
+            api.run('SELECT FROM "My app".idempotency_keys')
         admin.run("ALTER DATABASE {database} SET search_path = missing".format(**names))
         with pytest.raises(CommandError, match="no schema of the database's search_path exists"):
             deployed.migrate()

@@ -165,7 +165,7 @@ VALUES: list[tuple[str, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value"), [item[1:] for item in VALUES], ids=[item[0] for item in VALUES])
+@pytest.mark.parametrize(("kind", "value"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
 def test_a_value_comes_back_as_it_was_stored(kind: Any, value: Any, engine: Engine) -> None:
     table = Table("feature_values", MetaData(), Column("value", kind), prefixes=["TEMPORARY"])
     with engine.connect() as connection:

@@ -69,7 +69,7 @@ def connected(answers: bytes = b"") -> Any:
 
 def test_the_installed_pg8000_is_in_the_range_of_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (pinned,) = (item for item in map(Requirement, project["dependencies"]) if item.name == "pg8000")
+    (pinned,) = (one for one in map(Requirement, project["dependencies"]) if one.name == "pg8000")
     assert pinned.specifier.contains(version("pg8000"))
 
 
@@ -351,7 +351,7 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("function", "digest", "why"), READ, ids=[item[0].__qualname__ for item in READ])
+@pytest.mark.parametrize(("function", "digest", "why"), READ, ids=[case[0].__qualname__ for case in READ])
 def test_a_function_is_as_it_was_read(function: Callable[..., Any], digest: str, why: str) -> None:
     found = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
     assert found == digest, f"read {function.__module__}.{function.__qualname__} again: {why}"
