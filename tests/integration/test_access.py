@@ -33,10 +33,9 @@ HEAD = ScriptDirectory("handler/migrations").get_current_head()
 REFUSED = "42501"  # insufficient_privilege: PostgreSQL manual, appendix A
 # Every route, the first row of each resource being there; then what takes other statements than that.
 PROGRAM = """
-import re
 from fastapi.routing import iter_route_contexts
+from tests.support.client import call, example_bodies, listed, path_of_first
 from handler.main import app
-from tests.support.client import call, example_bodies, listed
 
 ORDER = ["POST", "GET", "PUT", "PATCH", "DELETE"]
 routes = {(method, route.path) for route in iter_route_contexts(app.routes) for method in route.methods - {"HEAD"}}
