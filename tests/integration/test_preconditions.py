@@ -156,7 +156,7 @@ def test_if_match_can_be_required(method: str, body: Any, serve: Callable[..., o
 
 RACE = """
 import sys
-from tests.support.client import call
+from tests.support.client import call, probe_path
 wins = 0
 for version in range(1, 21):
     while call("GET", probe_path(1)).json["version"] < version:
