@@ -119,6 +119,12 @@ revision: setup ## Write a migration from the models' changes: make revision MES
 	@$(RUN) -m ruff format --quiet handler/migrations
 	@$(RUN) -m ruff check --quiet --fix handler/migrations
 
+resource: setup ## Write a new resource: make resource NAME=orders (SINGULAR=order where it is irregular)
+	@$(RUN) -m local.resource add '$(NAME)' $(if $(SINGULAR),'$(SINGULAR)')
+
+resource-remove: setup ## Remove a resource and drop its table: make resource-remove NAME=items
+	@$(RUN) -m local.resource remove '$(NAME)'
+
 openapi: setup ## Write docs/openapi.json, the contract with AUTH_MODE=jwt
 	@DATABASE_URL=postgresql://nobody@localhost AUTH_MODE=jwt $(RUN) -m local.openapi
 

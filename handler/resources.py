@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-RESOURCES = ("handler.items",)
+RESOURCES: tuple[str, ...] = ("handler.items",)
 
 
 def routers() -> list[APIRouter]:

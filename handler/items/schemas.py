@@ -59,8 +59,8 @@ class ItemListQuery(PageQuery):
         Search | None,
         OR_ABSENT,
         Field(
-            description="Only items whose name or description contains this text, in upper or lower case; it has three"
-            " letters or digits in a row"
+            description="Only items whose name or description contains this text, in upper or lower"
+            " case; it has three letters or digits in a row"
         ),
     ] = None
 

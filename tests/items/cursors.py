@@ -10,7 +10,7 @@ from handler.items.schemas import ItemListQuery
 
 
 def items_cursor(keys: bytes, **query: Any) -> str:
-    """The cursor of a page of `/items/` after the row with these keys, a JSON array; `query` has order and search."""
+    """The cursor of a page after the row with these keys, a JSON array; `query` has the list's order and search."""
     parameters: Any = ItemListQuery.model_validate(query)
     request = Request({"type": "http", "path": "/items/", "root_path": ""})
     if parameters.order == "name":

@@ -1,4 +1,4 @@
-"""The files of events/items/ are the requests of every route of items, and each of them succeeds."""
+"""The files of events/items/ are requests of every route of items, and succeed."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Items are created, read, changed, replaced and deleted, through `handler.main.handler`, on real PostgreSQL."""
+"""Items are created, read, changed, replaced and deleted, through the handler and on real PostgreSQL."""
 
 import re
 

@@ -14,7 +14,7 @@ from handler.database.base import Base
 PROBE = "tests.support.probe"
 
 SHIPPED = tuple(name for name in resources.RESOURCES if name != PROBE)
-resources.RESOURCES = (*SHIPPED, PROBE)  # type: ignore[assignment]
+resources.RESOURCES = (*SHIPPED, PROBE)
 resources.import_models()
 
 
