@@ -20,12 +20,12 @@ class Health(BaseModel):
 # The session connects to no database before its first statement. Init sends this request, to load what all others use.
 @router.get("/live", dependencies=[PUBLIC, Depends(get_read_session, scope="function")])
 async def live() -> Health:
-    """The process answers. No database is used."""
+    """The process is running. No database is used."""
     return Health()
 
 
 @router.get("/ready", dependencies=[requires_scopes()], responses=problem_responses(503))
 async def ready(session: ReadSessionDep) -> Health:
-    """The process answers, and its database does."""
+    """The process is running and its database responds."""
     session.execute(select(literal(1)))
     return Health()

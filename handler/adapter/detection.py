@@ -20,7 +20,7 @@ class NotHttpEvent(Exception):
 def detect_event_source(event: Any) -> EventSource | None:
     """The event source that sent `event`; None for an event that is not an HTTP request.
 
-    An HTTP request without the marks of another event source is read as payload 2.0 of an HTTP API. The event of a
+    An HTTP request that no other event source is detected for is read as payload 2.0 of an HTTP API. The event of a
     Lambda authorizer describes a request that is not authorized yet, and the event of a WebSocket API looks like a
     request: both are not HTTP requests (API Gateway developer guide, "Input to an API Gateway Lambda authorizer",
     "$context variables").

@@ -1,16 +1,17 @@
-"""Authorization: what an authorizer found out about the caller, and the scopes that each route requires.
+"""Authorization: the authorizer context of a request, and the scopes that each route requires.
 
-The gateway checks first, the function a second time: a route that the gateway leaves open by mistake stays closed. Only
-what the gateway writes into `requestContext` counts (`handler/events.py` reads it from there), and no header, since
-clients write those. Whether a token is genuine and has not expired is checked by the gateway. A principal that may
-invoke the function itself (lambda:InvokeFunction) writes the whole event.
+The gateway authorizes a request first, and the function a second time: a route that the gateway leaves open by mistake
+stays protected. The authorizer context is what the gateway writes into `requestContext` (`handler/adapter/requests.py`
+reads it). Headers do not count, since clients write them. The gateway verifies the signature and the expiry of a token.
+A principal that may invoke the function itself (lambda:InvokeFunction) writes the whole event.
 
 - `jwt`: the claims of a JWT authorizer, or of a REST API's Cognito authorizer, and in them the route's scopes.
-- `iam`: the ARN of the principal that signed the request (SigV4). IAM has no scopes: the caller's policy decides, with
-  execute-api:Invoke on method and path, or lambda:InvokeFunctionUrl on the whole. The ARN suffices.
-- `none`: every caller may do everything.
+- `iam`: the ARN of the principal that signed the request (SigV4). IAM has no scopes: the policy of the principal allows
+  execute-api:Invoke on method and path, or lambda:InvokeFunctionUrl on the whole function.
+- `none`: no authorization.
 
-A load balancer leaves neither: its x-amzn-oidc-* are headers, whose signature is not verified here.
+The events of a load balancer have no authorizer context: its x-amzn-oidc-* are headers, whose signature is not verified
+here.
 """
 
 import hashlib
@@ -100,8 +101,8 @@ def required_scopes(route: APIRoute) -> list[str] | None:
     return [scope for one in declared for scope in getattr(one, "scopes", None) or ()] if declared else None
 
 
-def owner(request: Request) -> str:
-    """A digest of who the caller is, the same for each request of a client, and of no other client.
+def caller_digest(request: Request) -> str:
+    """A digest that identifies the caller: the same for each request of a client, another for every other client.
 
     Of a token: issuer, subject and client (RFC 9068, 2.2; OpenID Connect Core, "azp"). Of an ARN: the user, or the role
     without its session, whose name differs from one process to the next. Raises HTTPException 400 where a token names

@@ -1,7 +1,7 @@
 """Conditional requests: a version as a strong ETag, and the preconditions that clients send (RFC 9110, 8.8 and 13).
 
 An entity that takes part has a column `version`. If-Match is evaluated before If-None-Match (13.2.2). A POST that
-creates ignores both: what it creates has no earlier version.
+creates ignores both: a new entity has no earlier version.
 """
 
 import re
@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 from handler.api.problems import describe_responses
 from handler.api.settings import get_settings
 
-# Tags of this service are versions. Another tag, or text that is no list of entity tags, matches no version.
+# The entity tags of this service are versions. Every other tag, and text that is not a list of tags, matches none.
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
@@ -63,8 +63,8 @@ def check_preconditions(request: Request, version: int) -> None:
 def update_if_match(session: Session, entity: Any, ident: Any, values: dict[str, Any], request: Request) -> Row[Any]:
     """Set `values` of an entity and increment its version, in the statement that evaluates the preconditions.
 
-    Of several changes at once, one wins. Without `values` nothing changes, and the version stays. Returns the row as it
-    is now, with all columns of the entity's table, and no entity. For a response with relations, or a change that
+    Of several changes at the same time, one succeeds. Without `values` nothing changes. Returns the row as it is now,
+    with all columns of the entity's table, and no entity. For a response with relations, or a change that
     depends on what is stored, read the entity with `session.get(..., with_for_update=True)`, call
     `check_preconditions`, and increment its version. An entity that the session has loaded is expired.
 
@@ -109,7 +109,7 @@ def _preconditions(request: Request) -> tuple[str | None, str | None]:
     if_match, if_none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
     if if_match is None and get_settings(request).require_if_match and request.method not in SAFE_METHODS:
         raise HTTPException(
-            status.HTTP_428_PRECONDITION_REQUIRED, "If-Match must name the version that is to be changed"
+            status.HTTP_428_PRECONDITION_REQUIRED, "If-Match is required: send the ETag of the version to change"
         )
     return if_match, if_none_match
 

@@ -2,10 +2,10 @@
 
     @router.post("/", dependencies=[IDEMPOTENT])
 
-The IETF draft "The Idempotency-Key HTTP Header Field": the same key and request get the first response again, another
-request with the key is 422. A first try that failed leaves no key, since both roll back together. Of two at once, the
-second waits for the first at the primary key. A key belongs to its caller, method and path. Keys expire; each new one
-deletes some that have.
+As in the IETF draft "The Idempotency-Key HTTP Header Field", the same key and request get the first response again, and
+another request with the same key gets a 422. A request that failed leaves no key, since both are rolled back together.
+Of two requests at the same time, the second waits for the first at the primary key. A key belongs to its caller, method
+and path. Keys expire, and each new key deletes some that have expired.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from sqlalchemy import Interval, Table, bindparam, delete, func, select, tuple_,
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
-from handler.api.auth import owner
+from handler.api.auth import caller_digest
 from handler.api.models import IdempotencyKey
 from handler.api.settings import get_settings
 from handler.database.session import SessionDep
@@ -49,7 +49,7 @@ _CLAIM = _NEW.on_conflict_do_update(
     set_={"fingerprint": _NEW.excluded.fingerprint, "response": None, "expires_at": _NEW.excluded.expires_at},
     where=KEYS.c.expires_at < func.now(),
 ).returning(KEYS.c.key)
-_EARLIER = select(KEYS.c.fingerprint, KEYS.c.response).where(*_THIS_KEY)
+_STORED = select(KEYS.c.fingerprint, KEYS.c.response).where(*_THIS_KEY)
 _ID = tuple_(KEYS.c.scope, KEYS.c.key)
 _EXPIRED = select(KEYS.c.scope, KEYS.c.key).where(KEYS.c.expires_at < func.now()).limit(SWEEP)
 _SWEPT = delete(KEYS).where(_ID.in_(_EXPIRED.with_for_update(skip_locked=True))).cte("swept")
@@ -87,19 +87,21 @@ async def claim_key(request: Request, session: SessionDep) -> None:
         KEY.validate_python(key)
     except ValidationError as error:
         raise RequestValidationError([{**one, "loc": ("header", HEADER)} for one in error.errors()]) from None
-    scope = f"{request.method} {_path(request)} {owner(request)}"  # no caller gets what another caller's key stored
+    scope = (
+        f"{request.method} {_path(request)} {caller_digest(request)}"  # no caller gets what another caller's key stored
+    )
     fingerprint = hashlib.sha256(await _content(request)).digest()
     ttl = timedelta(seconds=get_settings(request).idempotency_ttl)
     new = {"scope": scope, "key": key, "fingerprint": fingerprint, "ttl": ttl}
     if session.execute(_CLAIM, new).one_or_none():
         request.scope["claimed_key"] = ClaimedKey(session, scope, key)
         return
-    earlier = session.execute(_EARLIER, {"of_scope": scope, "of_key": key}).one_or_none()
-    if earlier is None or earlier.response is None:
+    stored = session.execute(_STORED, {"of_scope": scope, "of_key": key}).one_or_none()
+    if stored is None or stored.response is None:
         raise HTTPException(status.HTTP_409_CONFLICT, "The Idempotency-Key is in use: try again")
-    if earlier.fingerprint != fingerprint:
-        raise HTTPException(422, "The Idempotency-Key was used for another request")
-    raise StoredResponse(_restore(request, earlier.response))
+    if stored.fingerprint != fingerprint:
+        raise HTTPException(422, "The Idempotency-Key was used for another request: use a new key")
+    raise StoredResponse(_restore(request, stored.response))
 
 
 # For `dependencies=` of a route whose retries must be safe, of the class handler.api.routing.ApiRoute.
@@ -124,7 +126,7 @@ def store_response(request: Request, response: Response) -> None:
 
 
 def _restore(request: Request, stored: dict[str, Any]) -> Response:
-    """The Location is under the stage or base path of the request that asks, which may be another than the first's."""
+    """The stored response, with a Location below the stage or base path of this request, not of the first."""
     headers = stored["headers"]
     if stored.get("is_below_root_path"):
         headers["location"] = request.scope["root_path"] + headers["location"]
@@ -137,7 +139,7 @@ def _path(request: Request) -> str:
 
 
 async def _content(request: Request) -> bytes:
-    """What the request asks for: query and body, and of JSON its meaning, since its fields have no order."""
+    """The query and the body, of which the fingerprint is made. JSON is sorted, since its members have no order."""
     try:
         body = json.dumps(await request.json(), sort_keys=True).encode()
     except (ValueError, RecursionError):

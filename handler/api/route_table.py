@@ -1,4 +1,4 @@
-"""What the routes of an application say together: path templates, and the methods and media types of a path."""
+"""The routes of an application as a table: path templates, and the methods and media types of a path."""
 
 from collections.abc import Callable
 from typing import Any

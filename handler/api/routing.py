@@ -1,7 +1,7 @@
 """The class of this service's routes: `APIRouter(route_class=ApiRoute)`.
 
-It adds to FastAPI's what no dependency can: checks before the body is read, and the response in the hands of an
-Idempotency-Key before the session commits. FastAPI documentation, "Custom Request and APIRoute class".
+It adds to FastAPI's route what a dependency cannot: checks before the body is read, and storing the response of a
+request with an Idempotency-Key before the session commits. FastAPI documentation, "Custom Request and APIRoute class".
 """
 
 from collections.abc import Callable, Coroutine
@@ -22,7 +22,7 @@ MERGE_PATCH = "application/merge-patch+json"  # RFC 7396
 
 
 class _SingleValues(QueryParams):
-    """Query parameters of which each that a route takes one value of must have one."""
+    """Query parameters that refuse a repeated name where a route takes a single value."""
 
     def get(self, key: Any, default: Any = None) -> Any:
         values = self.getlist(key)
@@ -71,7 +71,7 @@ class ApiRoute(APIRoute):
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """Those of the request's body; none where the route takes no JSON, and FastAPI reads what it declares."""
+        """The media types of the request's body; empty where the route does not take JSON."""
         if getattr(getattr(self.body_field, "field_info", None), "media_type", None) != JSON:
             return ()
         return (MERGE_PATCH, JSON) if "PATCH" in (self.methods or ()) else (JSON,)
@@ -95,7 +95,9 @@ def _check_media_type(request: Request, accepted: tuple[str, ...]) -> None:
     """
     headers = request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise HTTPException(415, "The body is encoded: send it as it is", {"Accept-Encoding": "identity"})
+        raise HTTPException(
+            415, "The body must not be compressed: send it without Content-Encoding", {"Accept-Encoding": "identity"}
+        )
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in accepted and request.scope.get("body_size", 1):
         raise HTTPException(415, f"The body must be {' or '.join(accepted)}", accept_headers(accepted))

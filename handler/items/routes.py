@@ -74,7 +74,7 @@ async def create_item(body: ItemCreate, session: SessionDep, request: Request, r
 async def replace_item(
     item_id: ItemId, body: ItemCreate, session: SessionDep, request: Request, response: Response
 ) -> Any:
-    """Replace what a client may set of an item."""
+    """Replace the fields of an item that a client can set."""
     item = update_if_match(session, Item, item_id, body.model_dump(), request)
     response.headers["ETag"] = etag(item.version)
     return item

@@ -25,7 +25,7 @@ Timestamp = Annotated[datetime, Field(examples=["2026-01-31T12:00:00.123456Z"])]
 
 
 class ItemCreate(BaseModel):
-    """What a client may set, whole: for POST and PUT."""
+    """All fields that a client can set, for POST and PUT."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -135,7 +135,9 @@ def test_an_encoded_body_is_415_and_the_response_names_no_encoding(method: str, 
     create_probe()
     for body in (gzip.compress(BODY), BODY):
         response = call(method, path, body, headers=[("Content-Encoding", encoding)])
-        assert_unsupported(response, "The body is encoded: send it as it is", "accept-encoding", "identity")
+        assert_unsupported(
+            response, "The body must not be compressed: send it without Content-Encoding", "accept-encoding", "identity"
+        )
     assert names() == ["Lamp"]
 
 
