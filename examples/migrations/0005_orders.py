@@ -30,6 +30,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_orders_created_at_id", "orders", ["created_at", "id"])
     op.create_index("ix_orders_status_created_at_id", "orders", ["status", "created_at", "id"])
+    op.create_index("ix_orders_total_id", "orders", ["total", "id"])
     op.create_table(
         "order_lines",
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), nullable=False),

@@ -51,6 +51,7 @@ class Order(Base):
         CheckConstraint("version >= 1", name="version_positive"),
         Index("ix_orders_created_at_id", "created_at", "id"),  # the list, and its cursors
         Index("ix_orders_status_created_at_id", "status", "created_at", "id"),  # the list of one status
+        Index("ix_orders_total_id", "total", "id"),  # the list by total
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())

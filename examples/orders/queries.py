@@ -12,9 +12,10 @@ from handler.api.pagination import Keyset, paginate
 
 
 def list_orders(session: Session, query: OrderListQuery, request: Request, response: Response) -> dict[str, Any]:
-    """A page of orders, newest first, in one statement."""
+    """A page of orders, in one statement."""
     statement = select(Order)
     if query.status is not None:
         statement = statement.where(Order.status == query.status)
-    keyset = Keyset(query, request, Order.created_at, Order.id, descending=True)
+    first = Order.total if query.order == "total" else Order.created_at
+    keyset = Keyset(query, request, first, Order.id, descending=True)
     return paginate(session, statement, keyset, response)

@@ -49,7 +49,7 @@ async def read_order(order_id: OrderId, session: ReadSessionDep, request: Reques
 async def list_orders(
     query: Annotated[OrderListQuery, Query()], session: ReadSessionDep, request: Request, response: Response
 ) -> Any:
-    """List orders without their lines, newest first."""
+    """List orders without their lines, newest or highest total first."""
     return queries.list_orders(session, query, request, response)
 
 

@@ -1,7 +1,7 @@
 """The bodies that clients send and receive, with the limits that OpenAPI states."""
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -77,6 +77,7 @@ class OrderRead(OrderSummary):
 
 
 class OrderListQuery(PageQuery):
+    order: Annotated[Literal["newest", "total"], Field(description="`newest` or highest `total` first")] = "newest"
     status: Annotated[OrderStatus | None, OR_ABSENT, Field(description="Only orders of this status")] = None
 
 

@@ -1,6 +1,8 @@
 """The resource of examples/ does what docs/adding-a-resource.md says of it, in as many round trips."""
 
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -8,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.examples.conftest import Environment, Response, run_migrate
+from tests.examples.conftest import ROOT, Environment, Response, run_migrate
 from tests.support.database import connect, temporary_database
 
 pytestmark = pytest.mark.usefixtures("orders")
@@ -43,9 +45,10 @@ def change(environment: Environment, order: Any, status: str, etag: str | None =
 
 
 def wait_until_blocked(admin: Any) -> None:
-    """Wait until a transaction waits for the lock of another."""
+    """Wait until a session of this database waits for the lock of another."""
     deadline = time.monotonic() + 5
-    while not admin.run("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"):
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while not admin.run(waiting):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -122,6 +125,20 @@ def test_a_list_can_be_of_one_status(environment: Environment) -> None:
     assert unknown.json["errors"][0]["detail"] == "Input should be 'draft', 'placed', 'shipped' or 'cancelled'"
 
 
+def test_a_list_can_be_in_the_order_of_the_totals(environment: Environment) -> None:
+    for n, quantity in enumerate((1, 3, 3, 2)):
+        create(environment, number=f"A-{n}", lines=[LINES[1] | {"quantity": quantity}])
+    found: list[Any] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = environment.call("GET", "/orders/", query=f"order=total&limit=1{cursor and f'&cursor={cursor}'}")
+        assert (page.status, page.round_trips) == (200, 1)
+        found += page.json["items"]
+        cursor = page.json["next_cursor"]
+    assert [one["total"] for one in found] == ["2.97", "2.97", "1.98", "0.99"]
+    assert len({one["id"] for one in found}) == 4
+
+
 def test_a_cursor_belongs_to_the_list_of_its_status(environment: Environment) -> None:
     for n in range(2):
         create(environment, number=f"A-{n}")
@@ -155,19 +172,20 @@ def test_a_change_of_an_earlier_version_is_412(environment: Environment, order: 
     assert environment.call("GET", f"/orders/{order['id']}").json["status"] == "placed"
 
 
-@pytest.mark.parametrize(("etag", "status"), [('"1"', 412), (None, 409)])
+@pytest.mark.parametrize("etag", ['"1"', None])
 def test_of_two_changes_at_once_one_wins(
-    etag: str | None, status: int, environment: Environment, order: Any, orders: Any
+    etag: str | None, environment: Environment, order: Any, orders: Any, database_url: str
 ) -> None:
     """The request has read the order, and waits for another transaction that has locked it."""
     orders.run("BEGIN")
     orders.run("UPDATE orders SET version = version + 1, status = 'cancelled'")
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(1) as executor, connect(database_url) as admin:
         request = executor.submit(change, environment, order, "placed", etag)
-        with connect(os.environ["DATABASE_URL"]) as admin:
+        try:
             wait_until_blocked(admin)
-        orders.run("COMMIT")
-        assert request.result().status == status
+        finally:
+            orders.run("COMMIT")
+        assert request.result().status == (412 if etag else 409)
     assert environment.call("GET", f"/orders/{order['id']}").json["status"] == "cancelled"
 
 
@@ -228,6 +246,15 @@ def test_a_retry_creates_one_order(environment: Environment, orders: Any) -> Non
     responses = [environment.call("POST", "/orders/", ORDER, headers=[("Idempotency-Key", "a-key")]) for _ in range(2)]
     assert responses[0].json == responses[1].json
     assert orders.run("SELECT count(*) FROM orders") == [[1]]
+
+
+def test_every_request_gets_a_response_that_openapi_describes(database_url: str) -> None:
+    command = [sys.executable, "-m", "tests.examples.openapi_requests"]
+    environ = os.environ | {"DATABASE_URL": database_url, "AUTH_MODE": "none"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tested = {line for line in done.stdout.splitlines() if "/orders/" in line}
+    assert tested == {"GET /orders/", "POST /orders/", "GET /orders/{order_id}", "PATCH /orders/{order_id}"}
 
 
 def test_the_migration_creates_what_the_models_describe(database_url: str) -> None:
