@@ -205,6 +205,11 @@ def money(max_digits: int, decimal_places: int, *, negative: bool = False) -> Ge
     )
 
     def check(value: Any) -> Decimal:
+        if isinstance(value, Decimal):
+            sign, figures, exponent = value.as_tuple()
+            # As a column returns it, most of the time.
+            if exponent == -decimal_places and len(figures) <= max_digits and not sign:
+                return value
         text = f"{value:f}" if isinstance(value, Decimal) else value
         if not isinstance(text, str) or not re.fullmatch(pattern, text):
             raise PydanticCustomError("money", message)
