@@ -36,6 +36,7 @@ class Status(StrEnum):
     PLACED = "placed"
 
 
+STORES = pytest.mark.usefixtures("worker_database")  # the handler's, which starts when a test asks for it
 # Each with values that it takes.
 FIELDS: dict[str, tuple[Any, list[Any]]] = {
     "text": (Annotated[str, Field(max_length=5), TEXT], ["", "Lamp", "\u200b"]),
@@ -186,6 +187,7 @@ def test_a_naive_datetime_of_the_program_is_no_instant() -> None:
     assert message(Instant, datetime(2026, 1, 31)) == "Must have a zone"  # noqa: DTZ001 - naive on purpose
 
 
+@STORES
 @given(st.from_regex(INSTANT_IN_RANGE, fullmatch=True).filter(lambda text: accepts(TypeAdapter(Instant), text)))
 @example("0001-01-01T00:00:00Z")
 @example("9999-12-31T23:59:59.999999+00:00")
@@ -210,6 +212,7 @@ def test_a_decimal_of_the_program_has_the_limits_of_its_column(value: Decimal) -
     assert message(Annotated[Decimal, money(12, 2)], value).startswith("Must be an amount")
 
 
+@STORES
 @pytest.mark.parametrize(("digits", "places"), [(12, 2), (40, 10), (3, 0), (9, 9)])
 def test_money_is_the_same_after_it_was_stored(digits: int, places: int) -> None:
     adapter = TypeAdapter(Annotated[Decimal, money(digits, places, negative=True)])
@@ -249,12 +252,14 @@ def test_a_message_says_what_is_wrong(field: str, value: str, expected: str) -> 
     assert message(FIELDS[field][0], value) == expected
 
 
+@STORES
 @given(st.text(max_size=5))
 def test_text_that_is_accepted_can_be_stored(text: str) -> None:
     if accepts(TypeAdapter(Annotated[str, TEXT]), text):
         assert store(text, Text()) == text
 
 
+@STORES
 @given(st.uuids())
 def test_a_uuid_is_the_same_after_it_was_stored(uuid: UUID) -> None:
     assert store(TypeAdapter(CanonicalUUID).validate_python(str(uuid)), Uuid()) == uuid
