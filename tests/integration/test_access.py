@@ -648,8 +648,8 @@ def test_on_rds_it_logs_in_with_a_token(deployed: Deployed, server_url: str, mon
             drop_role(admin, iam)
 
 
-def test_the_runbook_shows_who_may_and_drops_a_former_user(deployed: Deployed) -> None:
-    section = (ROOT / "docs" / "runbook.md").read_text().partition("## Who may do what")[2].partition("\n## ")[0]
+def test_the_operations_guide_shows_who_may_and_drops_a_former_user(deployed: Deployed) -> None:
+    section = (ROOT / "docs" / "operations.md").read_text().partition("## Who may do what")[2].partition("\n## ")[0]
     show, drop = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
     deployed.migrate()
     with deployed.connect(f"{deployed.user}_owner") as owner:

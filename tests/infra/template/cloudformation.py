@@ -123,6 +123,23 @@ def evaluate(template: Template, given: Parameters) -> Template:
     }
 
 
+def nested(resources: Mapping[str, Any], name: str) -> Template:
+    """Outputs and Resources of the nested stack `name`, as `evaluate`, with the parameters that `resources` give it.
+
+    What it is given of another nested stack is evaluated in turn.
+    """
+
+    def given(value: Any) -> str:
+        match value:
+            case {"Fn::GetAtt": [str(stack), str(output)]} if output.startswith("Outputs."):
+                return _text(nested(resources, stack)["Outputs"][output.removeprefix("Outputs.")]["Value"])
+        return _text(value)
+
+    properties = resources[name]["Properties"]
+    parameters = {key: given(value) for key, value in properties["Parameters"].items()}
+    return evaluate(load(properties["TemplateURL"]), parameters)
+
+
 def references(node: Any) -> Iterator[str]:
     """What `node` refers to: parameters, conditions, logical ids, mappings."""
     match node:
@@ -155,7 +172,7 @@ def _substituted(text: str) -> list[str]:
 
 def _holds(node: Any, parameters: Mapping[str, str], conditions: Mapping[str, bool]) -> bool:
     def text(value: Any) -> str:
-        return parameters[value["Ref"]] if isinstance(value, dict) else str(value)
+        return str(_evaluated(value, parameters, conditions, {}))
 
     match node:
         case {"Fn::Equals": [one, other]}:
@@ -220,4 +237,6 @@ def _text(value: Any) -> str:
             return f"${{{name}}}"
         case {"Fn::GetAtt": path}:
             return f"${{{'.'.join(path)}}}"
+        case dict():
+            return re.sub(r"\W+", "-", str(value)).strip("-")
     return str(value)

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from tests.infra.template.cloudformation import Template, evaluate, expand, load
+from tests.infra.template.cloudformation import Template, evaluate, expand, load, nested
 
 # Each way to authorize, each way to have a database, each environment.
 DEPLOYMENTS = {
-    "smallest": {"AuthMode": "none"},
+    "smallest": {"Release": "r1", "AuthMode": "none"},
     "jwt": {
         "Environment": "production",
+        "Release": "r2",
         "AuthMode": "jwt",
         "JwtIssuer": "https://issuer.example/",
         "JwtAudience": "api,shop",
@@ -18,30 +19,28 @@ DEPLOYMENTS = {
         "CorsOrigins": "https://app.example,https://admin.example",
         "ReservedConcurrency": "80",
         "ConnectionBudget": "80",
+        "DatabaseCapacity": "1-8",
         "DatabaseProxy": "true",
-        "DatabaseMinCapacity": "1",
-        "DatabaseMaxCapacity": "8",
-        "AlarmEmail": "us@example.com",
     },
     "iam, given": {
         "Environment": "staging",
+        "Release": "r3",
+        "Rollout": "without-alarms",
+        "LogLevel": "DEBUG",
         "AuthMode": "iam",
         "ReservedConcurrency": "20",
-        "DatabaseHost": "proxy.example",
-        "DatabasePort": "6432",
-        "DatabaseName": "shop",
-        "DatabaseUser": "shop_api",
-        "DatabaseResourceId": "prx-0ABC",
-        "MigrationHost": "database.example",
-        "MigrationUser": "shop_owner",
-        "MigrationResourceId": "cluster-0DEF",
-        "SubnetIds": "subnet-01,subnet-02",
-        "SecurityGroupIds": "sg-01",
+        "DatabaseUrl": "postgresql://shop_api@proxy.example:6432/shop",
+        "MigrationUrl": "postgresql://shop_owner@database.example:5432/shop",
+        "DatabaseAccess": "prx-0ABC,cluster-0DEF",
+        "Network": "sg-01;subnet-01,subnet-02",
     },
     "secret, no network": {
+        "Release": "r4",
+        "Rollout": "all-at-once",
+        "LogLevel": "WARN",
         "AuthMode": "none",
-        "DatabaseHost": "database.example",
-        "DatabaseSecretArn": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:shop-AbCdEf",
+        "DatabaseUrl": "postgresql://database.example/shop",
+        "DatabaseAccess": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:shop-AbCdEf",
     },
 }
 
@@ -66,6 +65,12 @@ def expanded(template: Template) -> dict[str, Template]:
 def deployments(expanded: dict[str, Template]) -> dict[str, dict[str, Any]]:
     """The resources of each of DEPLOYMENTS."""
     return {name: evaluate(expanded[name], DEPLOYMENTS[name])["Resources"] for name in DEPLOYMENTS}
+
+
+@pytest.fixture(scope="session")
+def permissions(deployments: dict[str, Any]) -> dict[str, Any]:
+    """The resources of infra/permissions.yaml for each of DEPLOYMENTS."""
+    return {name: nested(resources, "Permissions")["Resources"] for name, resources in deployments.items()}
 
 
 @pytest.fixture(params=list(DEPLOYMENTS))

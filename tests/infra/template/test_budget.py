@@ -8,12 +8,15 @@ import pytest
 from tests.infra.template.cloudformation import broken_rules
 from tests.infra.template.conftest import DEPLOYMENTS
 
-# max_connections by the greatest capacity: Aurora user guide, "Maximum connections for Aurora Serverless v2". For 2,
-# which that table leaves out, what 1 has. With a least capacity of 0 or 0.5 it is 2000 at most.
-MAX_CONNECTIONS = {"1": 189, "2": 189, "4": 823, "8": 1669, "16": 2000, "32": 2000}
-GIVEN = {"AuthMode": "none", "DatabaseHost": "database.example", "DatabaseResourceId": "cluster-0ABC"}
+# max_connections by the largest capacity: Aurora user guide, "Maximum connections for Aurora Serverless v2". With a
+# smallest capacity of 0 or 0.5 it is 2000 at most.
+MAX_CONNECTIONS = {"1": 189, "4": 823, "8": 1669, "16": 2000, "32": 2000}
+GIVEN = {
+    "Release": "r1", "AuthMode": "none",
+    "DatabaseUrl": "postgresql://api@database.example/shop", "DatabaseAccess": "cluster-0ABC",
+}  # fmt: skip
 ABOVE = "ReservedConcurrency is above ConnectionBudget"
-TOO_MUCH = "ConnectionBudget is more than a database of DatabaseMaxCapacity has, twice over"
+TOO_MUCH = "ConnectionBudget is more than a database of DatabaseCapacity has, twice over"
 
 
 def allowed(template: Any, parameter: str) -> list[str]:
@@ -32,10 +35,10 @@ def test_concurrency_times_pool_size_is_within_the_budget(template: Any) -> None
 
 
 def test_a_created_database_has_the_budget_twice_and_some_more(template: Any) -> None:
-    for capacity, budget in product(allowed(template, "DatabaseMaxCapacity"), allowed(template, "ConnectionBudget")):
-        given = {"AuthMode": "none", "DatabaseMaxCapacity": capacity, "ConnectionBudget": budget}
+    for capacity, budget in product(allowed(template, "DatabaseCapacity"), allowed(template, "ConnectionBudget")):
+        given = {"Release": "r1", "AuthMode": "none", "DatabaseCapacity": capacity, "ConnectionBudget": budget}
         broken = broken_rules(template, given)
-        fits = 2 * int(budget) + 10 <= MAX_CONNECTIONS[capacity]
+        fits = 2 * int(budget) + 10 <= MAX_CONNECTIONS[capacity.partition("-")[2]]
         assert broken == ([] if fits else [TOO_MUCH]), (capacity, budget)
 
 
@@ -61,14 +64,13 @@ def test_the_pool_has_the_size_that_the_rule_counts_on(resources: dict[str, Any]
 @pytest.mark.parametrize(
     ("changed", "broken"),
     [
-        ({"DatabaseResourceId": ""}, "A given database needs"),
-        ({"DatabaseSecretArn": "arn:aws:secretsmanager:eu-west-1:1:secret:s"}, "A given database needs"),
-        ({"SubnetIds": "subnet-01"}, "SubnetIds and SecurityGroupIds go together"),
-        ({"SecurityGroupIds": "sg-01"}, "SubnetIds and SecurityGroupIds go together"),
-        ({"MigrationHost": "database.example"}, "MigrationHost needs"),
-        ({"MigrationResourceId": "db-0ABC"}, "MigrationHost needs"),
-        ({"DatabaseHost": ""}, "DatabaseHost is missing"),
-        ({"DatabaseHost": "", "DatabaseResourceId": "", "MigrationUser": "owner"}, "DatabaseHost is missing"),
+        ({"DatabaseAccess": ""}, "DatabaseUrl needs DatabaseAccess"),
+        ({"DatabaseUrl": ""}, "DatabaseAccess, MigrationUrl and Network belong to"),
+        (
+            {"DatabaseUrl": "", "DatabaseAccess": "", "MigrationUrl": "postgresql://o@h/d"},
+            "DatabaseAccess, MigrationUrl",
+        ),
+        ({"DatabaseUrl": "", "DatabaseAccess": "", "Network": "sg-01;subnet-01"}, "DatabaseAccess, MigrationUrl"),
     ],
 )
 def test_half_a_database_is_refused(template: Any, changed: dict[str, str], broken: str) -> None:
@@ -77,8 +79,37 @@ def test_half_a_database_is_refused(template: Any, changed: dict[str, str], brok
     assert found.startswith(broken)
 
 
-def test_a_proxy_and_a_database_that_sleeps_are_refused(template: Any) -> None:
-    given = {"AuthMode": "none", "DatabaseProxy": "true"}
-    (found,) = broken_rules(template, given)
-    assert found.startswith("DatabaseProxy keeps the database awake")
-    assert not broken_rules(template, given | {"DatabaseMinCapacity": "0.5"})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DatabaseUrl", "postgresql://api:password@database.example/shop"),
+        ("DatabaseUrl", "postgresql://database.example"),
+        ("DatabaseUrl", "https://database.example/shop"),
+        ("MigrationUrl", "postgresql://owner:password@database.example/shop"),
+        ("DatabaseAccess", "cluster-0ABC,prx-0ABC"),
+        ("DatabaseAccess", "my-database"),
+        ("Network", "sg-01"),
+        ("Network", "subnet-01"),
+        ("Network", "subnet-01;sg-01"),
+    ],
+)
+def test_a_value_of_another_form_is_refused(template: Any, name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        broken_rules(template, GIVEN | {name: value})
+
+
+def test_a_proxy_and_a_database_that_pauses_are_refused(template: Any) -> None:
+    for capacity in allowed(template, "DatabaseCapacity"):
+        given = {"Release": "r1", "AuthMode": "none", "DatabaseProxy": "true", "DatabaseCapacity": capacity}
+        pauses = capacity.startswith("0-")
+        assert [one.partition(",")[0] for one in broken_rules(template, given)] == (
+            ["DatabaseProxy keeps the database awake"] if pauses else []
+        )
+
+
+def test_the_smallest_capacity_is_below_the_largest(template: Any, database_template: Any) -> None:
+    capacities = database_template["Mappings"]["Capacities"]
+    assert list(capacities) == allowed(template, "DatabaseCapacity")
+    for name, capacity in capacities.items():
+        assert name == f"{capacity['Min']}-{capacity['Max']}"
+        assert 0 <= capacity["Min"] < capacity["Max"]

@@ -1,16 +1,14 @@
 """The database that is created, and how the functions find it or a given one."""
 
+import re
 from typing import Any
 
 import pytest
 
 from handler.settings import read_database_settings
-from tests.infra.template.cloudformation import Template, broken_rules, evaluate
+from tests.infra.template.cloudformation import Template, evaluate, load
 
-GIVEN = {
-    "Environment": "default", "DatabaseName": "app", "DatabaseUser": "app", "MinCapacity": "0", "MaxCapacity": "4",
-    "Proxy": "false", "ConnectionBudget": "40", "AlarmTopicArn": "",
-}  # fmt: skip
+GIVEN = {"Environment": "default", "Capacity": "0-4", "Proxy": "false"}
 
 
 @pytest.fixture
@@ -20,7 +18,7 @@ def created(database_template: Template) -> Any:
 
 @pytest.fixture
 def in_production(database_template: Template) -> Any:
-    return evaluate(database_template, GIVEN | {"Environment": "production", "Proxy": "true", "MinCapacity": "1"})
+    return evaluate(database_template, GIVEN | {"Environment": "production", "Proxy": "true", "Capacity": "1-8"})
 
 
 def test_each_function_knows_where_its_database_is(deployments: dict[str, Any]) -> None:
@@ -31,40 +29,44 @@ def test_each_function_knows_where_its_database_is(deployments: dict[str, Any]) 
         ]
         for name, resources in deployments.items()
     }
+    created = [{"Fn::GetAtt": ["Database", f"Outputs.{name}"]} for name in ("ApiUrl", "MigrationUrl")]
     assert urls == {
-        "smallest": ["postgresql://app@${Database.Outputs.Host}:5432/app", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/app"],
-        "jwt": ["postgresql://app@${Database.Outputs.Host}:5432/app", "postgresql://${Database.Outputs.Owner}@${Database.Outputs.DirectHost}:5432/app"],
-        "iam, given": ["postgresql://shop_api@proxy.example:6432/shop", "postgresql://shop_owner@database.example:6432/shop"],
-        "secret, no network": ["postgresql://database.example:5432/app"] * 2,
+        "smallest": created,
+        "jwt": created,
+        "iam, given": ["postgresql://shop_api@proxy.example:6432/shop", "postgresql://shop_owner@database.example:5432/shop"],
+        "secret, no network": ["postgresql://database.example/shop"] * 2,
     }  # fmt: skip
 
 
-def test_the_api_is_not_the_owner(
-    template: Template, created: Any, parameters: dict[str, str], resources: dict[str, Any]
-) -> None:
-    """The migration makes its user, and lets it no more than it does, where the database is ours."""
-    owner = created["Resources"]["Cluster"]["Properties"]["MasterUsername"]
-    assert created["Outputs"]["Owner"]["Value"] == owner
-    given = "DatabaseHost" in parameters
-    told = {
+def test_the_api_is_not_the_owner(created: Any, parameters: dict[str, str], resources: dict[str, Any]) -> None:
+    """The migration creates the API's user in a created database, and touches no user of a given one."""
+    outputs = {name: output["Value"] for name, output in created["Outputs"].items()}
+    cluster = created["Resources"]["Cluster"]["Properties"]
+    assert outputs["MigrationUrl"].startswith(f"postgresql://{cluster['MasterUsername']}@")
+    assert outputs["ApiUrl"].startswith(f"postgresql://{outputs['ApiUser']}@")
+    assert outputs["ApiUser"] != cluster["MasterUsername"]
+    assert outputs["ApiUrl"].endswith(f"/{cluster['DatabaseName']}")
+    assert outputs["MigrationUrl"].endswith(f"/{cluster['DatabaseName']}")
+    variables = {
         name: resources[name]["Properties"]["Environment"]["Variables"] for name in ("ApiFunction", "MigrationFunction")
     }
-    assert "DATABASE_API_USER" not in told["ApiFunction"]
-    assert told["MigrationFunction"].get("DATABASE_API_USER") == (None if given else "app")
-    broken = [] if given else [f"DatabaseUser cannot be {owner}, who owns the tables"]
-    assert broken_rules(template, parameters | {"DatabaseUser": owner}) == broken
+    assert "DATABASE_API_USER" not in variables["ApiFunction"]
+    expected = None if "DatabaseUrl" in parameters else {"Fn::GetAtt": ["Database", "Outputs.ApiUser"]}
+    assert variables["MigrationFunction"].get("DATABASE_API_USER") == expected
 
 
-def test_no_parameter_names_the_owner(database_template: Template) -> None:
-    """CloudFormation replaces a cluster for another MasterUsername: resource reference, AWS::RDS::DBCluster."""
-    assert isinstance(database_template["Resources"]["Cluster"]["Properties"]["MasterUsername"], str)
+@pytest.mark.parametrize("name", ["DatabaseName", "MasterUsername"])
+def test_no_parameter_replaces_the_cluster(database_template: Template, name: str) -> None:
+    """CloudFormation replaces a cluster by an empty one for another value: resource reference, AWS::RDS::DBCluster."""
+    assert isinstance(database_template["Resources"]["Cluster"]["Properties"][name], str)
 
 
 def test_the_settings_are_those_that_the_code_reads(resources: dict[str, Any]) -> None:
     for function in ("ApiFunction", "MigrationFunction"):
         told = resources[function]["Properties"]["Environment"]["Variables"]
         environ = {name: str(value) for name, value in told.items()} | {"AWS_REGION": "eu-west-1"}
-        environ["DATABASE_URL"] = environ["DATABASE_URL"].replace("${", "").replace("}", "")
+        if "Outputs" in environ["DATABASE_URL"]:
+            environ["DATABASE_URL"] = "postgresql://app@host:5432/app"
         found = read_database_settings(environ)
         assert found.api_user == environ.get("DATABASE_API_USER")
         assert found.iam_auth != bool(found.secret_arn)
@@ -89,12 +91,17 @@ def test_the_functions_are_where_the_database_lets_them_in(deployments: dict[str
 
 
 def test_one_is_created_where_none_is_given(parameters: dict[str, str], resources: dict[str, Any]) -> None:
-    assert ("Database" in resources) == ("DatabaseHost" not in parameters)
+    assert ("Database" in resources) == ("DatabaseUrl" not in parameters)
 
 
-def test_every_output_that_is_asked_for_is_there(template: Template, database_template: Template) -> None:
-    asked = {part.split("}")[0].split("'")[0] for part in str(template).split("Outputs.")[1:]}
-    assert asked == database_template["Outputs"].keys()
+def test_every_output_that_is_asked_for_is_there(template: Template) -> None:
+    nested = {
+        name: load(resource["Properties"]["TemplateURL"])["Outputs"].keys()
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::CloudFormation::Stack"
+    }
+    asked = set(re.findall(r"'(\w+)', 'Outputs\.(\w+)'", str(template)))
+    assert asked == {(stack, output) for stack, outputs in nested.items() for output in outputs}
 
 
 def test_the_database_outlives_the_stack(template: Template, database_template: Template) -> None:
@@ -108,7 +115,7 @@ def test_the_database_outlives_the_stack(template: Template, database_template: 
 def test_it_sleeps_when_nobody_is_connected(created: Any) -> None:
     resources = created["Resources"]
     scaling = resources["Cluster"]["Properties"]["ServerlessV2ScalingConfiguration"]
-    assert scaling == {"MinCapacity": "0", "MaxCapacity": "4"}
+    assert scaling == {"MinCapacity": 0, "MaxCapacity": 4}
     # A connection that a dropped environment leaves behind would keep it awake; milliseconds, above DATABASE_RECYCLE.
     idle = int(resources["DatabaseParameters"]["Properties"]["Parameters"]["idle_session_timeout"])
     assert idle > 1000 * read_database_settings({"DATABASE_URL": "postgresql://u@h"}).recycle
@@ -183,11 +190,24 @@ def test_only_the_functions_reach_the_database(created: Any, in_production: Any)
 
 
 def test_migrations_pass_the_proxy_by(created: Any, in_production: Any) -> None:
-    direct = {"Fn::GetAtt": ["Cluster", "Endpoint.Address"]}
-    assert in_production["Outputs"]["Host"]["Value"] == {"Fn::GetAtt": ["DatabaseProxy", "Endpoint"]}
-    assert in_production["Outputs"]["DirectHost"]["Value"] == direct
-    assert created["Outputs"]["Host"]["Value"] == created["Outputs"]["DirectHost"]["Value"] == direct
-    assert created["Outputs"]["ResourceId"]["Value"] == created["Outputs"]["DirectResourceId"]["Value"]
-    assert in_production["Outputs"]["ResourceId"]["Value"] == {
-        "Fn::Select": [6, {"Fn::Split": [":", {"Fn::GetAtt": ["DatabaseProxy", "DBProxyArn"]}]}]
-    }
+    def outputs(stack: Any) -> tuple[str, str, str]:
+        return tuple(stack["Outputs"][name]["Value"] for name in ("ApiUrl", "MigrationUrl", "Access"))
+
+    direct = "postgresql://postgres@${Cluster.Endpoint.Address}:5432/app"
+    assert outputs(created) == (
+        "postgresql://app@${Cluster.Endpoint.Address}:5432/app",
+        direct,
+        "${Cluster.DBClusterResourceId},${Cluster.DBClusterResourceId}",
+    )
+    url, migration_url, access = outputs(in_production)
+    assert (url, migration_url) == ("postgresql://app@${DatabaseProxy.Endpoint}:5432/app", direct)
+    proxy, cluster = access.rsplit(",", 1)
+    assert cluster == "${Cluster.DBClusterResourceId}"
+    assert "DBProxyArn" in proxy
+
+
+def test_database_insights_show_the_statements_of_production(created: Any, in_production: Any) -> None:
+    for stack, enabled in ((created, False), (in_production, True)):
+        cluster = stack["Resources"]["Cluster"]["Properties"]
+        assert cluster["PerformanceInsightsEnabled"] is enabled
+        assert cluster["DatabaseInsightsMode"] == "standard"

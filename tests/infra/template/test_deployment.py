@@ -1,17 +1,25 @@
 """How a deployment goes: guard, migration, version, canary; and what stays when the stack goes."""
 
+import re
 import tomllib
 from typing import Any
 
 import pytest
 
-from tests.infra.template.cloudformation import ROOT, Template, broken_rules, expand, references, values
+from tests.infra.template.cloudformation import ROOT, Template, broken_rules, evaluate, expand, load, nested, references
 from tests.infra.template.conftest import DEPLOYMENTS
 
 SAMCONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
 ENVIRONMENTS = ("default", "staging", "production")
 # What a deployer adds to samconfig.toml.
 ISSUER = {"JwtIssuer": "https://issuer.example/", "JwtAudience": "api"}
+
+
+@pytest.fixture
+def observed(resources: dict[str, Any]) -> dict[str, Any]:
+    """The resources of infra/observability.yaml."""
+    found: dict[str, Any] = nested(resources, "Observability")["Resources"]
+    return found
 
 
 def overrides(environment: str) -> dict[str, str]:
@@ -51,7 +59,7 @@ def test_an_environment_is_a_stack_of_its_own(template: Template, environment: s
     assert f"environment={environment}" in deploy["tags"].split()
     assert deploy["confirm_changeset"] is True
     auth = {} if "AuthMode" in overrides(environment) else {"AuthMode": "none"}
-    assert not broken_rules(template, overrides(environment) | auth | ISSUER)
+    assert not broken_rules(template, overrides(environment) | auth | ISSUER | {"Release": "r1"})
 
 
 def test_no_environment_takes_the_name_of_another() -> None:
@@ -63,7 +71,9 @@ def test_no_environment_takes_the_name_of_another() -> None:
 def test_what_is_shared_needs_a_token(template: Template) -> None:
     for environment in ("staging", "production"):
         assert overrides(environment)["AuthMode"] == "jwt"
-        assert broken_rules(template, overrides(environment)) == ["AuthMode jwt needs JwtIssuer and JwtAudience"]
+        assert broken_rules(template, overrides(environment) | {"Release": "r1"}) == [
+            "AuthMode jwt needs JwtIssuer and JwtAudience"
+        ]
 
 
 def test_a_stack_of_another_environments_name_is_refused_first(
@@ -84,27 +94,34 @@ def test_every_parameter_and_condition_is_used(template: Template) -> None:
     assert template["Mappings"].keys() <= used
 
 
-def test_every_parameter_of_the_database_is_used_and_given(template: Template, database_template: Template) -> None:
-    used = set(references([database_template[section] for section in ("Conditions", "Resources", "Outputs")]))
-    given = template["Resources"]["Database"]["Properties"]["Parameters"]
-    assert given.keys() == database_template["Parameters"].keys() <= used
-    assert database_template["Conditions"].keys() | database_template["Mappings"].keys() <= used
+NESTED = ("Database", "Permissions", "Observability")
 
 
-def test_every_parameter_says_what_it_is(template: Template) -> None:
-    assert all(parameter["Description"] for parameter in template["Parameters"].values())
+@pytest.mark.parametrize("name", NESTED)
+def test_every_parameter_of_a_nested_stack_is_used_and_given(template: Template, name: str) -> None:
+    properties = template["Resources"][name]["Properties"]
+    nested = load(properties["TemplateURL"])
+    used = set(references([nested.get(section) for section in ("Conditions", "Resources", "Outputs")]))
+    assert properties["Parameters"].keys() == nested["Parameters"].keys() <= used
+    assert nested.get("Conditions", {}).keys() | nested.get("Mappings", {}).keys() <= used
+
+
+def test_every_parameter_says_what_it_is_and_what_it_may_be(template: Template) -> None:
+    for name, parameter in template["Parameters"].items():
+        description = parameter["Description"]
+        assert description, name
+        # `sam deploy --guided` and most consoles of deployments show the description only.
+        assert not [one for one in map(str, parameter.get("AllowedValues", [])) if one not in description], name
+
+
+def test_the_template_stays_small(template: Template) -> None:
+    assert len((ROOT / "template.yaml").read_text().splitlines()) <= 470
+    assert len(template["Parameters"]) <= 18
 
 
 def test_no_parameter_is_a_secret(template: Template, database_template: Template) -> None:
     for parameters in (template["Parameters"], database_template["Parameters"]):
         assert not [name for name, parameter in parameters.items() if "NoEcho" in parameter or "Password" in name]
-
-
-def test_tags_say_the_environment(parameters: dict[str, str], resources: dict[str, Any]) -> None:
-    tag = {"Key": "environment", "Value": parameters.get("Environment", "default")}
-    assert all(tag in resources[name]["Properties"]["Tags"] for name in ("ApiFunction", "MigrationFunction"))
-    assert all(resources[name]["Properties"]["Tags"] == {tag["Key"]: tag["Value"]} for name in ("Api", "ApiStage"))
-    assert "Database" not in resources or tag in resources["Database"]["Properties"]["Tags"]
 
 
 # ------------------------------------------------------------------------------------------------------- Migration
@@ -113,9 +130,9 @@ def test_tags_say_the_environment(parameters: dict[str, str], resources: dict[st
 def test_the_schema_is_migrated_before_the_code_changes(resources: dict[str, Any]) -> None:
     assert "Migration" in needs(resources, "ApiFunction")
     before = needs(resources, "Migration")
-    assert {"MigrationFunction", "MigrationFunctionEventInvokeConfig", "MigrationFunctionRole"} <= before
+    assert {"MigrationFunction", "MigrationFunctionEventInvokeConfig", "Permissions"} <= before
     assert ("Database" in before) == ("Database" in resources)
-    assert not [name for name in before if name.startswith("Api")]
+    assert not {"ApiFunction", "Api", "Observability"} & before
 
 
 def test_every_version_of_the_code_migrates(resources: dict[str, Any]) -> None:
@@ -146,53 +163,91 @@ def test_the_api_runs_a_published_version_from_a_snapshot(resources: dict[str, A
     assert alias["FunctionVersion"] == {"Fn::GetAtt": [name, "Version"]}
 
 
-def test_another_setting_is_another_version(template: Template, expanded: dict[str, Template]) -> None:
-    """SAM's versions do not see a parameter's value; the policy's name, which is another for another value, they do."""
-    unseen = {"ReservedConcurrency", "Environment"}  # no part of a version, and only a tag
-    resources = expanded["smallest"]["Resources"]
-    conditions = template["Conditions"]
-    told: set[str] = set()
+def test_a_release_is_a_version_of_its_own(template: Template) -> None:
+    """The description of a version cannot be changed, so that another one publishes another version.
+
+    Lambda publishes nothing if only the description of the version differs, so the function has Release too.
+    """
+    given = DEPLOYMENTS["smallest"]
+    first, second = (
+        evaluate(one, case)["Resources"]
+        for case in ({**given, "Release": "r1"}, {**given, "Release": "r2"})
+        for one in expand(template, [case])
+    )
     for function in ("ApiFunction", "MigrationFunction"):
-        properties = resources[function]["Properties"]
-        told |= set(references(properties))
-        assert properties["Description"] == version(resources, function)[1]["Description"] == {"Ref": "FunctionPolicy"}
-    told |= {name for condition in told & conditions.keys() for name in references(conditions[condition])}
-    described = set(references(template["Resources"]["FunctionPolicy"]["Properties"]["Description"]))
-    assert (told & template["Parameters"].keys()) - unseen <= described
-    assert {"Database", "CreatesDatabase"} <= described
+        assert first[function]["Properties"]["Description"] == "r1"
+        assert second[function]["Properties"]["Description"] == "r2"
+        descriptions = [version(one, function)[1]["Description"] for one in (first, second)]
+        assert [one.split()[0] for one in descriptions] == ["r1", "r2"]
+
+
+def test_a_setting_of_authorization_is_a_version_of_its_own(
+    parameters: dict[str, str], resources: dict[str, Any]
+) -> None:
+    """Also without another Release: the gateway and the function must not disagree about who may call."""
+    description = version(resources, "ApiFunction")[1]["Description"]
+    given = (parameters.get(name) for name in ("AuthMode", "AuthPublic", "CorsOrigins", "LogLevel"))
+    assert not [one for one in given if one and one not in description]
+
+
+def test_a_versions_description_fits(template: Template) -> None:
+    declared = template["Parameters"]
+    longest = {
+        "Release": "r" * 32,
+        "CorsOrigins": "c" * declared["CorsOrigins"]["MaxLength"],
+        **{name: max(declared[name]["AllowedValues"], key=len) for name in ("AuthMode", "AuthPublic", "LogLevel")},
+    }
+    assert re.fullmatch(declared["Release"]["AllowedPattern"], longest["Release"])
+    assert not re.fullmatch(declared["Release"]["AllowedPattern"], longest["Release"] + "r")
+    text = template["Resources"]["ApiFunction"]["Properties"]["VersionDescription"]["Fn::Sub"]
+    assert len(re.sub(r"\$\{(\w+)\}", lambda found: longest[found[1]], text)) <= 256  # Lambda API, PublishVersion
 
 
 def test_sam_sees_no_parameters_value(template: Template) -> None:
-    # When this fails, SAM has mended it, and FunctionPolicy's description may go: docs/adr/0014.
-    first, second = expand(template, [{"AuthMode": "none", "LogLevel": level} for level in ("INFO", "DEBUG")])
+    # When this fails, SAM resolves parameters itself, and the settings in VersionDescription can go: docs/adr/0043.
+    given = DEPLOYMENTS["smallest"]
+    first, second = expand(template, [{**given, "LogLevel": level} for level in ("INFO", "DEBUG")])
     assert version(first["Resources"], "ApiFunction") == version(second["Resources"], "ApiFunction")
 
 
-def test_a_policys_description_fits(template: Template, parameters: dict[str, str], resources: dict[str, Any]) -> None:
-    given = values(template, parameters)
-    description = resources["FunctionPolicy"]["Properties"]["Description"]
-    assert given["AuthMode"] in description
-    assert given["CorsOrigins"] in description
-    assert len(description) < 1000
+def test_a_version_goes_when_no_deployment_needs_it(resources: dict[str, Any]) -> None:
+    """A version that stayed after a rollback would block the next deployment of the same artifact."""
+    versions = [one for one in resources.values() if one["Type"] == "AWS::Lambda::Version"]
+    assert [one["DeletionPolicy"] for one in versions] == ["Delete"] * 2
+    assert not [one for one in versions if one.get("UpdateReplacePolicy", "Delete") != "Delete"]
 
 
-def test_a_rollout_is_a_canary_that_alarms_end(parameters: dict[str, str], expanded: dict[str, Any]) -> None:
-    resources = next(expanded[name]["Resources"] for name in DEPLOYMENTS if DEPLOYMENTS[name] is parameters)
+def test_a_rollout_is_a_canary_that_alarms_end(
+    parameters: dict[str, str], resources: dict[str, Any], observed: dict[str, Any]
+) -> None:
     group = resources["ApiFunctionDeploymentGroup"]["Properties"]
-    environment = parameters.get("Environment", "default")
-    rollout = "LambdaAllAtOnce" if environment == "default" else "LambdaCanary10Percent5Minutes"
-    assert group["DeploymentConfigName"] == f"CodeDeployDefault.{rollout}"
-    alarms = [alarm["Name"]["Ref"] for alarm in group["AlarmConfiguration"]["Alarms"]]
-    assert group["AlarmConfiguration"]["Enabled"] is True
-    assert alarms == ["ServerErrorsAlarm", "LatencyAlarm", "FunctionErrorsAlarm"]
-    assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
+    rollout = parameters.get("Rollout", "canary")
+    config = "LambdaCanary10Percent5Minutes" if rollout == "canary" else "LambdaAllAtOnce"
+    assert group["DeploymentConfigName"] == f"CodeDeployDefault.{config}"
     policy = resources["ApiFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert policy["DeploymentGroupName"] == {"Ref": "ApiFunctionDeploymentGroup"}
+    assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
+    if rollout == "without-alarms":  # the deployment that fixes what an alarm reports
+        assert "AlarmConfiguration" not in group or group["AlarmConfiguration"] == {}
+        return
+    names = ["ServerErrorsAlarm", "LatencyAlarm", "FunctionErrorsAlarm"]
+    assert group["AlarmConfiguration"] == {
+        "Enabled": True,
+        "Alarms": [{"Name": {"Fn::GetAtt": ["Observability", f"Outputs.{name}"]}} for name in names],
+    }
     # In time: the canary lasts five minutes.
-    for alarm in alarms:
-        properties = resources[alarm]["Properties"]
+    for name in names:
+        properties = observed[name]["Properties"]
         period = properties.get("Period") or properties["Metrics"][0]["MetricStat"]["Period"]
         assert period * properties["EvaluationPeriods"] < 5 * 60
+
+
+def test_shared_environments_roll_out_as_a_canary(template: Template) -> None:
+    assert template["Parameters"]["Rollout"]["Default"] == "canary"
+    assert overrides("default")["Rollout"] == "all-at-once"
+    for environment in ("staging", "production"):
+        # Named each time, or a deployment would keep the value of the one before.
+        assert overrides(environment)["Rollout"] == "canary"
 
 
 # ---------------------------------------------------------------------------------------------------- What is said
@@ -203,25 +258,35 @@ def test_logs_are_json_and_end(resources: dict[str, Any]) -> None:
     assert groups.keys() == {"ApiFunctionLogs", "MigrationFunctionLogs", "AccessLogs"}
     for group in groups.values():
         assert group["Properties"]["RetentionInDays"] > 0
-        assert group["DeletionPolicy"] == group["UpdateReplacePolicy"] == "Delete"
+        assert "DeletionPolicy" not in group  # CloudFormation deletes it with the stack
     for function in ("ApiFunction", "MigrationFunction"):
         logging = resources[function]["Properties"]["LoggingConfig"]
-        assert logging == {"LogFormat": "JSON", "LogGroup": {"Ref": f"{function}Logs"}}
+        assert (logging["LogFormat"], logging["LogGroup"]) == ("JSON", {"Ref": f"{function}Logs"})
+
+
+def test_lambda_drops_no_line_that_log_level_lets_through(
+    parameters: dict[str, str], resources: dict[str, Any]
+) -> None:
+    """Lambda's own level is INFO by default. The request lines, which are the metrics, are always at INFO."""
+    level = parameters.get("LogLevel", "INFO")
+    for function in ("ApiFunction", "MigrationFunction"):
+        properties = resources[function]["Properties"]
+        assert properties["Environment"]["Variables"]["LOG_LEVEL"] == level
+    assert resources["ApiFunction"]["Properties"]["LoggingConfig"]["ApplicationLogLevel"] == "DEBUG"
+    assert resources["MigrationFunction"]["Properties"]["LoggingConfig"]["ApplicationLogLevel"] == level
 
 
 def test_requests_are_traced(resources: dict[str, Any]) -> None:
     assert resources["ApiFunction"]["Properties"]["TracingConfig"] == {"Mode": "Active"}
 
 
-def test_every_alarm_tells_whoever_wants_to_know(parameters: dict[str, str], resources: dict[str, Any]) -> None:
-    alarms = {name: one["Properties"] for name, one in resources.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
-    assert alarms.keys() == {
-        f"{of}Alarm"
-        for of in ("ServerErrors", "Latency", "Throttles", "FunctionErrors", "ConnectionBudget", "Migration")
-    }
-    who = [{"Ref": "AlarmTopic"}] if "AlarmEmail" in parameters else None
+def test_every_alarm_notifies_the_topic(parameters: dict[str, str], observed: dict[str, Any]) -> None:
+    alarms = {name: one["Properties"] for name, one in observed.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
+    names = ["ServerErrors", "Latency", "Throttles", "FunctionErrors", "ConnectionBudget", "Migration"]
+    names += ["Connections"] if "DatabaseUrl" not in parameters else []
+    assert alarms.keys() == {f"{name}Alarm" for name in names}
     for name, alarm in alarms.items():
-        assert alarm.get("AlarmActions") == alarm.get("OKActions") == who
+        assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}]
         assert alarm["TreatMissingData"] == "notBreaching"
-        assert f"${{{name}.Arn}}" in resources["Dashboard"]["Properties"]["DashboardBody"]
-    assert ("AlarmTopic" in resources) == bool(who)
+        if name != "ConnectionsAlarm":
+            assert f"${{{name}.Arn}}" in observed["Dashboard"]["Properties"]["DashboardBody"]

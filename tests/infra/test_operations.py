@@ -1,4 +1,4 @@
-"""Whoever is woken finds the alarm's section, and queries whose fields exist."""
+"""docs/operations.md has a section for each alarm, and queries whose fields exist."""
 
 import json
 import re
@@ -11,9 +11,9 @@ from handler.adapter import request_log
 from tests.support.client import call
 
 ROOT = Path(__file__).parents[2]
-RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
-SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", RUNBOOK, re.MULTILINE))
-QUERIES = re.findall(r"```logs\n(.*?)```", RUNBOOK, re.DOTALL)
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", OPERATIONS, re.MULTILINE))
+QUERIES = re.findall(r"```logs\n(.*?)```", OPERATIONS, re.DOTALL)
 TEMPLATES = [ROOT / "template.yaml", *sorted((ROOT / "infra").glob("*.yaml"))]
 # What Lambda's own formatter writes (awslambdaric, lambda_runtime_log_utils.py), what the platform does (Lambda
 # developer guide, "Telemetry API Event schema reference"), and the language (Logs Insights query syntax).
@@ -50,7 +50,7 @@ def test_every_query_asks_for_fields_that_are_written(query: str, line: Any) -> 
 
 
 def test_the_table_has_every_member_of_the_line(line: Any) -> None:
-    table = "".join(re.findall(r"^\|.*\n", RUNBOOK, re.MULTILINE))
+    table = "".join(re.findall(r"^\|.*\n", OPERATIONS, re.MULTILINE))
     described = set(re.findall(r"`(\w+)`", table))
     # Those that count requests for the metrics, or are there for CloudWatch, need no words.
     assert line.keys() - described == {"_aws", "timestamp", "function", "Requests", "ServerErrors", "ColdStarts"}
