@@ -1,18 +1,24 @@
 """`python3 -m deploy.smoke URL`: whether a deployed service answers. Needs Python and nothing else.
 
-SMOKE_TOKEN is an access token with the scopes items:read and items:write. Without one, a service that asks for tokens
-is only tested for asking. An item is created, read, deleted and gone; nothing stays.
+SMOKE_TOKEN is an access token with the scopes of the first resource. Without one, a service that asks for tokens is
+only tested for asking. The first resource of docs/openapi.json is created from its example, read, deleted and gone;
+nothing stays. A service without a resource that can be created, read and deleted is only asked for its health.
 """
 
 import json
 import os
+import re
 import sys
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import Request, urlopen
 
+from local.examples import creations
+
+OPENAPI = Path(__file__).parents[1] / "docs" / "openapi.json"
 TIMEOUT = 30  # seconds, the longest that API Gateway waits
 PATIENCE = 60  # seconds until a new API's name resolves, and a database that sleeps is awake
 CLOSED = (401, 403)
@@ -26,6 +32,13 @@ class Answer(NamedTuple):
     status: int
     headers: Any
     body: bytes
+
+
+class Creation(NamedTuple):
+    """A path that creates an entity, and a body that it accepts."""
+
+    path: str
+    body: Any
 
 
 def ask(url: str, method: str, path: str, body: Any = None, *, token: str | None = None) -> Answer:
@@ -69,16 +82,28 @@ def begin(url: str, patience: float = PATIENCE) -> None:
         time.sleep(1)
 
 
-def smoke(url: str, token: str | None, patience: float = PATIENCE) -> None:
-    """Raises SmokeError."""
+def creation(openapi: Any) -> Creation | None:
+    """What the smoke test creates: the first resource whose entities can be created, read and deleted."""
+    for path, body in creations(openapi):
+        methods = [set(one) for of_one, one in openapi["paths"].items() if re.fullmatch(f"{path}{{\\w+}}", of_one)]
+        if any({"get", "delete"} <= one for one in methods):
+            return Creation(path, body)
+    return None
+
+
+def smoke(url: str, token: str | None, example: Creation | None, patience: float = PATIENCE) -> None:
+    """Raises SmokeError. `example` is created and deleted; without one, only the health is asked for."""
     begin(url, patience)
-    if not token and ask(url, "GET", "/items/?limit=1").status in CLOSED:
+    if not token and ask(url, "GET", "/health/ready").status in CLOSED:
         print("smoke: it is closed to strangers. Set SMOKE_TOKEN to test what is behind")
         return
     deadline = time.monotonic() + patience
     while ask(url, "GET", "/health/ready", token=token).status == 503 and time.monotonic() < deadline:
         time.sleep(1)
-    created = expect(201, ask(url, "POST", "/items/", {"name": "smoke test"}, token=token), "to create")
+    if example is None:
+        expect(200, ask(url, "GET", "/health/ready", token=token), "readiness")
+        return
+    created = expect(201, ask(url, "POST", example.path, example.body, token=token), "to create")
     path = urlsplit(created.headers["location"]).path.removeprefix(urlsplit(url).path.rstrip("/"))
     try:
         read = expect(200, ask(url, "GET", path, token=token), "to read what was created")
@@ -94,7 +119,7 @@ def main() -> None:
     if len(sys.argv) != 2 or not sys.argv[1].startswith(("https://", "http://")):
         sys.exit("smoke: say which service: python3 -m deploy.smoke https://…")
     try:
-        smoke(sys.argv[1].rstrip("/"), os.environ.get("SMOKE_TOKEN") or None)
+        smoke(sys.argv[1].rstrip("/"), os.environ.get("SMOKE_TOKEN") or None, creation(json.loads(OPENAPI.read_text())))
     except SmokeError as error:
         sys.exit(f"smoke: {error}")
 

@@ -265,7 +265,7 @@ def _new_temporary_folder() -> Path:
     if os.geteuid() == 0 and not _all_can_enter(parent):
         raise PostgresError(f"PostgreSQL does not run as root, and its user cannot enter {parent}: {ADVICE}")
     try:
-        folder = Path(tempfile.mkdtemp(prefix="items-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix="api-", dir=parent))
     except OSError as error:
         raise PostgresError(f"{parent} cannot be written: {error.strerror}: set TMPDIR to another folder") from error
     if os.geteuid() == 0:

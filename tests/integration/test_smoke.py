@@ -13,24 +13,24 @@ from typing import Any
 
 import pytest
 
-from deploy.smoke import SmokeError, smoke
+from deploy.smoke import OPENAPI, Creation, SmokeError, creation, smoke
 from tests.local.test_run import project, running
-from tests.support.database import connect, free_port, temporary_database
+from tests.support.database import free_port, temporary_database
 
 __all__ = ["project"]
 
 ROOT = Path(__file__).parents[2]
-ITEM = json.dumps({"id": 1, "name": "smoke test"}).encode()
-# Status, body and headers, by method and path. Items behind it are there until they are deleted.
+NOTE = json.dumps({"id": 1, "text": "example"}).encode()
+EXAMPLE = Creation("/notes/", {"text": "example"})
+# Status and body, by method and path. What is behind it is there until it is deleted.
 Answers = dict[tuple[str, str], tuple[int, bytes]]
 GOOD: Answers = {
     ("GET", "/health/live"): (200, b"{}"),
     ("GET", "/health/ready"): (200, b"{}"),
-    ("GET", "/items/?limit=1"): (200, b"{}"),
-    ("POST", "/items/"): (201, ITEM),
-    ("GET", "/items/1"): (200, ITEM),
-    ("DELETE", "/items/1"): (204, b""),
-    ("GET", "/items/1 again"): (404, b"{}"),
+    ("POST", "/notes/"): (201, NOTE),
+    ("GET", "/notes/1"): (200, NOTE),
+    ("DELETE", "/notes/1"): (204, b""),
+    ("GET", "/notes/1 again"): (404, b"{}"),
 }
 
 
@@ -47,7 +47,7 @@ def service(answers: Answers, asked: list[tuple[str, str, str | None]]) -> Itera
             status, body = answers[self.command, f"{path} again" if again else path]
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
-            self.send_header("location", "/stage/items/1")
+            self.send_header("location", "/stage/notes/1")
             self.end_headers()
             self.wfile.write(body)
 
@@ -71,30 +71,39 @@ def test_it_passes_on_the_service_and_leaves_nothing(project: Path, server_url: 
     with temporary_database(server_url, f"smoke_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
         command = [sys.executable, "-m", "deploy.smoke", str(run.client.base_url)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        with connect(url) as database:
-            assert database.run("SELECT count(*) FROM items") == [[0]]
-            assert database.run("SELECT nextval('items_id_seq')") != [[1]], "it stored one"
-    assert done.stdout.splitlines()[-1].endswith("404")
+        example = creation(json.loads(OPENAPI.read_text()))
+        if example:
+            assert run.client.get(example.path).json()["items"] == []
+            assert f"smoke: POST {example.path} 201" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("404" if example else "/health/ready 200")
+
+
+def test_a_service_without_resources_is_asked_for_its_health() -> None:
+    asked: list[tuple[str, str, str | None]] = []
+    with service(GOOD, asked) as url:
+        smoke(url, None, None, patience=0)
+    assert {one[:2] for one in asked} == {("GET", "/health/live"), ("GET", "/health/ready")}
+    assert creation({"paths": {"/health/live": {"get": {}}}}) is None
 
 
 def test_it_passes_under_a_stage_with_a_token() -> None:
     asked: list[tuple[str, str, str | None]] = []
-    with service(GOOD | {("GET", "/items/?limit=1"): (401, b"")}, asked) as url:
-        smoke(url, "TOKEN", patience=0)
+    with service(GOOD | {("GET", "/health/ready"): (401, b"")}, asked) as url:
+        smoke(url, "TOKEN", EXAMPLE, patience=0)
     assert [one[:2] for one in asked][-4:] == [
-        ("POST", "/items/"),
-        ("GET", "/items/1"),
-        ("DELETE", "/items/1"),
-        ("GET", "/items/1"),
+        ("POST", "/notes/"),
+        ("GET", "/notes/1"),
+        ("DELETE", "/notes/1"),
+        ("GET", "/notes/1"),
     ]
     assert {token for _, path, token in asked if path != "/health/live"} == {"Bearer TOKEN"}
 
 
 def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothing() -> None:
     asked: list[tuple[str, str, str | None]] = []
-    closed: Answers = {("GET", "/health/live"): (401, b""), ("GET", "/items/?limit=1"): (401, b"")}
+    closed: Answers = {("GET", "/health/live"): (401, b""), ("GET", "/health/ready"): (401, b"")}
     with service(closed, asked) as url:
-        smoke(url, None, patience=0)
+        smoke(url, None, EXAMPLE, patience=0)
     assert len(asked) == 2
 
 
@@ -102,22 +111,22 @@ def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothin
     ("what", "answer"),
     [
         (("GET", "/health/live"), (502, b"")),
-        (("POST", "/items/"), (503, b"the reason")),
-        (("GET", "/items/1"), (200, b'{"id": 2}')),
-        (("GET", "/items/1"), (404, b"")),
-        (("DELETE", "/items/1"), (500, b"")),
-        (("GET", "/items/1 again"), (200, ITEM)),
+        (("POST", "/notes/"), (503, b"the reason")),
+        (("GET", "/notes/1"), (200, b'{"id": 2}')),
+        (("GET", "/notes/1"), (404, b"")),
+        (("DELETE", "/notes/1"), (500, b"")),
+        (("GET", "/notes/1 again"), (200, NOTE)),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
 def test_it_fails_on_a_service_that_does_otherwise(what: tuple[str, str], answer: tuple[int, bytes]) -> None:
     with service(GOOD | {what: answer}, []) as url, pytest.raises(SmokeError):
-        smoke(url, None, patience=0)
+        smoke(url, None, EXAMPLE, patience=0)
 
 
 def test_it_fails_where_nobody_answers() -> None:
     with pytest.raises(SmokeError, match="GET /health/live"):
-        smoke(f"http://127.0.0.1:{free_port()}", None, patience=0)
+        smoke(f"http://127.0.0.1:{free_port()}", None, EXAMPLE, patience=0)
 
 
 @pytest.mark.parametrize("arguments", [[], ["file:///etc/passwd"], ["https://a", "https://b"]])

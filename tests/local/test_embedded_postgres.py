@@ -75,7 +75,7 @@ def showing(folder: Path, *command: str, **environment: str) -> Iterator[tuple["
 @contextmanager
 def folder_for_all() -> Iterator[Path]:
     """A folder that other users can enter, unlike pytest's."""
-    with tempfile.TemporaryDirectory(prefix="items-") as folder:
+    with tempfile.TemporaryDirectory(prefix="api-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 

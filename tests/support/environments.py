@@ -62,7 +62,7 @@ def postgres(
     """
     with ExitStack() as stack:
         if folder is None:
-            temporary = tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True)
+            temporary = tempfile.TemporaryDirectory(prefix="api-", ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(temporary))
         port = port or stack.enter_context(reserved_port())
         yield over_tcp(stack.enter_context(server(folder, *options, port=port, programs=programs)), port)
