@@ -32,6 +32,7 @@ from tests.support.bucket import HANG, HOST, Bucket, bucket, lead_to
 from tests.support.certificates import authority
 from tests.support.database import connect, socket_path, temporary_database
 from tests.support.proxy import Proxy
+from tests.support.resources import shipped_tables
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ScriptDirectory("handler/migrations")
@@ -46,7 +47,7 @@ WAITING = (
 SHORT = 4.0  # seconds of an invocation that will not succeed
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
 EMPTY: list[list[str]] = []
-MIGRATED = [["alembic_version"], ["idempotency_keys"], ["items"]]
+MIGRATED = sorted([name] for name in ("alembic_version", *shipped_tables()))
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_of_two_at_once_one_migrates_and_both_succeed(s3: Bucket, url: str) -> N
 def test_a_migration_that_fails_takes_those_before_it_along(s3: Bucket, url: str, scripts: Path) -> None:
     deploy(s3)
     add(scripts, "0100", 'op.execute("CREATE TABLE more ()")')
-    add(scripts, "0101", 'op.execute("CREATE INDEX ON items (price)")', after="0100")
+    add(scripts, "0101", 'op.execute("CREATE INDEX ON idempotency_keys (price)")', after="0100")
     response = deploy(s3, "Update")
     assert response["Status"] == "FAILED"
     assert response["Reason"] == "0101.py, line 5: the database refused: 42703 undefined column"
@@ -287,9 +288,9 @@ def test_the_author_of_a_migration_can_say_why_it_stops(
     cause: str, s3: Bucket, scripts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     upgrade = "from handler.migrations.errors import MigrationError\n"
-    add(scripts, "0100", f"{upgrade}    raise MigrationError('three items\\nhave no price'){cause}")
-    assert deploy(s3)["Reason"] == "0100.py, line 6: three items have no price"
-    assert [one.message for one in ours(caplog)] == ["migration failed: 0100.py, line 6: three items have no price"]
+    add(scripts, "0100", f"{upgrade}    raise MigrationError('three orders\\nhave no price'){cause}")
+    assert deploy(s3)["Reason"] == "0100.py, line 6: three orders have no price"
+    assert [one.message for one in ours(caplog)] == ["migration failed: 0100.py, line 6: three orders have no price"]
     assert "SECRET" not in caplog.text
 
 
@@ -380,12 +381,13 @@ def held(url: str, statement: str) -> Iterator[Any]:
 
 def test_a_table_that_is_in_use_for_long_fails_the_deploy_in_time(s3: Bucket, url: str, scripts: Path) -> None:
     deploy(s3)
-    add(scripts, "0100", 'op.execute("ALTER TABLE items ADD price integer")')
-    with held(url, "LOCK TABLE items IN ACCESS SHARE MODE"):
+    add(scripts, "0100", 'op.execute("ALTER TABLE idempotency_keys ADD price integer")')
+    with held(url, "LOCK TABLE idempotency_keys IN ACCESS SHARE MODE"):
         response = deploy(s3, "Update", timeout=SHORT)
         assert (response["Status"], response["Reason"]) == (
             "FAILED",
-            "0100.py, line 5: the database refused: 55P03 a table stayed in use: ALTER TABLE items ADD price integer",
+            "0100.py, line 5: the database refused: 55P03 a table stayed in use:"
+            " ALTER TABLE idempotency_keys ADD price integer",
         )
     assert deploy(s3, "Update")["Status"] == "SUCCESS"
 

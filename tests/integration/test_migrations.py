@@ -30,7 +30,7 @@ from handler.migrations.locks import beginning
 from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from tests.support.client import call
-from tests.support.database import connect, temporary_database
+from tests.support.database import connect, create_probe_tables, temporary_database
 from tests.support.resources import is_shipped
 
 ROOT = Path(__file__).parents[2]
@@ -136,33 +136,34 @@ def test_a_migration_that_waits_for_a_table_stops_no_reader_for_longer_than_a_se
 ) -> None:
     """The reader of 4 s is a report; the requests come while the migration waits for it."""
     caplog.set_level(logging.INFO, "handler.migrations.locks")
-    later("op.execute('ALTER TABLE idempotency_keys ADD price int')", "op.execute('ALTER TABLE items ADD price int')")
+    later("op.execute('ALTER TABLE idempotency_keys ADD price int')", "op.execute('ALTER TABLE probes ADD width int')")
     name = f"busy_{os.getpid()}"
     with temporary_database(server_url, name) as url, connect(url) as report, connect(url) as observer:
         settings = read_database_settings({"DATABASE_URL": url})
         upgrade(settings, str(head()))
+        create_probe_tables(url)
         configure(database=name)
         observed: list[tuple[int, bool]] = []
         longest = 0.0
         with ThreadPoolExecutor(1) as threads:
             report.run("BEGIN")
-            report.run("SELECT FROM items")
+            report.run("SELECT FROM probes")
             migration = threads.submit(upgrade, settings)
             end = time.monotonic() + 4
             while not migration.done():
                 started = time.monotonic()
-                assert call("GET", "/items/").status == 200
+                assert call("GET", "/probes/").status == 200
                 longest = max(longest, time.monotonic() - started)
                 observed += [(pid, holds) for pid, holds in observer.run(LOCKS_OF_MIGRATION)]
                 if time.monotonic() > end:
                     report.run("ROLLBACK")
             assert migration.result() == "later"
-        assert call("GET", "/items/").status == 200
+        assert call("GET", "/probes/").status == 200
         configure()  # no connection to the database stays
     assert longest < 2
     retries = [one.getMessage() for one in caplog.records if "trying again" in one.getMessage()]
     assert len(retries) >= 2
-    assert all(one.startswith("in use: ALTER TABLE items ADD price int; trying again in ") for one in retries)
+    assert all(one.startswith("in use: ALTER TABLE probes ADD width int; trying again in ") for one in retries)
     # It keeps its place in the queue of migrations, and lets go of the first table in each pause.
     assert len({pid for pid, _ in observed}) == 1
     held = [holds for _, holds in observed]
@@ -199,7 +200,7 @@ def test_waits_for_several_tables_are_no_longer_together_than_one(server_url: st
     """What holds nobody up may take its time; from the first table on, the second that is left is shared."""
     record = "op.execute(\"INSERT INTO waits SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'\")"
     later(
-        "op.execute('SELECT FROM items')",
+        "op.execute('SELECT FROM idempotency_keys')",
         "time.sleep(0.3)",
         "limit = op.get_bind().exec_driver_sql('SHOW lock_timeout').scalar()",
         "op.execute('CREATE TABLE waits (milliseconds int)')",
@@ -223,10 +224,10 @@ def test_waits_for_several_tables_are_no_longer_together_than_one(server_url: st
 @pytest.mark.parametrize(
     ("statement", "shown"),
     [
-        ("\nALTER TABLE public.items\n  ADD price integer", "ALTER TABLE public.items ADD price integer"),
+        ("\nALTER TABLE public.orders\n  ADD price integer", "ALTER TABLE public.orders ADD price integer"),
         ("ALTER TABLE \"Mo%re 1\" ADD x text DEFAULT 'SECRET'", 'ALTER TABLE "Mo%re 1" ADD x text DEFAULT'),
-        ("UPDATE items SET price = 12345", "UPDATE items SET price"),
-        ("INSERT INTO items VALUES ('SECRET')", "INSERT INTO items VALUES"),
+        ("UPDATE orders SET price = 12345", "UPDATE orders SET price"),
+        ("INSERT INTO orders VALUES ('SECRET')", "INSERT INTO orders VALUES"),
         ("SELECT $$SECRET$$", "SELECT"),
         ("SELECT 'SECRET'", "SELECT"),
         ("-- SECRET\nSELECT 1", ""),

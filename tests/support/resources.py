@@ -23,6 +23,11 @@ def probe_tables() -> list[Table]:
     return [mapper.local_table for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(PROBE)]  # type: ignore[misc]
 
 
+def shipped_tables() -> list[str]:
+    """The names of the tables that the migrations create, without Alembic's own."""
+    return sorted(Base.metadata.tables.keys() - {table.name for table in probe_tables()})
+
+
 def is_shipped(object_: Any, _name: str | None, type_: str, *_: Any) -> bool:
     """Alembic's `include_object`: what belongs to no table of the probe."""
     table = object_ if type_ == "table" else object_.table
