@@ -26,7 +26,8 @@ from handler.migrations.history import DatabaseIsAhead
 from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
-from tests.support.database import connect, create_probe_tables, socket_path, temporary_database
+from tests.support.database import connect, socket_path, temporary_database
+from tests.support.migrated import create_probe_tables
 
 ROOT = Path(__file__).parents[2]
 HEAD = ScriptDirectory("handler/migrations").get_current_head()

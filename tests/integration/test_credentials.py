@@ -14,9 +14,9 @@ from moto.server import ThreadedMotoServer
 from handler.database.credentials import aws, secrets_manager
 from handler.database.engine import engine
 from local.postgres import server
-from tests.integration.test_faults import assert_unavailable
-from tests.support.client import Response, call, create_probe, probe_path
-from tests.support.database import connect, free_port, grant_probes, migrate
+from tests.support.client import Response, assert_unavailable, call, create_probe, probe_path
+from tests.support.database import connect, free_port
+from tests.support.migrated import grant_probes, migrate
 
 REGION = "eu-central-1"
 SALT = secrets.token_hex()  # of every password: the server's port is open to all users of this machine

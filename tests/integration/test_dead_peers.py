@@ -24,11 +24,11 @@ from handler.database.driver.stream import Stream, open_socket
 from handler.database.session import SessionDep
 from handler.settings import read_database_settings
 from local.events import Context
-from tests.integration.test_faults import assert_unavailable, let_lie, pooled
 from tests.support.certificates import authority, issue
-from tests.support.client import Response, call, create_probe, probe_path
+from tests.support.client import Response, assert_unavailable, call, create_probe, probe_path
 from tests.support.database import socket_path
 from tests.support.network import Network, network_namespace
+from tests.support.pool import lie_idle, pooled, socket_of
 from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
 
@@ -63,7 +63,7 @@ def database_port(network: Network, proxy: Proxy) -> int:  # noqa: ARG001 - `pro
 
 def own_port() -> int:
     """The port of this side of the handler's one connection."""
-    return int(pooled()._usock.getsockname()[1])
+    return int(socket_of(pooled()).getsockname()[1])
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def test_a_commit_on_a_dead_connection_is_503_and_stored_at_most_once(
     @app.post("/test/commit")
     async def _route(session: SessionDep) -> None:
         session.execute(insert(Probe).values(name="new"))
-        network.drop(session.connection().connection.dbapi_connection._usock.getsockname()[1])  # type: ignore[union-attr]
+        network.drop(socket_of(session.connection().connection.dbapi_connection).getsockname()[1])
 
     create_probe()
     with at_most(PROMPT):
@@ -143,7 +143,7 @@ def test_a_dead_network_is_503_in_time(network: Network, database_port: int, dat
 def test_a_connection_that_died_at_rest_costs_no_request(network: Network) -> None:
     probe = create_probe()
     network.drop(own_port())
-    let_lie()
+    lie_idle()
     with at_most(PROMPT):
         assert request("GET", probe_path(1)).json == probe
 

@@ -14,8 +14,7 @@ from handler.database.session import SessionDep
 from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from local.events import Context
-from tests.integration.test_faults import assert_unavailable
-from tests.support.client import call, create_probe, probe_path
+from tests.support.client import assert_unavailable, call, create_probe, probe_path
 from tests.support.database import connect, temporary_database
 from tests.support.proxy import Proxy
 

@@ -1,7 +1,6 @@
 """A network or a server that fails costs at most the request that it hits, and often not even that."""
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,56 +10,18 @@ from pg8000 import dbapi
 from sqlalchemy import insert
 
 from handler.database.connection import connect as connect_to
-from handler.database.driver.connection import Connection
 from handler.database.engine import connector, engine
 from handler.database.session import SessionDep
 from handler.settings import read_database_settings
 from local.events import Context
 from local.postgres import server
-from tests.support.client import Response, call, create_probe, probe_path
-from tests.support.database import grant_probes, migrate, socket_path
+from tests.support.client import assert_unavailable, call, create_probe, probe_path
+from tests.support.database import socket_path
+from tests.support.faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE
+from tests.support.migrated import grant_probes, migrate
+from tests.support.pool import lie_idle
 from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
-
-Fault = Callable[[Proxy], object]
-
-
-def pooled() -> Connection:
-    """The one connection of the pool, which is at rest."""
-    connection = engine.pool._pool.queue[0].dbapi_connection  # type: ignore[attr-defined]
-    assert isinstance(connection, Connection)
-    return connection
-
-
-def let_lie() -> None:
-    """As if the environment had been frozen for a minute."""
-    pooled()._used = (time.monotonic() - 60, time.time() - 60)
-
-
-def black_hole(proxy: Proxy) -> None:
-    proxy.black_hole()
-    proxy.restore()
-
-
-SEEN_AT_ONCE: dict[str, Fault] = {
-    "reset": lambda proxy: proxy.reset(),
-    "closed": lambda proxy: proxy.cut_after(0),
-    "reset on the next write": lambda proxy: proxy.reset_on_next_write(),
-}
-SEEN_AFTER_A_REST: dict[str, Fault] = {"half-open": lambda proxy: proxy.half_open(), "black hole": black_hole}
-REQUESTS: list[tuple[str, str, Any, int]] = [
-    ("GET", probe_path(1), None, 200),
-    ("GET", "/probes/", None, 200),
-    ("POST", "/probes/", {"name": "new"}, 201),
-    ("PATCH", probe_path(1), {"name": "new"}, 200),
-    ("DELETE", probe_path(1), None, 204),
-]
-
-
-def assert_unavailable(response: Response) -> None:
-    assert response.status == 503, response.body
-    assert response.headers["content-type"] == "application/problem+json"
-    assert int(response.headers["retry-after"]) >= 1
 
 
 @pytest.mark.parametrize("fault", SEEN_AT_ONCE)
@@ -83,7 +44,7 @@ def test_after_a_rest_every_dead_connection_is_replaced_within_the_request(
 ) -> None:
     create_probe()
     (SEEN_AT_ONCE | SEEN_AFTER_A_REST)[fault](proxy)
-    let_lie()
+    lie_idle()
     method, path, body, status = request_
     assert call(method, path, body).status == status
 

@@ -30,7 +30,8 @@ from handler.migrations.locks import beginning
 from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from tests.support.client import call
-from tests.support.database import connect, create_probe_tables, temporary_database
+from tests.support.database import connect, temporary_database
+from tests.support.migrated import create_probe_tables
 from tests.support.resources import is_shipped
 
 ROOT = Path(__file__).parents[2]

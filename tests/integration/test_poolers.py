@@ -31,11 +31,13 @@ from handler.database.engine import engine
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
 from tests.support.database import connect as connect_directly
-from tests.support.database import migrate, socket_path, temporary_database
-from tests.support.pgbouncer import binary, pgbouncer
+from tests.support.database import socket_path, temporary_database
+from tests.support.migrated import migrate
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.support.pool import has_unread, lie_idle, pooled, socket_of
 from tests.support.ports import reserved_port
 from tests.support.probe.models import Probe
-from tests.support.proxy import Proxy, _Connection, _Pipe
+from tests.support.proxy import Pipe, ProxiedConnection, Proxy
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 8
@@ -43,12 +45,6 @@ ROUNDS = 34  # of some six requests, in each process
 THREADS = 8
 CONNECTIONS = 3  # in each thread
 STEPS = 200  # in each thread
-
-# In CI it must be there, or pgbouncer() raises.
-needs_pgbouncer = pytest.mark.skipif(
-    binary() is None and "REQUIRE_SYSTEM_PROGRAMS" not in os.environ,
-    reason="PgBouncer is not here: apt-get install pgbouncer",
-)
 
 
 @pytest.fixture
@@ -88,13 +84,6 @@ def console(port: int) -> Iterator[pg8000.native.Connection]:
 
 def open_connection(url: str) -> Connection:
     return connect(read_database_settings({"DATABASE_URL": url}))
-
-
-def pooled() -> Connection:
-    """The one connection of the handler's pool, which is at rest."""
-    connection = engine.pool._pool.queue[0].dbapi_connection  # type: ignore[attr-defined]
-    assert isinstance(connection, Connection)
-    return connection
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 5) -> bool:
@@ -308,20 +297,21 @@ def lose_the_servers(port: int, database: Any) -> None:
     assert has_no_server(port)
 
 
-def lie_idle(*_: object) -> None:
-    """As if the environment had been frozen for a minute; the connection proves that it is alive, and is kept."""
-    before, pooled()._used = pooled()._usock, (time.monotonic() - 60, time.time() - 60)
+def check_idle(*_: object) -> None:
+    """Use the connection after a minute of idleness: it proves that it is alive, and is kept."""
+    before = socket_of(pooled())
+    lie_idle()
     engine.connect().close()
-    assert pooled()._usock is before
+    assert socket_of(pooled()) is before
 
 
 EVENTS = {
-    "the idle check": Event(lie_idle),
+    "the idle check": Event(check_idle),
     "the engine is disposed of": Event(lambda *_: engine.dispose()),
     "RECONNECT": Event(reconnect),
     "server_idle_timeout": Event(has_no_server, {"server_idle_timeout": 0.1}),
     "the server's processes are gone": Event(lose_the_servers),
-    "client_idle_timeout": Event(lambda *_: wait_until(pooled()._sock.has_unread), {"client_idle_timeout": 0.2}),
+    "client_idle_timeout": Event(lambda *_: wait_until(has_unread), {"client_idle_timeout": 0.2}),
 }
 
 
@@ -396,18 +386,18 @@ class Recorder(Proxy):
     """Keeps what each client sends."""
 
     def __init__(self, upstream: str | tuple[str, int]) -> None:
-        self._sent: dict[_Connection, bytearray] = {}
+        self._sent: dict[ProxiedConnection, bytearray] = {}
         super().__init__(upstream)
 
     def conversations(self) -> list[bytes]:
         """What was sent until now, by connection."""
-        with self._halted():
+        with self.halted():
             return [bytes(sent) for sent in self._sent.values()]
 
-    def _note(self, connection: _Connection, pipe: _Pipe, size: int) -> None:
+    def record(self, connection: ProxiedConnection, pipe: Pipe, size: int) -> None:
         if pipe is connection.requests:
             self._sent.setdefault(connection, bytearray()).extend(pipe.chunks[-1][1])
-        super()._note(connection, pipe, size)
+        super().record(connection, pipe, size)
 
 
 class Conversation(NamedTuple):
@@ -518,7 +508,7 @@ def test_nothing_that_an_engine_says_in_its_life_pins_a_proxy(recorder: Recorder
         live(one)
         if one is engine:
             use_every_route()
-            lie_idle()
+            check_idle()
         one.dispose()
     assert wait_until(lambda: all(data.endswith(b"X\0\0\0\4") for data in recorder.conversations()))
     conversations = [Conversation.parse(data) for data in recorder.conversations()]
@@ -567,7 +557,7 @@ def test_an_engine_leaves_no_state_in_its_session(database: Any) -> None:
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     live(engine)
     use_every_route()
-    lie_idle()
+    check_idle()
     [[state, locks]] = database.run(
         f"SELECT state, (SELECT count(*) FROM pg_locks WHERE pid = {pid}) FROM pg_stat_activity WHERE pid = {pid}"
     )

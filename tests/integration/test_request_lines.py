@@ -24,8 +24,9 @@ from handler.adapter.detection import NotHttpEvent
 from handler.database.session import SessionDep
 from handler.settings import Settings
 from local.events import Context, http_event
-from tests.integration.test_faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE, let_lie
 from tests.support.client import call, create_probe, invoke, probe_path
+from tests.support.faults import REQUESTS, SEEN_AFTER_A_REST, SEEN_AT_ONCE
+from tests.support.pool import lie_idle
 from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -284,7 +285,7 @@ def test_a_connection_that_is_replaced_logs_nothing_beside_the_line(
     create_probe()
     fault[1](proxy)
     if fault[2]:
-        let_lie()
+        lie_idle()
     method, path, body, status = request_
     assert call(method, path, body).status == status
     assert caplog.records == []

@@ -33,11 +33,10 @@ from handler.database.connection import make_engine
 from handler.database.engine import engine as handlers_engine
 from handler.settings import read_database_settings
 from local.postgres import server
-from tests.integration.test_poolers import needs_pgbouncer
-from tests.integration.test_sqlalchemy_features import VALUES as FEATURES
 from tests.support.client import call, probe_path
+from tests.support.column_values import VALUES as FEATURES
 from tests.support.database import required_program
-from tests.support.pgbouncer import pgbouncer
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.support.ports import reserved_port
 
 VALUES: dict[str, tuple[Any, Any]] = {name: (kind, value) for name, kind, value in FEATURES} | {

@@ -16,10 +16,11 @@ from handler.database import connection
 from handler.database.credentials import iam_token
 from handler.database.engine import engine
 from local.postgres import server
-from tests.integration.test_faults import assert_unavailable, pooled
 from tests.support.certificates import Authority, authority, issue
-from tests.support.client import call, create_probe, probe_path
-from tests.support.database import connect, free_port, grant_probes, migrate, required_program
+from tests.support.client import assert_unavailable, call, create_probe, probe_path
+from tests.support.database import connect, free_port, required_program
+from tests.support.migrated import grant_probes, migrate
+from tests.support.pool import pooled
 
 # Clear text is accepted as well as TLS. `plain` sends its password itself, and only by TLS.
 HBA = """

@@ -50,6 +50,12 @@ def call(  # noqa: PLR0913 - what a request has
     return invoke(http_event(method, path, query, sent, body or b""), context)
 
 
+def assert_unavailable(response: Response) -> None:
+    assert response.status == 503, response.body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert int(response.headers["retry-after"]) >= 1
+
+
 def create(name: str = "Lamp", description: str | None = None) -> Any:
     """A stored item, as the API answers it."""
     response = call("POST", "/items/", {"name": name, "description": description})

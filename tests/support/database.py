@@ -10,13 +10,8 @@ from urllib.parse import urlsplit
 
 import pg8000.native
 import pytest
-from sqlalchemy import NullPool
 
-from handler.database.base import Base
-from handler.database.connection import make_engine
-from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
-from tests.support.resources import probe_tables
 
 
 @contextmanager
@@ -53,24 +48,6 @@ def temporary_database(server_url: str, name: str, template: str = "template1") 
             yield url_of(server_url, name)
         finally:
             admin.run(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def migrate(url: str) -> None:
-    """Run the migrations on the database at `url`, and create the tables of the tests' own resource beside them."""
-    upgrade(read_database_settings({"DATABASE_URL": url}))
-    create_probe_tables(url)
-
-
-def create_probe_tables(url: str) -> None:
-    """Create the tables of the tests' own resource, as the user in `url`."""
-    engine = make_engine(read_database_settings({"DATABASE_URL": url}), poolclass=NullPool)
-    Base.metadata.create_all(engine, probe_tables())
-
-
-def grant_probes(admin: pg8000.native.Connection, users: str) -> None:
-    """Let `users` read and change the tests' own resource, as the migrations do for the API's user."""
-    admin.run(f"GRANT ALL ON probes, probe_readings TO {users}")
-    admin.run(f"GRANT USAGE ON SEQUENCE probes_id_seq TO {users}")
 
 
 def socket_path(url: str) -> str:

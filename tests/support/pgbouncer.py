@@ -1,5 +1,6 @@
 """A real PgBouncer in front of PostgreSQL, in transaction mode (Debian: `apt-get install pgbouncer`)."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -8,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from handler.settings import read_database_settings
 from local.postgres import identity
@@ -22,6 +25,13 @@ class PgbouncerError(Exception):
 def binary() -> str | None:
     """Return the path of PgBouncer, or None. Debian installs it where only root's PATH leads."""
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+# In CI it must be there, or pgbouncer() raises.
+needs_pgbouncer = pytest.mark.skipif(
+    binary() is None and "REQUIRE_SYSTEM_PROGRAMS" not in os.environ,
+    reason="PgBouncer is not here: apt-get install pgbouncer",
+)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Count:
 
 
 @dataclass(eq=False)
-class _Pipe:
+class Pipe:
     """One direction of a connection."""
 
     source: socket.socket
@@ -74,12 +74,12 @@ class _Pipe:
                     self.chunks.popleft()
 
 
-class _Connection:
+class ProxiedConnection:
     def __init__(self, client: socket.socket, upstream: socket.socket) -> None:
         self.client = client
         self.upstream = upstream
-        self.requests = _Pipe(client, upstream)
-        self.replies = _Pipe(upstream, client)
+        self.requests = Pipe(client, upstream)
+        self.replies = Pipe(upstream, client)
         self.asked = False  # the client sent something, and nothing has come from the server since
         self.fragile = False  # see reset_on_next_write()
 
@@ -101,8 +101,8 @@ class Proxy:
         self.latency = 0.0
         self._host = host
         self._upstream = upstream
-        self._connections: list[_Connection] = []
-        self._silent: list[_Connection] = []  # open, and nothing passes any more
+        self._connections: list[ProxiedConnection] = []
+        self._silent: list[ProxiedConnection] = []  # open, and nothing passes any more
         self._black_hole = False
         self._counts: list[Count] = []
         # Never listens: keeps the port from others between refuse() and restore().
@@ -122,7 +122,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._halted():
+        with self.halted():
             self._open = False
         self._thread.join()
         for connection in self._connections + self._silent:
@@ -134,35 +134,35 @@ class Proxy:
     def counting(self) -> Iterator[Count]:
         """Count what passes during the block, on all connections."""
         count = Count()
-        with self._halted():
+        with self.halted():
             self._counts.append(count)
         try:
             yield count
         finally:
-            with self._halted():
+            with self.halted():
                 self._counts.remove(count)
 
     def black_hole(self) -> None:
         """Swallow everything, what is under way included, on present and new connections, and close none."""
-        with self._halted():
+        with self.halted():
             self._black_hole = True
             self._silence()
 
     def refuse(self) -> None:
         """Refuse new connections; the present ones go on."""
-        with self._halted():
+        with self.halted():
             self._listener.close()
 
     def restore(self) -> None:
         """Let new connections work again, on the same port. Those that black_hole() swallowed stay silent."""
-        with self._halted():
+        with self.halted():
             self._black_hole = False
             if self._listener.fileno() < 0:
                 self._listener = self._listen()
 
     def reset(self) -> None:
         """RST to the clients of all connections; the server sees them closed."""
-        with self._halted():
+        with self.halted():
             self._silence()
             for connection in self._silent:
                 connection.close(abort=True)
@@ -170,26 +170,26 @@ class Proxy:
 
     def reset_on_next_write(self) -> None:
         """RST to the client of each present connection when it next sends something, which gets no further."""
-        with self._halted():
+        with self.halted():
             for connection in self._connections:
                 connection.fragile = True
 
     def half_open(self) -> None:
         """Close the server's side of all present connections; the client's side stays open and silent."""
-        with self._halted():
+        with self.halted():
             self._silence()
             for connection in self._silent:
                 connection.upstream.close()
 
     def cut_after(self, n: int) -> None:
         """Forward `n` more bytes from the server on each present connection, then close it with FIN."""
-        with self._halted():
+        with self.halted():
             for connection in self._connections:
                 if connection.replies.left:
                     connection.replies.end_after(n, self.latency)
 
     @contextmanager
-    def _halted(self) -> Iterator[None]:
+    def halted(self) -> Iterator[None]:
         """The thread has handled what came before, and stands still during the block."""
         with self._lock:
             self._waker.send(b"!")
@@ -240,7 +240,7 @@ class Proxy:
         for count in self._counts:
             count.connections += 1
         upstream = socket.socket(socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET)
-        connection = _Connection(client, upstream)
+        connection = ProxiedConnection(client, upstream)
         if self._black_hole:
             self._silent.append(connection)
             return
@@ -255,13 +255,13 @@ class Proxy:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connections.append(connection)
 
-    def _transfer(self, connection: _Connection, readable: set[socket.socket]) -> None:
+    def _transfer(self, connection: ProxiedConnection, readable: set[socket.socket]) -> None:
         """Read what is readable and write what is due. What breaks one side is RST to the client."""
         try:
             # Replies first: one that is here already does not answer a request that is only just read.
             for pipe in (connection.replies, connection.requests):
                 if pipe.left and pipe.source in readable and (size := pipe.read(self.latency)):
-                    self._note(connection, pipe, size)
+                    self.record(connection, pipe, size)
                 pipe.write()
         except OSError:
             self._connections.remove(connection)
@@ -272,7 +272,7 @@ class Proxy:
                 self._connections.remove(connection)
                 connection.close()
 
-    def _note(self, connection: _Connection, pipe: _Pipe, size: int) -> None:
+    def record(self, connection: ProxiedConnection, pipe: Pipe, size: int) -> None:
         is_reply = pipe is connection.replies
         if connection.fragile and not is_reply:
             raise ConnectionResetError

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from local.postgres import server
-from tests.support.database import TEMPLATE, connect, migrate, socket_path, url_of
+from tests.support.database import TEMPLATE, connect, socket_path, url_of
+from tests.support.migrated import migrate
 
 # Roles that stand for IAM users have no password: they log in by the unix socket, whose folder is closed to others.
 AUTHENTICATION = """

@@ -11,7 +11,7 @@ from pg8000 import converters, dbapi
 
 from handler.database.deadline import timeout_after
 from handler.database.driver import protocol, results, stream
-from tests.unit.test_replies import (
+from tests.support.scripted_server import (
     BOUND,
     COPY_DONE,
     COPY_OUT,

@@ -192,7 +192,7 @@ def test_counts_only_during_the_block(proxy: Proxy, client: socket.socket, serve
 
 
 def test_counts_nothing_that_was_sent_before_the_block(proxy: Proxy) -> None:
-    with proxy._halted():
+    with proxy.halted():
         client = connect(proxy)
         client.sendall(b"question")
     with client, proxy.counting() as count:
@@ -204,7 +204,7 @@ def test_counts_no_round_trip_for_what_the_server_sent_before_it_got_the_request
     proxy: Proxy, client: socket.socket, server: socket.socket
 ) -> None:
     with proxy.counting() as count:
-        with proxy._halted():
+        with proxy.halted():
             client.sendall(b"question")
             server.sendall(b"notice")
         assert receive(client, 6) == b"notice"

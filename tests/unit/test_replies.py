@@ -6,9 +6,7 @@ mutations of a legal reply are legal themselves, and mean something else: `is_le
 
 import io
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,12 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pg8000 import dbapi
 
-from handler.database.driver import synchronized
 from handler.database.driver.connection import Connection
-from handler.database.driver.stream import PlainSocket
+from tests.support.scripted_server import (
+    BOUND,
+    COPY_DONE,
+    COPY_IN,
+    COPY_OUT,
+    EMPTY,
+    INTEGER,
+    NO_DATA,
+    NOTICE,
+    NOTIFICATION,
+    PARSED,
+    STATUS,
+    complete,
+    data_row,
+    error,
+    message,
+    ready,
+    row_description,
+    scripted,
+)
 
-TEXT, INTEGER = 25, 23  # oids of types
-OPEN_ENDED: dict[str, Any] = {"timeout": 5.0, "idle_check": 3600.0}
 # What may answer a query, and a statement with parameters: the manual's 54.2.2 and 54.2.3.
 QUERY = "(?:(?:TD*)?C|I|Hd*cC)+Z"
 STATEMENT = "12(?:TD*|n)(?:C|I|GC|Hd*cC)Z"
@@ -29,49 +43,8 @@ KNOWN = zip(b"RKSNAZTDC12nIEtsGHdc3", strict=True)
 FOLLOWING = "the answer to the second statement"
 
 
-def message(code: bytes, body: bytes = b"") -> bytes:
-    """PostgreSQL manual, 54.7 "Message Formats"."""
-    return code + (len(body) + 4).to_bytes(4) + body
-
-
-def row_description(oid: int = TEXT, count: int = 1) -> bytes:
-    column = b"column\x00" + bytes(6) + oid.to_bytes(4) + bytes(8)
-    return message(b"T", count.to_bytes(2) + column * count)
-
-
-def data_row(*values: str) -> bytes:
-    cells = (len(value).to_bytes(4) + value.encode() for value in values)
-    return message(b"D", len(values).to_bytes(2) + b"".join(cells))
-
-
-def complete(tag: str) -> bytes:
-    return message(b"C", tag.encode() + b"\x00")
-
-
-def ready(status: str) -> bytes:
-    return message(b"Z", status.encode())
-
-
-def error(sqlstate: str, severity: str = "ERROR") -> bytes:
-    return message(b"E", f"S{severity}\0V{severity}\0C{sqlstate}\0Mno\0\0".encode())
-
-
-PARSED, BOUND, NO_DATA, EMPTY, COPY_DONE = (message(code) for code in (b"1", b"2", b"n", b"I", b"c"))
-COPY_IN, COPY_OUT = (message(code, b"\x00\x00\x01\x00\x00") for code in (b"G", b"H"))
-NOTICE = message(b"N", b"SNOTICE\x00VNOTICE\x00C00000\x00Mby the way\x00\x00")
-NOTIFICATION = message(b"A", b"\x00\x00\x00\x07channel\x00payload\x00")
-STATUS = message(b"S", b"application_name\x00other\x00")
 BEGUN = (PARSED, BOUND, complete("BEGIN"))
 SHOWN = (PARSED, BOUND, data_row("on"), complete("SHOW"))
-GREETING = b"".join(
-    (
-        message(b"R", bytes(4)),
-        message(b"S", b"server_version\x0018.0\x00"),
-        message(b"S", b"client_encoding\x00UTF8\x00"),
-        message(b"K", b"\x00\x00\x00\x07\x00\x00\x00\x07"),
-        ready("I"),
-    )
-)
 # `select %s` in autocommit or not: the second statement of each case.
 NEXT_REPLY = b"".join((PARSED, BOUND, row_description(), data_row(FOLLOWING), complete("SELECT 1")))
 ROLLED_BACK = complete("ROLLBACK") + ready("I")
@@ -83,30 +56,6 @@ NEXT_REPLIES = {
 
 
 Replies = tuple[bytes, ...]
-
-
-class Script(PlainSocket):
-    """A client's socket; the server answers what is sent with the next of the replies, by the chunk, or hangs up."""
-
-    sent = b""
-    replies: Iterator[Iterable[bytes]]
-    chunks: Iterator[bytes]
-    server: socket.socket
-
-    def sendall(self, data: Any, *flags: int) -> None:
-        super().sendall(data, *flags)
-        self.sent += data
-        if data[:1] not in (b"d", b"c"):  # a COPY's data are part of the question
-            self.chunks = iter(next(self.replies, ()))
-
-    def recv(self, size: int, *flags: int) -> bytes:
-        """What remains of the last chunk, then the next one; the end when there is none."""
-        chunk = next(self.chunks, b"")
-        if chunk:
-            self.server.sendall(chunk)
-        else:
-            self.server.shutdown(socket.SHUT_WR)
-        return super().recv(size, *flags)
 
 
 class Exchange(NamedTuple):
@@ -275,30 +224,6 @@ MESSAGES = sorted(
     | {message(b"R", bytes(4)), message(b"K", bytes(8)), message(b"s"), message(b"3"), message(b"t", bytes(2))}
 )
 MUTABLE = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-
-
-@contextmanager
-def scripted(
-    *replies: Iterable[bytes], shows: bool = False, greeting: Iterable[bytes] = (GREETING,)
-) -> Iterator[tuple[Connection, Script]]:
-    """A connection, past its startup, whose server answers with `replies`, and never lets it connect again."""
-    near, far = socket.socketpair()
-    with far, Script(fileno=near.detach()) as script, pytest.MonkeyPatch.context() as patch:
-        script.server, script.replies = far, iter((greeting, *replies))
-        unused = iter((script,))
-
-        def open_once(*_: Any) -> Script:
-            try:
-                return next(unused)
-            except StopIteration:
-                raise ConnectionRefusedError from None
-
-        patch.setattr(synchronized, "open_socket", open_once)
-        connection = Connection(
-            ("/script", 0, None), {"user": "u"}, settings={"needed": "on"} if shows else {}, **OPEN_ENDED
-        )
-        yield connection, script
-        connection.abandon()
 
 
 def outcome(ask: Callable[[], Any]) -> Any:
