@@ -47,9 +47,11 @@ DOCUMENTATION_PATHS = ("docs", "redoc")
 # Endings of regular English plurals, and those of their singulars.
 SINGULARS = (("ies", "y"), ("(?<=ss|sh|ch)es", ""), ("xes", "x"), ("(?<=[^ao]us)es", ""), ("(?<![su])(?<!i)s", ""))
 MAX_IDENTIFIER = 63  # bytes of a name in PostgreSQL (manual, 4.1.1 "Identifiers and Key Words")
-# A word of the example, as a whole or as a part of an identifier; the method of a dict is none.
-WORD = re.compile(r"(?!(?<=\.)items\()(?<![A-Za-z])(items|item|Items|Item|ITEMS|ITEM)(?![a-z])")
-# `/items` in a URL. After the name of one of the project's folders it is a path of a file.
+# A word of the example, as a whole or as a part of an identifier; `page.items` and `dict.items()` are not.
+WORD = re.compile(
+    r"(?!(?<=\.)(?<!handler\.)(?<!tests\.)items(?![\w.]))"
+    r"((?<![A-Za-z])(?:items|item|ITEMS|ITEM)|(?<![A-Z])(?:Items|Item))(?![a-z])"
+)
 # The field of a page, which every resource's page has.
 PAGE_FIELD, PLACEHOLDER = 'json["items"]', 'json["field of a page"]'
 URL_PATH = re.compile(r"(?<!handler)(?<!tests)(?<!events)/items\b")
