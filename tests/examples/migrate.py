@@ -23,7 +23,7 @@ from handler.database.connection import make_engine  # noqa: E402
 from handler.migrations.upgrade import upgrade  # noqa: E402
 from handler.settings import read_database_settings  # noqa: E402
 
-MIGRATION = Path(__file__).parents[2] / "examples" / "migrations" / "0005_orders.py"
+MIGRATION = Path(__file__).parents[2] / "examples" / "migrations" / "0004_orders.py"
 TABLES = ("orders", "order_lines")
 
 
