@@ -187,10 +187,12 @@ sam-local-test: setup $(SAM_VENV)/ready ## Test the built function in Lambda's c
 KNOWN_ENV = grep -qFx '[$(ENV).deploy.parameters]' samconfig.toml || \
 	{ echo '$@: say where: make $@ ENV=default, staging or production' >&2; exit 1; }
 
-deploy: ## Build and deploy: make deploy ENV=staging (ARGS="--guided" asks for what is missing)
+# SAM takes the parameters of the command line in place of those in samconfig.toml, so that deploy/preflight.py prints both.
+deploy: $(SAM_VENV)/ready ## Check the account, build and deploy: make deploy ENV=default PARAMETERS="AuthMode=iam"
 	@$(KNOWN_ENV)
-	@$(MAKE) --no-print-directory build
-	@$(SAM) deploy --config-env $(ENV) $(ARGS)
+	@overrides=$$($(SAM_VENV)/bin/python -m deploy.preflight $(ENV) $(PARAMETERS)) && \
+		$(MAKE) --no-print-directory build && \
+		$(SAM) deploy --config-env $(ENV) --parameter-overrides $$overrides $(ARGS)
 
 invoke: $(SAM_VENV)/ready ## Invoke what is deployed: make invoke EVENT=events/health-ready.json ENV=staging
 	@$(KNOWN_ENV)

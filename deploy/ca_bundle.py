@@ -78,15 +78,21 @@ def authorities(url: str, text: str) -> list[str]:
     return found
 
 
+def write(region: str, file: Path) -> int:
+    """Write the authorities of `region` to `file`, whole or not at all. Returns how many. Raises BundleError."""
+    found = [pem for url in addresses(region) for pem in authorities(url, fetch(url))]
+    new = file.with_suffix(".new")
+    new.write_text("".join(found))
+    new.replace(file)
+    return len(found)
+
+
 def main() -> None:
     try:
-        found = [pem for url in addresses(sys.argv[1]) for pem in authorities(url, fetch(url))]
+        number = write(sys.argv[1], FILE)
     except BundleError as error:
         sys.exit(f"ca-bundle: {error}")
-    new = FILE.with_suffix(".new")
-    new.write_text("".join(found))
-    new.replace(FILE)
-    print(f"ca-bundle: {len(found)} authorities are in {FILE}; commit it")
+    print(f"ca-bundle: {number} authorities are in {FILE}; commit it")
 
 
 if __name__ == "__main__":

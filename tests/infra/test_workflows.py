@@ -67,16 +67,33 @@ def test_the_role_is_assumed_by_oidc_and_no_key_is_kept(deploy: Any) -> None:
     assert secrets == {"SMOKE_TOKEN"}
 
 
-def test_no_text_of_anybody_becomes_a_command() -> None:
+def test_no_expression_becomes_a_command() -> None:
     assert [step["run"] for step in all_steps() if "${{" in step.get("run", "")] == []
 
 
-def test_actions_are_named_by_their_version_and_keep_no_credentials() -> None:
+def test_actions_are_pinned_by_commit_and_keep_no_credentials() -> None:
+    text = "".join(path.read_text() for path in WORKFLOWS)
+    uses = re.findall(r"uses: (\S+@.*)", text)
+    assert uses
+    for one in uses:
+        assert re.fullmatch(r"(actions|aws-actions)/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one), one
     for step in all_steps():
-        if "uses" in step:
-            assert re.fullmatch(r"(actions|aws-actions)/[a-z-]+@(v\d+|[0-9a-f]{40})", step["uses"])
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
+
+
+def test_dependabot_keeps_actions_and_python_up_to_date() -> None:
+    found = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())
+    assert {one["package-ecosystem"] for one in found["updates"]} == {"github-actions", "pip"}
+
+
+def test_a_deployment_that_waits_for_approval_holds_no_other_run(ci: Any, deploy: Any) -> None:
+    assert "concurrency" not in ci
+    for name in ("check", "test", "build"):
+        group = ci["jobs"][name]["concurrency"]
+        assert group["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
+        assert name in group["group"]
+    assert deploy["concurrency"] == {"group": "deploy-${{ inputs.environment }}", "cancel-in-progress": False}
 
 
 def test_production_comes_after_staging_and_staging_after_the_tests(ci: Any) -> None:
