@@ -41,6 +41,9 @@ def main(command: str) -> None:
         if command == "compare":
             assert compare_metadata(context, Base.metadata) == []
             return
+        if command == "upgrade":  # the service may have a resource `orders` of its own by now
+            connection.exec_driver_sql("DROP TABLE IF EXISTS order_lines, orders CASCADE")
+            connection.exec_driver_sql("DROP TYPE IF EXISTS order_status CASCADE")
         with Operations.context(context):
             runpy.run_path(str(MIGRATION))[command]()
 
