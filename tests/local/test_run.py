@@ -28,10 +28,14 @@ TIMEOUT = 60  # seconds; on a machine that is busy with other tests
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
+    return copy_project(tmp_path)
+
+
+def copy_project(folder: Path) -> Path:
     """What `make run` needs of the project, in a folder of its own."""
     for name in ("handler", "local"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 def environment(**changes: str) -> dict[str, str]:
