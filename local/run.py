@@ -29,7 +29,7 @@ BANNER = """
   Listening on  {url}
   Docs          {url}/docs
   Database      {database}
-  Try           {example}
+{debugger}  Try           {example}
   Stop with     Ctrl-C
 """
 
@@ -38,10 +38,14 @@ class RunError(Exception):
     """The service cannot start; the message is one line that says why and what to do."""
 
 
+def check_port(name: str, port: str) -> None:
+    if not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise RunError(f"{name} must be a number between 1 and 65535, not {port!r}")
+
+
 def listen(port: str) -> socket.socket:
     """A listening socket on `port`. It outlives every restart of the service: no request is refused meanwhile."""
-    if not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
-        raise RunError(f"PORT must be a number between 1 and 65535, not {port!r}")
+    check_port("PORT", port)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -197,14 +201,21 @@ def wait_for_change(ticks: Changes, found: Database) -> set[str]:
 
 
 def run() -> None:
-    port = os.environ.get("PORT") or "8000"
+    port, debug_port = os.environ.get("PORT") or "8000", os.environ.get("DEBUG_PORT")
+    if debug_port:
+        check_port("DEBUG_PORT", debug_port)
     environment = os.environ | {"AUTH_MODE": os.environ.get("AUTH_MODE") or "none"}
     check_settings(environment)
     with listen(port) as listener, database() as found:
         environment |= {"DATABASE_URL": found.url}
         if migrate(environment):
             raise RunError("the database could not be migrated")
-        banner: str | None = BANNER.format(url=f"http://{HOST}:{port}", database=_describe(found), example="{example}")
+        banner: str | None = BANNER.format(
+            url=f"http://{HOST}:{port}",
+            database=_describe(found),
+            debugger=f"  Debugger      {HOST}:{debug_port}\n" if debug_port else "",
+            example="{example}",
+        )
         ticks, failure = changes(), None
         while True:
             if failure:

@@ -1,6 +1,7 @@
 """Every exception as a response: problem+json with the request's id, and nothing of SQL, values, hosts or code."""
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from itertools import islice
@@ -23,6 +24,7 @@ from handler.database.error_fields import describe, ends_session, fields_of
 from handler.database.session import ReadOnlySession, SessionEndedByRoute
 
 MAX_ERRORS = 20  # in a response
+PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
 RETRY_AFTER = {"Retry-After": "1"}
 
 logger = logging.getLogger(__name__)
@@ -67,8 +69,10 @@ async def invalid_request(request: Request, error: Exception) -> JSONResponse:
 def _part(error: Mapping[str, Any]) -> tuple[str, str, str]:
     """Where a validation error is (docs/adr/0036): `in`, the member that names the part, and its value."""
     location, *names = map(str, error["loc"])
-    if error["type"] == "extra_forbidden":
-        names = names[:-1]  # a name that the client chose, which no response repeats
+    # A name that is not declared is the client's own text. No response repeats it, except that of a query parameter in
+    # plain letters, which is usually a spelling mistake.
+    if error["type"] == "extra_forbidden" and not (location == "query" and PLAIN_NAME.fullmatch(names[-1])):
+        del names[-1]
     if location == "body":
         # RFC 6901, 3 and 6.
         tokens = (quote(name.replace("~", "~0").replace("/", "~1")) for name in names)

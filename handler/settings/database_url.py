@@ -13,9 +13,10 @@ SCHEMES = ("postgresql", "postgres", "postgresql+pg8000")
 AUTHORITY = re.compile(
     r"(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>.*))?"
 )
+NAME = re.compile(r"[\w.-]{1,63}", re.ASCII)
 PARTS = {"user", "password", "host", "port", "dbname"}
 OPTIONS = PARTS | {"sslmode", "sslrootcert", "channel_binding", "connect_timeout", "application_name"}
-# libpq's other options. They are refused by name; an option that is none may be a part of a password.
+# libpq's other options. They are refused by name.
 UNSUPPORTED = {
     *("client_encoding", "fallback_application_name", "gssdelegation", "gssencmode", "gsslib", "hostaddr"),
     *("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts"),
@@ -51,16 +52,19 @@ def parse(url: str, problems: list[str], *, needs_user: bool) -> dict[str, str]:
     found = {name: unquote(value) for name, value in authority.groupdict(default="").items()}
     ipv6 = found.pop("ipv6")
     found |= {"host": found["host"] or ipv6, "dbname": unquote(split.path.removeprefix("/"))} | dict(options)
+    # A password with a question mark that is not percent-encoded is taken for options up to its "@".
+    may_show = "@" not in split.query and ("@" in split.netloc or ":" not in split.netloc)
     mistakes = {
         f"must start with one of: {', '.join(f'{scheme}://' for scheme in SCHEMES)}": split.scheme not in SCHEMES,
         f"names no user: write {SHAPE}": needs_user and not found["user"],
-        f"has options more than once: {_named(repeated)}": bool(repeated),
-        f"has options that are not supported: {_named(unknown)}": bool(unknown),
+        f"has options more than once: {_named(repeated, may_show=may_show)}": bool(repeated),
+        f"has options that are not supported: {_named(unknown, may_show=may_show)}": bool(unknown),
     }
     problems += [f"DATABASE_URL {text}" for text, is_wrong in mistakes.items() if is_wrong]
     return {name: value for name, value in found.items() if value}
 
 
-def _named(options: set[str]) -> str:
-    known = sorted(options & (OPTIONS | UNSUPPORTED))
-    return ", ".join(known + ["(one that libpq does not have)"] * (len(known) < len(options)))
+def _named(options: set[str], *, may_show: bool) -> str:
+    """The names of `options`; of those that libpq does not have only where they are no part of a password."""
+    known = {name for name in options if name in OPTIONS | UNSUPPORTED or (may_show and NAME.fullmatch(name))}
+    return ", ".join(sorted(known) + ["(one that libpq does not have)"] * (len(known) < len(options)))

@@ -1,0 +1,256 @@
+"""What `make run` does when the code, a migration or the machine fails: it says so, and always answers."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from alembic.script import ScriptDirectory
+
+from tests.local.test_run import RUN, TIMEOUT, environment, project, refused, running
+from tests.support.database import connect, free_port, temporary_database
+
+__all__ = ["project"]
+
+BAD_MIGRATION = f"""
+from alembic import op
+revision, down_revision = 'bad', {ScriptDirectory("handler/migrations").get_current_head()!r}
+def upgrade(): op.execute('SELEC 1')
+"""
+
+
+def servers(folder: Path) -> list[psutil.Process]:
+    """The processes of `make run` and of PostgreSQL that belong to the project in `folder`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if "local." in command or "postgres" in command:
+                places = [process.cwd(), *process.environ().values()]
+                if any(place.startswith(str(folder)) for place in places):
+                    found.append(process)
+    return found
+
+
+def test_after_a_syntax_error_every_request_is_502_with_the_last_line_of_the_traceback(project: Path) -> None:
+    source = project / "handler" / "health.py"
+    good = source.read_text()
+    with running(project) as run:
+        source.write_text("this is no Python")
+        response = run.wait_for("/health/live", "SyntaxError")
+        assert (response.status_code, response.headers["content-type"]) == (502, "application/problem+json")
+        assert response.json()["detail"] == "SyntaxError: invalid syntax (handler/health.py, line 1)"
+        for method in ("GET", "POST", "DELETE", "OPTIONS"):
+            assert run.client.request(method, "/items/", content=b"x" * 1_000_000).status_code == 502
+        assert run.client.head("/items/").status_code == 502
+        assert run.client.get("/", headers={"Host": "evil.example"}).status_code == 421
+        source.write_text(f"{good}\nraise RuntimeError('no start')")
+        assert run.wait_for("/", "no start").json()["detail"].startswith("RuntimeError: no start (handler/health.py")
+        source.write_text(f"{good}\nimport os; os._exit(3)")
+        assert run.wait_for("/", "status 3").json()["detail"] == "the service has ended with status 3"
+        source.write_text(good)
+        run.wait_for("/health/live", "ok")
+    output = "".join(run.output)
+    assert "this is no Python" in output, "the traceback is on the terminal"
+    assert output.count("Listening on") == 1
+
+
+def test_code_that_is_broken_at_the_start_is_502_until_it_is_mended(project: Path) -> None:
+    source = project / "handler" / "health.py"
+    good, port = source.read_text(), str(free_port())
+    source.write_text("import nothing_of_this_name")
+    process = subprocess.Popen(RUN, cwd=project, env=environment(PORT=port), stderr=subprocess.DEVNULL)
+    try:
+        detail = wait_for_curl(port, "ModuleNotFoundError")["detail"]
+        assert detail == "ModuleNotFoundError: No module named 'nothing_of_this_name' (handler/health.py, line 1)"
+        source.write_text(good)
+        assert wait_for_curl(port, "ok") == {"status": "ok"}
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 0
+    assert not servers(project)
+
+
+def wait_for_curl(port: str, text: str) -> dict[str, str]:
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        command = ["curl", "-s", f"http://127.0.0.1:{port}/health/live"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        if text in done.stdout:
+            return dict(json.loads(done.stdout))
+        assert time.monotonic() < deadline, done.stdout
+        time.sleep(0.05)
+
+
+def test_a_migration_that_fails_names_its_file_and_the_service_waits_for_another(project: Path) -> None:
+    migration = project / "handler" / "migrations" / "versions" / "bad.py"
+    with running(project) as run:
+        migration.write_text(BAD_MIGRATION)
+        response = run.wait_for("/items/", "bad.py")
+        message = "migrate: bad.py, line 4: the database refused: 42601 syntax error"
+        assert (response.status_code, response.json()["detail"]) == (502, message)
+        migration.write_text(BAD_MIGRATION.replace("SELEC", "SELECT"))
+        run.wait_for("/health/live", "ok")
+    output = "".join(run.output)
+    assert f"{message}\n" in output
+    assert output.count("Listening on") == 1
+
+
+@pytest.mark.parametrize("change", ["DROP COLUMN description", "RENAME TO old_items"])
+def test_a_model_without_a_migration_hints_at_make_revision(project: Path, server_url: str, change: str) -> None:
+    with temporary_database(server_url, f"hint_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
+        with connect(url) as database:
+            database.run(f"ALTER TABLE items {change}")
+        assert run.client.get("/items/").status_code == 500
+        assert run.client.get("/health/ready").status_code == 200
+    assert "".join(run.output).count('make revision MESSAGE="') == 1
+
+
+def test_the_settings_are_checked_before_postgresql_starts(project: Path) -> None:
+    assert refused(project, AUTH_MODE="nope") == "run: settings: AUTH_MODE is not valid: write one of none, iam, jwt\n"
+    message = refused(project, LOG_LEVEL="loud", DATABASE_RECYCLE="never")
+    assert message.startswith("run: settings: ")
+    assert "LOG_LEVEL is not valid: write one of " in message
+    assert "DATABASE_RECYCLE is not valid: write seconds from 1 to 3600" in message
+    assert not (project / ".local").exists()
+
+
+def test_when_postgresql_is_killed_it_ends_with_one_line_and_no_process_left(project: Path) -> None:
+    with started(project) as process:
+        started_server = json.loads((project / ".local" / "postgres" / "server.json").read_text())
+        os.kill(started_server["process"], signal.SIGKILL)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    (line,) = [line for line in said.splitlines() if line.startswith("run: ")]
+    assert line.startswith("run: PostgreSQL has ended: ")
+    assert not servers(project)
+    with running(project) as run:
+        assert run.client.get("/health/ready").status_code == 200
+
+
+@contextmanager
+def started(folder: Path, **changes: str) -> Iterator["subprocess.Popen[str]"]:
+    """`make run` in `folder`, from when it serves."""
+    port = str(free_port())
+    process = subprocess.Popen(
+        RUN,
+        cwd=folder,
+        env=environment(PORT=port, **changes),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_for_curl(port, "ok")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=TIMEOUT)
+
+
+def test_a_second_make_run_shares_the_database_and_survives_the_end_of_the_first(project: Path) -> None:
+    with running(project) as second_to_end:
+        with running(project) as first_to_end:
+            created = first_to_end.client.post("/items/", json={"name": "Lamp"}).json()
+        assert second_to_end.client.get(f"/items/{created['id']}").json() == created
+        with running(project) as third:
+            assert third.client.get(f"/items/{created['id']}").json() == created
+        second_to_end.client.post("/items/", json={"name": "Table"}).raise_for_status()
+    assert not servers(project)
+
+
+def test_the_one_that_started_the_database_may_end_first(project: Path) -> None:
+    with started(project) as first, running(project) as second:
+        first.send_signal(signal.SIGINT)
+        assert "stopped" in first.communicate(timeout=TIMEOUT)[0]
+        assert second.client.post("/items/", json={"name": "Lamp"}).status_code == 201
+    assert not servers(project)
+
+
+def test_two_that_start_at_once_share_the_database(project: Path) -> None:
+    ports = [str(free_port()), str(free_port())]
+    processes = [subprocess.Popen(RUN, cwd=project, env=environment(PORT=port)) for port in ports]
+    try:
+        for port in ports:
+            wait_for_curl(port, "ok")
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        assert [process.wait(TIMEOUT) for process in processes] == [0, 0]
+    assert not servers(project)
+
+
+def test_a_busy_port_leaves_the_first_one_as_it_was(project: Path) -> None:
+    with running(project) as run:
+        port = str(run.client.base_url.port)
+        message = f"run: port {port}: Address already in use. Choose another: make run PORT=8001\n"
+        assert refused(project, PORT=port) == message
+        assert run.client.get("/health/ready").status_code == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk: run the tests as root")
+@pytest.mark.parametrize("megabytes", [1, 20])
+def test_a_full_disk_is_one_line_and_no_process_left(project: Path, megabytes: int) -> None:
+    disk = project / ".local"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no mount")
+    try:
+        message = refused(project)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert message.startswith("run: ")
+    assert "No space left on device" in message
+    assert message.count("\n") == 1
+    assert not servers(project)
+
+
+def test_a_folder_without_write_permission_is_one_line(project: Path) -> None:
+    """Root may write everywhere, so a file is in the way for it."""
+    if os.geteuid() == 0:
+        (project / ".local").write_text("")
+    else:
+        project.chmod(0o555)
+    message = refused(project)
+    project.chmod(0o755)
+    assert message.startswith(f"run: {project}/.local cannot be written")
+    assert message.count("\n") == 1
+    assert not servers(project)
+
+
+def test_a_command_of_the_folder_that_is_killed_leaves_a_server_that_the_next_one_uses(project: Path) -> None:
+    show = [sys.executable, "-m", "local.postgres", "sh", "-c", "echo $DATABASE_URL; cat"]
+    options = {"cwd": project, "env": environment(), "text": True}
+    first = subprocess.Popen(show, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # type: ignore[call-overload]
+    assert first.stdout
+    url = first.stdout.readline()
+    child = psutil.Process(first.pid).children()
+    first.kill()
+    first.communicate()
+    for process in child:
+        with suppress(psutil.NoSuchProcess):
+            if process.name() in ("sh", "cat"):
+                process.kill()
+    done = subprocess.run(show, input="", capture_output=True, check=True, **options)  # type: ignore[call-overload]
+    assert done.stdout == url
+    psutil.wait_procs(servers(project), timeout=TIMEOUT)
+    assert not servers(project)
+
+
+def test_a_folder_that_is_removed_meanwhile_is_no_error(project: Path) -> None:
+    """`make clean` in another terminal."""
+    with started(project) as process:
+        shutil.rmtree(project / ".local")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=TIMEOUT)
+    assert not servers(project)
