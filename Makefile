@@ -9,7 +9,7 @@ SPECTRAL = .venv-spectral
 DOCS_VENV = .venv-docs
 BENCH = $(BENCH_VENV)/bin/python
 SAM = SAM_CLI_TELEMETRY=0 $(SAM_VENV)/bin/sam
-PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
+PIP_INSTALL = -m local.install
 COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 	--custom-compile-command "make lock" $(UPGRADE)
 
@@ -36,21 +36,21 @@ setup: $(VENV)/ready ## Create .venv from the pinned files (the other targets do
 $(VENV)/ready: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "setup: $(PYTHON) is not here, or older than 3.11; name another: make setup PYTHON=python3.13" >&2; exit 1; }
-	@echo "setup: installing into $(VENV), half a minute once"
+	@echo "setup: installing into $(VENV), once"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(RUN) $(PIP_INSTALL) -r requirements-dev.txt
+	@$(RUN) $(PIP_INSTALL) requirements-dev.txt
 	@touch $@
 
 $(SAM_VENV)/ready: requirements-sam.txt
 	@echo "setup: installing the SAM CLI into $(SAM_VENV), half a minute once"
 	@$(PYTHON) -m venv --clear $(SAM_VENV)
-	@$(SAM_VENV)/bin/python $(PIP_INSTALL) -r requirements-sam.txt
+	@$(SAM_VENV)/bin/python $(PIP_INSTALL) requirements-sam.txt
 	@touch $@
 
 $(BENCH_VENV)/ready: requirements-bench.txt
 	@echo "setup: installing the benchmarks' peers into $(BENCH_VENV), half a minute once"
 	@$(PYTHON) -m venv --clear $(BENCH_VENV)
-	@$(BENCH) $(PIP_INSTALL) -r requirements-bench.txt
+	@$(BENCH) $(PIP_INSTALL) requirements-bench.txt
 	@touch $@
 
 $(SPECTRAL)/ready: package.json package-lock.json
@@ -62,7 +62,7 @@ $(SPECTRAL)/ready: package.json package-lock.json
 $(DOCS_VENV)/ready: requirements-docs.txt
 	@echo "setup: installing the documentation's generator into $(DOCS_VENV), a few seconds once"
 	@$(PYTHON) -m venv --clear $(DOCS_VENV)
-	@$(DOCS_VENV)/bin/python $(PIP_INSTALL) -r requirements-docs.txt
+	@$(DOCS_VENV)/bin/python $(PIP_INSTALL) requirements-docs.txt
 	@touch $@
 
 run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=, AUTH_MODE=, LOG_LEVEL=)

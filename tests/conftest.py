@@ -14,6 +14,7 @@ import pytest
 from handler import resources
 from handler.database.base import Base
 from tests.support.database import TEMPLATE, connect, temporary_database, url_of
+from tests.support.make_run import copy_project
 from tests.support.resources import SHIPPED
 from tests.support.server import SharedServer, request_start
 
@@ -75,3 +76,9 @@ def database(worker_database: str) -> Any:
 def shipped_resources(monkeypatch: pytest.MonkeyPatch) -> None:
     """`create_app` makes the application that is deployed, without the resource of the tests."""
     monkeypatch.setattr(resources, "RESOURCES", SHIPPED)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project, for tests of `make run`."""
+    return copy_project(tmp_path)

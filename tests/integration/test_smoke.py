@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 
 from deploy.smoke import OPENAPI, Creation, SmokeError, creation, smoke
-from tests.local.test_run import project, running
 from tests.support.database import free_port, temporary_database
-
-__all__ = ["project"]
+from tests.support.make_run import running
 
 ROOT = Path(__file__).parents[2]
 NOTE = json.dumps({"id": 1, "text": "example"}).encode()

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from handler.items import routes
-from tests.local.test_run import project, running
 from tests.support.database import temporary_database
-
-__all__ = ["project"]
+from tests.support.make_run import running
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 CONSOLE = "".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))

@@ -17,11 +17,8 @@ from typing import Any
 
 import httpx
 
-from tests.local.test_failures import servers
-from tests.local.test_run import RUN, TIMEOUT, environment, project
 from tests.support.database import free_port
-
-__all__ = ["project"]
+from tests.support.make_run import RUN, TIMEOUT, environment, servers
 
 ROUTE = """
 from handler.database.session import SessionDep
@@ -163,7 +160,8 @@ class Ide:
     """What an IDE says to debugpy, as far as a breakpoint needs it."""
 
     def __init__(self, port: int) -> None:
-        self._file = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT).makefile("rwb")
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self._file = self._socket.makefile("rwb")
         self._sequence = 0
 
     def send(self, command: str, **arguments: Any) -> None:
@@ -184,6 +182,7 @@ class Ide:
 
     def close(self) -> None:
         self._file.close()
+        self._socket.close()
 
 
 def test_an_ide_attaches_stops_a_request_and_no_deadline_ends_it(project: Path) -> None:
@@ -195,7 +194,7 @@ def test_an_ide_attaches_stops_a_request_and_no_deadline_ends_it(project: Path) 
         assert f"127.0.0.1:{debug_port}" in user.wait_for("Stop with")
         ide = Ide(debug_port)
         ide.send("initialize", adapterID="test")
-        ide.send("attach")
+        ide.send("attach", connect={"host": "127.0.0.1", "port": debug_port}, justMyCode=False)
         ide.wait_for("initialized")
         ide.send("setBreakpoints", source={"path": str(source)}, breakpoints=[{"line": line}])
         ide.send("configurationDone")

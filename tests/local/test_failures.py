@@ -6,38 +6,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from alembic.script import ScriptDirectory
 
-from tests.local.test_run import RUN, TIMEOUT, environment, project, refused, running
 from tests.support.database import connect, free_port, temporary_database
-
-__all__ = ["project"]
+from tests.support.make_run import RUN, TIMEOUT, environment, refused, running, servers, started, wait_for_curl
 
 BAD_MIGRATION = f"""
 from alembic import op
 revision, down_revision = 'bad', {ScriptDirectory("handler/migrations").get_current_head()!r}
 def upgrade(): op.execute('SELEC 1')
 """
-
-
-def servers(folder: Path) -> list[psutil.Process]:
-    """The processes of `make run` and of PostgreSQL that belong to the project in `folder`."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if "local." in command or "postgres" in command:
-                places = [process.cwd(), *process.environ().values()]
-                if any(place.startswith(str(folder)) for place in places):
-                    found.append(process)
-    return found
 
 
 def test_after_a_syntax_error_every_request_is_502_with_the_last_line_of_the_traceback(project: Path) -> None:
@@ -77,17 +60,6 @@ def test_code_that_is_broken_at_the_start_is_502_until_it_is_mended(project: Pat
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT) == 0
     assert not servers(project)
-
-
-def wait_for_curl(port: str, text: str) -> dict[str, str]:
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        command = ["curl", "-s", f"http://127.0.0.1:{port}/health/live"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        if text in done.stdout:
-            return dict(json.loads(done.stdout))
-        assert time.monotonic() < deadline, done.stdout
-        time.sleep(0.05)
 
 
 def test_a_migration_that_fails_names_its_file_and_the_service_waits_for_another(project: Path) -> None:
@@ -134,27 +106,6 @@ def test_when_postgresql_is_killed_it_ends_with_one_line_and_no_process_left(pro
     assert not servers(project)
     with running(project) as run:
         assert run.client.get("/health/ready").status_code == 200
-
-
-@contextmanager
-def started(folder: Path, **changes: str) -> Iterator["subprocess.Popen[str]"]:
-    """`make run` in `folder`, from when it serves."""
-    port = str(free_port())
-    process = subprocess.Popen(
-        RUN,
-        cwd=folder,
-        env=environment(PORT=port, **changes),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        wait_for_curl(port, "ok")
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=TIMEOUT)
 
 
 def test_a_second_make_run_shares_the_database_and_survives_the_end_of_the_first(project: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.local.test_run import TIMEOUT, copy_project, running
+from tests.support.make_run import TIMEOUT, copy_project, running
 
 MEGABYTE = 1024 * 1024
 
@@ -27,7 +27,7 @@ class Client:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._file = sock.makefile("rb")
+        self.file = sock.makefile("rb")
 
     def send(self, *parts: bytes) -> None:
         host = f"localhost:{self._sock.getpeername()[1]}".encode()
@@ -35,15 +35,15 @@ class Client:
             self._sock.sendall(part.replace(b"localhost:PORT", host))
 
     def receive(self, method: str = "GET") -> Answer:
-        status = int(self._file.readline().split()[1])
+        status = int(self.file.readline().split()[1])
         headers = []
-        while line := self._file.readline().rstrip(b"\r\n"):
+        while line := self.file.readline().rstrip(b"\r\n"):
             name, _, text = line.decode("latin-1").partition(":")
             headers.append((name.lower(), text.strip()))
         if method == "HEAD" or status in (204, 304):
             return Answer(status, headers, b"")
         length = int(dict(headers)["content-length"])
-        return Answer(status, headers, self._file.read(length))
+        return Answer(status, headers, self.file.read(length))
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         self.send(request(method, path, body, **headers))
@@ -157,7 +157,7 @@ def test_a_client_that_waits_for_100_continue_is_told_to_go_on(client: Client) -
 def test_what_is_not_http_is_400_and_the_next_connection_is_served(port: int, sent: bytes) -> None:
     with connected(port) as client:
         client.send(sent)
-        assert client._file.readline().split()[1] == b"400"
+        assert client.file.readline().split()[1] == b"400"
     with connected(port) as client:
         assert client.ask("GET", "/health/live").status == 200
 

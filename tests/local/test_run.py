@@ -3,15 +3,10 @@
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -19,79 +14,8 @@ import psutil
 import pytest
 from alembic.script import ScriptDirectory
 
-from tests.support.database import connect, free_port, temporary_database
-
-ROOT = Path(__file__).parents[2]
-RUN = [sys.executable, "-m", "local.run"]
-TIMEOUT = 60  # seconds; on a machine that is busy with other tests
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return copy_project(tmp_path)
-
-
-def copy_project(folder: Path) -> Path:
-    """What `make run` needs of the project, in a folder of its own."""
-    for name in ("handler", "local"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """A developer's: without what the test run has set."""
-    return {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "AUTH_MODE"}} | changes
-
-
-@dataclass
-class Running:
-    process: "subprocess.Popen[str]"
-    output: list[str]
-    client: httpx.Client
-
-    def wait_for(self, path: str, text: str) -> httpx.Response:
-        deadline = time.monotonic() + TIMEOUT
-        while True:
-            with suppress(httpx.HTTPError):
-                response = self.client.get(path)
-                if text in response.text:
-                    return response
-            assert time.monotonic() < deadline
-            assert self.process.poll() is None, self.output
-            time.sleep(0.05)
-
-    def descendants(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-
-@contextmanager
-def running(project: Path, **changes: str) -> Iterator[Running]:
-    port = free_port()
-    process = subprocess.Popen(
-        RUN,
-        cwd=project,
-        env=environment(PORT=str(port), **changes),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    output: list[str] = []
-    reader = threading.Thread(target=lambda: output.extend(process.stdout or ()))
-    reader.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
-        run = Running(process, output, client)
-        try:
-            run.wait_for("/health/live", "ok")
-            yield run
-        finally:
-            children = run.descendants() if process.poll() is None else []
-            process.send_signal(signal.SIGINT)
-            process.wait(TIMEOUT)
-            reader.join()
-            process.stdout.close()
-            _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
-            assert not alive, "a process is left behind"
+from tests.support.database import connect, temporary_database
+from tests.support.make_run import ROOT, TIMEOUT, refused, running
 
 
 def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
@@ -253,13 +177,3 @@ def test_a_database_that_is_not_there_is_one_clear_line(project: Path) -> None:
     message = refused(project, DATABASE_URL="postgresql://ann:SECRET@127.0.0.1:1/d")
     assert message.startswith("migrate: the database refused: 08001 cannot connect")
     assert "SECRET" not in message
-
-
-def refused(project: Path, **changes: str) -> str:
-    changes = {"PORT": str(free_port())} | changes
-    done = subprocess.run(
-        RUN, cwd=project, env=environment(**changes), capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
-    assert done.returncode == 1
-    assert not done.stdout
-    return done.stderr

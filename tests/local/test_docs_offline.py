@@ -1,0 +1,39 @@
+"""/docs and /redoc of `make run` in a real browser that reaches no other host."""
+
+import json
+import os
+from pathlib import Path
+
+from tests.support.browser import browser
+from tests.support.database import required_program
+from tests.support.make_run import running
+
+POST = ".opblock-post"
+STATUS = f"{POST} .live-responses-table .response-col_status"
+
+
+def test_try_it_out_of_a_post_is_201_without_a_network(project: Path, tmp_path: Path) -> None:
+    program = required_program("chromium")
+    with running(project) as run, browser(program, tmp_path / "profile") as page:
+        page.open(f"{run.client.base_url}/docs")
+        page.click(f"{POST} .opblock-summary-control")
+        page.click(f"{POST} .try-out__btn")
+        body = page.wait_for(f"document.querySelector('{POST} textarea.body-param__text')?.value")
+        page.click(f"{POST} .execute")
+        assert page.wait_for(f"document.querySelector('{STATUS}')?.innerText").startswith("201")
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.screenshot(Path(folder) / "docs.png")
+        (stored,) = run.client.get("/items/").json()["items"]
+        assert json.loads(body).items() <= stored.items()
+        assert page.problems == []
+
+
+def test_redoc_shows_the_operations_without_a_network(project: Path, tmp_path: Path) -> None:
+    program = required_program("chromium")
+    with running(project) as run, browser(program, tmp_path / "profile") as page:
+        page.open(f"{run.client.base_url}/redoc")
+        assert page.wait_for("document.querySelector('redoc h2, redoc h1')?.innerText")
+        assert "/items/" in page.wait_for("document.body.innerText.includes('/items/') && document.body.innerText")
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.screenshot(Path(folder) / "redoc.png")
+        assert page.problems == []

@@ -1,0 +1,141 @@
+"""`make run` as a process of its own, in a copy of the project."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.support.database import free_port
+
+ROOT = Path(__file__).parents[2]
+RUN = [sys.executable, "-m", "local.run"]
+TIMEOUT = 60  # seconds; on a machine that is busy with other tests
+
+
+def copy_project(folder: Path) -> Path:
+    """What `make run` needs of the project, in a folder of its own."""
+    for name in ("handler", "local"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """A developer's: without what the test run has set."""
+    return {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "AUTH_MODE"}} | changes
+
+
+@dataclass
+class Running:
+    process: "subprocess.Popen[str]"
+    output: list[str]
+    client: httpx.Client
+
+    def wait_for(self, path: str, text: str) -> httpx.Response:
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            with suppress(httpx.HTTPError):
+                response = self.client.get(path)
+                if text in response.text:
+                    return response
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.output
+            time.sleep(0.05)
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@contextmanager
+def running(project: Path, **changes: str) -> Iterator[Running]:
+    port = free_port()
+    process = subprocess.Popen(
+        RUN,
+        cwd=project,
+        env=environment(PORT=str(port), **changes),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.extend(process.stdout or ()))
+    reader.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
+        run = Running(process, output, client)
+        try:
+            run.wait_for("/health/live", "ok")
+            yield run
+        finally:
+            children = run.descendants() if process.poll() is None else []
+            process.send_signal(signal.SIGINT)
+            process.wait(TIMEOUT)
+            reader.join()
+            process.stdout.close()
+            _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
+            assert not alive, "a process is left behind"
+
+
+def refused(project: Path, **changes: str) -> str:
+    changes = {"PORT": str(free_port())} | changes
+    done = subprocess.run(
+        RUN, cwd=project, env=environment(**changes), capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert done.returncode == 1
+    assert not done.stdout
+    return done.stderr
+
+
+def servers(folder: Path) -> list[psutil.Process]:
+    """The processes of `make run` and of PostgreSQL that belong to the project in `folder`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if "local." in command or "postgres" in command:
+                places = [process.cwd(), *process.environ().values()]
+                if any(place.startswith(str(folder)) for place in places):
+                    found.append(process)
+    return found
+
+
+def wait_for_curl(port: str, text: str) -> dict[str, str]:
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        command = ["curl", "-s", f"http://127.0.0.1:{port}/health/live"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        if text in done.stdout:
+            return dict(json.loads(done.stdout))
+        assert time.monotonic() < deadline, done.stdout
+        time.sleep(0.05)
+
+
+@contextmanager
+def started(folder: Path, **changes: str) -> Iterator["subprocess.Popen[str]"]:
+    """`make run` in `folder`, from when it serves."""
+    port = str(free_port())
+    process = subprocess.Popen(
+        RUN,
+        cwd=folder,
+        env=environment(PORT=port, **changes),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_for_curl(port, "ok")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=TIMEOUT)
