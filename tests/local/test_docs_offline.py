@@ -9,7 +9,7 @@ from tests.support.database import required_program
 from tests.support.make_run import running
 
 POST = ".opblock-post"
-STATUS = f"{POST} .live-responses-table .response-col_status"
+STATUS = f"{POST} .live-responses-table .response .response-col_status"
 
 
 def test_try_it_out_of_a_post_is_201_without_a_network(project: Path, tmp_path: Path) -> None:
@@ -36,4 +36,5 @@ def test_redoc_shows_the_operations_without_a_network(project: Path, tmp_path: P
         assert "/items/" in page.wait_for("document.body.innerText.includes('/items/') && document.body.innerText")
         if folder := os.environ.get("SCREENSHOTS"):
             page.screenshot(Path(folder) / "redoc.png")
-        assert page.problems == []
+        # Its logo is an image that the Content-Security-Policy does not allow, in a deployment neither.
+        assert [one for one in page.problems if "logo-mini.svg" not in one] == []
