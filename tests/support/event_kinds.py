@@ -149,7 +149,7 @@ AUTHORIZER_CONTEXTS: dict[str, dict[str, Callable[[dict[str, Any], Any], None]]]
 }
 
 
-SCOPES = "probes:read probes:write items:read items:write"
+SCOPES = "probes:read probes:write"
 
 
 def authorized(mode: str, kind: str, request: Request, scope: str = SCOPES) -> dict[str, Any]:
