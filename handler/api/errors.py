@@ -21,7 +21,7 @@ from handler.api.problems import PROBLEM_JSON, problem
 from handler.api.route_table import allow_headers, path_templates
 from handler.api.sqlstates import LOST_RACES, OURS, READ_ONLY_TRANSACTION, UNAVAILABLE, Outcome, outcome_of
 from handler.database.error_fields import describe, ends_session, fields_of
-from handler.database.session import ReadOnlySession, SessionEndedByRoute
+from handler.database.request_session import ReadOnlySession, SessionEndedByRoute
 
 MAX_ERRORS = 20  # in a response
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)

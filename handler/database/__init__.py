@@ -1,1 +1,1 @@
-"""The engine, its connections and the sessions of a request. Knows nothing of any resource: reuse it whole."""
+"""The engine, its connections and the session of a request. It depends on no resource and can be reused as a whole."""

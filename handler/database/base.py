@@ -1,10 +1,10 @@
-"""The base of every model: one metadata, with constraint names that are the same in every database."""
+"""The base class of all models. Its metadata gives constraints the same names in every database."""
 
 from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
-# Without a convention PostgreSQL invents names, and neither a migration nor an error can refer to them.
-NAMES = {
+# Without a convention PostgreSQL chooses the names, and migrations and error handlers cannot refer to them.
+NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -14,4 +14,4 @@ NAMES = {
 
 
 class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=NAMES)
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)

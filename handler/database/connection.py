@@ -1,4 +1,4 @@
-"""How a connection is made of the settings, and an engine of connections."""
+"""Connections and engines that are configured by DatabaseSettings."""
 
 import ssl
 from functools import cache, partial
@@ -10,17 +10,19 @@ from sqlalchemy import Engine, create_engine
 from handler.database.credentials import logins
 from handler.database.deadline import timeout_after
 from handler.database.driver.connection import Connection
-from handler.database.driver.dialect import NAME
+from handler.database.driver.dialect import DIALECT
 from handler.database.driver.stream import TlsSocket
 from handler.database.error_fields import sqlstate_of
 from handler.settings import DatabaseSettings, SettingsError
 
-REFUSED_LOGIN = ("28P01", "28000")  # the password; the user, or how it came
-# What roles, databases and servers must not decide: how values travel (docs/adr/0006). PgBouncer and RDS Proxy accept
-# these at startup. They are written as the server reports them: PgBouncer sets again what differs.
-STARTUP = {"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC"}
-# PgBouncer refuses these at startup. The values are PostgreSQL's own defaults, as SHOW writes them.
-SETTINGS = {
+INVALID_LOGIN = ("28P01", "28000")  # SQLSTATEs: a wrong password; a user or a connection that pg_hba.conf rejects
+# The formats of values, which defaults of a role, a database or a server must not change (docs/adr/0006).
+# These are sent at startup, where PgBouncer and RDS Proxy accept them. They are written as the server reports them:
+# PgBouncer sends a SET for each that differs.
+STARTUP_PARAMETERS = {"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC"}
+# These are set in each transaction, because PgBouncer rejects them at startup. The values are PostgreSQL's defaults, as
+# SHOW writes them.
+TRANSACTION_SETTINGS = {
     "array_nulls": "on",
     "bytea_output": "hex",
     "extra_float_digits": "1",
@@ -34,24 +36,24 @@ SETTINGS = {
 
 
 def make_engine(database: DatabaseSettings, **options: Any) -> Engine:
-    """An engine on `database`; `options` are those of `sqlalchemy.create_engine`. Does not connect.
+    """Return an engine for `database`, without connecting. `options` are passed to `sqlalchemy.create_engine`.
 
-    Raises SettingsError when the CA file that connections will need cannot be read.
+    Raises SettingsError if connections need a CA file that cannot be read.
     """
     preload_tls_context(database)
     options = {"creator": partial(connect, database), "hide_parameters": True} | options
-    return create_engine(f"{NAME}://", **options)
+    return create_engine(f"{DIALECT}://", **options)
 
 
 def connect(database: DatabaseSettings) -> Connection:
-    """A new connection, by the first login that the server takes. Raises pg8000's OperationalError."""
+    """Return a new connection, with the first login that the server accepts. Raises pg8000's OperationalError."""
     refused: Exception | None = None
     try:
         for login in logins.candidate_logins(database):
             try:
                 connection = _connect(database, login)
             except dbapi.OperationalError as error:
-                if sqlstate_of(error) not in REFUSED_LOGIN:
+                if sqlstate_of(error) not in INVALID_LOGIN:
                     raise
                 refused = error
             else:
@@ -71,15 +73,15 @@ def _connect(database: DatabaseSettings, login: logins.Login) -> Connection:
             "password": login.password,
             "database": login.database,
             "application_name": database.application_name,
-            "startup_params": STARTUP,
+            "startup_params": STARTUP_PARAMETERS,
         },
         timeout=database.connect_timeout,
         idle_check=database.idle_check,
         channel_binding=database.channel_binding,
-        settings=SETTINGS,
+        settings=TRANSACTION_SETTINGS,
         reconnect=partial(connect, database),
     )
-    # The dialect writes literals for "on". Whether RDS Proxy accepts it at startup is not documented.
+    # The dialect writes literals for "on". It is not documented whether RDS Proxy accepts this one at startup.
     if connection.parameter_statuses.get("standard_conforming_strings") == "off":
         with timeout_after(database.connect_timeout):
             connection.execute_simple("SET standard_conforming_strings = on")
@@ -87,9 +89,9 @@ def _connect(database: DatabaseSettings, login: logins.Login) -> Connection:
 
 
 def address_of(database: DatabaseSettings, login: logins.Login) -> tuple[str, int, ssl.SSLContext | None]:
-    """The arguments of `wire.open_socket`. Raises CredentialsError when the CA file cannot be read."""
+    """Return the arguments of `driver.stream.open_socket`. Raises CredentialsError if the CA file cannot be read."""
     if login.host.startswith("/"):
-        # The file's name: PostgreSQL manual, 19.3.1 "unix_socket_directories".
+        # The name of the socket file: PostgreSQL manual, 19.3.1 "unix_socket_directories".
         return (f"{login.host}/.s.PGSQL.{login.port}", 0, None)
     if not _wants_tls(database, login.host):
         return (login.host, login.port, None)
@@ -100,13 +102,11 @@ def address_of(database: DatabaseSettings, login: logins.Login) -> tuple[str, in
 
 
 def preload_tls_context(database: DatabaseSettings) -> None:
-    """Make the TLS context at init, where connections will need one.
+    """Create the TLS context at init, if connections will use TLS. Raises SettingsError if the CA file cannot be read.
 
-    Raises SettingsError when its CA file cannot be read.
-
-    Init has a whole processor on Lambda, whatever the function's memory; an invocation has its share.
+    On Lambda, init has a whole processor; an invocation has a share of one that depends on the function's memory.
     """
-    host = database.host or ""  # a host that is in a secret is not this machine, and needs TLS
+    host = database.host or ""  # a host that comes from a secret is another machine, and needs TLS
     if not host.startswith("/") and _wants_tls(database, host):
         try:
             _tls(database.ca_bundle, database.sslmode != "verify-ca")
@@ -126,14 +126,14 @@ def _wants_tls(database: DatabaseSettings, host: str) -> bool:
 
 @cache
 def _tls(ca_bundle: str | None, check_hostname: bool) -> ssl.SSLContext:
-    """The process's TLS context. Raises OSError, ssl.SSLError among them, when `ca_bundle` cannot be read.
+    """Return the process's TLS context. Raises OSError (also ssl.SSLError) if `ca_bundle` cannot be read.
 
-    The certificates in the file `ca_bundle` are the only trusted authorities, as in libpq; without one, or with
-    "system", the operating system's are. Reading those takes some 20 ms, hence one context per process.
+    Only the authorities in the file `ca_bundle` are trusted, as in libpq. With None or "system", those of the operating
+    system are trusted. Reading them takes about 20 ms, so there is one context per process.
     """
     context = ssl.create_default_context(cafile=None if ca_bundle == "system" else ca_bundle)
     context.check_hostname = check_hostname
-    # Python's default accepts the common name of a certificate without subjectAltName, which RFC 9525 forbids.
+    # By default Python accepts the common name of a certificate without subjectAltName, which RFC 9525 forbids.
     context.hostname_checks_common_name = False
     context.sslsocket_class = TlsSocket
     return context

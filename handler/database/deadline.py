@@ -1,7 +1,7 @@
-"""The deadline of the current invocation. Every wait in `handler/database/` asks here how long it may last.
+"""The deadline of the current invocation, which limits every wait in `handler/database/`.
 
-A deadline is a moment of `time.monotonic()`, in a context variable. A command line or a migration that has set none
-waits without a limit.
+A deadline is a value of `time.monotonic()` in a context variable. Without a deadline, as on a command line, waits are
+not limited.
 """
 
 import math
@@ -18,7 +18,10 @@ class DeadlineExceeded(TimeoutError):
 
 
 def remaining() -> float | None:
-    """Seconds until the deadline, None without one: an argument of `socket.settimeout`. Raises DeadlineExceeded."""
+    """Return the seconds until the deadline, or None without one, as `socket.settimeout` expects.
+
+    Raises DeadlineExceeded.
+    """
     deadline = _deadline.get()
     if deadline == math.inf:
         return None
@@ -30,7 +33,7 @@ def remaining() -> float | None:
 
 @contextmanager
 def timeout_after(seconds: float) -> Iterator[None]:
-    """Inside the block the deadline is `seconds` from now, or the outer deadline where that is earlier."""
+    """Inside the block the deadline is `seconds` from now, or the outer deadline if that is earlier."""
     token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
     try:
         yield
@@ -40,7 +43,7 @@ def timeout_after(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def grace_period(seconds: float) -> Iterator[None]:
-    """Inside the block the deadline is `seconds` from now, also where the outer deadline has passed: for cleanup."""
+    """Inside the block the deadline is `seconds` from now, even if the outer deadline has passed. For cleanup."""
     token = _deadline.set(time.monotonic() + seconds)
     try:
         yield
@@ -49,7 +52,7 @@ def grace_period(seconds: float) -> Iterator[None]:
 
 
 def sleep(seconds: float) -> bool:
-    """Sleep and return True; return False at once where the deadline would pass before the end."""
+    """Sleep and return True. If the deadline is earlier than the end of the sleep, return False at once."""
     try:
         left = remaining()
     except DeadlineExceeded:

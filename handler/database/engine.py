@@ -1,4 +1,4 @@
-"""The engine: one for each Lambda environment, made at import without connecting, alive across invocations."""
+"""The engine: one per Lambda environment, created at import without connecting, and kept across invocations."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from handler.settings import DatabaseSettings, read_database_settings
 
 
 class DeadlinePool(QueuePool):
-    """Waits for a connection no longer than the invocation can."""
+    """SQLAlchemy's QueuePool, which waits for a free connection until the invocation's deadline at most."""
 
     @property
     def _timeout(self) -> float:
@@ -28,15 +28,15 @@ class DeadlinePool(QueuePool):
         self._limit = seconds
 
 
-# SQLAlchemy names a pool's logger after its class; only its own classes are quiet about connections that come and go.
+# SQLAlchemy names a pool's logger after its class. The loggers of its own classes do not log connects and checkins.
 logging.getLogger(f"{DeadlinePool.__module__}.{DeadlinePool.__name__}").setLevel(logging.WARNING)
 
 
 class Connector:
-    """Makes the connections of the engine.
+    """Opens the connections of the engine.
 
-    A test that needs other settings sets `connector.settings`, and calls `engine.dispose()` so that no connection with
-    the previous settings is used. The size and the times of the pool stay as they are.
+    A test that needs other settings sets `connector.settings` and calls `engine.dispose()`, which closes the open
+    connections. The size and the timeouts of the pool do not change.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -56,7 +56,7 @@ engine = make_engine(
     pool_timeout=connector.settings.checkout_timeout,
     pool_recycle=connector.settings.recycle,
     pool_use_lifo=True,
-    pool_pre_ping=True,  # costs a round trip only after an idle time: Connection.is_alive
+    pool_pre_ping=True,  # takes a round trip only if the connection was idle: Connection.is_alive
 )
 
 logins.preload(connector.settings)

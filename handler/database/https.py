@@ -1,4 +1,4 @@
-"""One HTTP request under the deadline, on the standard library (docs/adr/0009)."""
+"""One HTTP request that ends by the deadline, with the standard library (docs/adr/0009)."""
 
 import http.client
 import io
@@ -16,17 +16,17 @@ MAX_RESPONSE = 256 * 1024  # bytes; a secret has at most 64 KiB
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """The process's TLS context for HTTPS, which trusts the system's authorities. Reading them takes some 16 ms.
+    """Return the process's TLS context for HTTPS, which trusts the system's authorities. Reading them takes 16 ms.
 
-    It is not the context of database connections, which may trust the authorities of a file and nothing else.
+    Database connections have another context, which may trust only the authorities in a file.
     """
     return ssl.create_default_context()
 
 
 def request(method: str, address: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-    """Status and body of the response. Raises OSError, http.client.HTTPException or ValueError.
+    """Return the status and the body of the response. Raises OSError, http.client.HTTPException or ValueError.
 
-    The deadline is for the whole exchange; the timeout of http.client would start again with every packet.
+    The deadline limits the whole request. A timeout of http.client would start again with each packet.
     """
     url = urlsplit(address)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
@@ -56,7 +56,7 @@ def _receive_all(sock: socket.socket) -> bytes:
 
 
 class _Received:
-    """The part of a socket that HTTPResponse uses, for bytes that were received before."""
+    """Received bytes as an object that has the methods of a socket that HTTPResponse uses."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -1,4 +1,4 @@
-"""TCP and unix sockets that connect within the deadline, and that notice soon when the peer is gone."""
+"""TCP and unix sockets that connect before the deadline, and that detect a dead peer within seconds."""
 
 import math
 import socket
@@ -7,10 +7,10 @@ from typing import Any
 
 from handler.database.deadline import remaining, timeout_after
 
-# A connection is lost when the peer's kernel gives no sign of life for this long (docs/adr/0022).
+# A connection is lost if the peer's kernel acknowledges nothing for this long (docs/adr/0022).
 PEER_TIMEOUT = 2.2  # seconds
-# The arguments of `setsockopt`. The second packet of a request does not wait until the first is acknowledged (Nagle's
-# algorithm, which costs 40 ms). While a reply is awaited, the peer's kernel is probed after each second of silence.
+# The arguments of `setsockopt`. TCP_NODELAY: the second packet of a request does not wait until the first is
+# acknowledged (Nagle's algorithm, 40 ms). Keepalive: the peer's kernel is probed after each second without a packet.
 SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -18,10 +18,10 @@ SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
 ]
 if sys.platform == "darwin":
-    # 0x80 is TCP_RXT_CONNDROPTIME of <netinet/tcp.h>: the number of seconds that data is sent again without success.
+    # 0x80 is TCP_RXT_CONNDROPTIME of <netinet/tcp.h>: for how many seconds unacknowledged data is sent again.
     SOCKET_OPTIONS += [(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, 1), (socket.IPPROTO_TCP, 0x80, round(PEER_TIMEOUT))]
 else:
-    # tcp(7): the number of milliseconds that sent data may stay unacknowledged. It also replaces TCP_KEEPCNT.
+    # tcp(7): for how many milliseconds sent data may stay unacknowledged. It also replaces TCP_KEEPCNT.
     SOCKET_OPTIONS += [
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(PEER_TIMEOUT * 1000)),
@@ -33,9 +33,8 @@ def connect(
 ) -> socket.socket:
     """Return a connected socket of the class `socket_class`.
 
-    `host` is a name, an IP address, or the path of a unix socket. `peer` is the socket address of one server of `host`,
-    to connect to that server and resolve no name. Each address of a name gets an equal share of the time that is left.
-    Raises OSError.
+    `host` is a name, an IP address, or the path of a unix socket. With `peer`, the socket address of one server of
+    `host`, no name is resolved. The addresses of a name share the time until the deadline equally. Raises OSError.
     """
     if host.startswith("/"):
         return _connect(socket_class(socket.AF_UNIX, socket.SOCK_STREAM), host)

@@ -1,6 +1,6 @@
-"""How an invocation uses its database: connections, round trips and the time that they take.
+"""The database usage of an invocation: its connections, its round trips and the time that they take.
 
-The driver records them where it sends and receives, so that they hold for every statement, whichever code runs it.
+The driver records usage where it sends and receives, so every statement is included.
 """
 
 from contextvars import ContextVar
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class DatabaseUsage:
-    """One round trip is: something was sent, and then something was received.
+    """One round trip is data that was sent, and data that was received after it.
 
-    Resolving a name, connecting and TLS take time and are no round trips.
+    Name resolution, connecting and the TLS handshake count as time, not as round trips.
     """
 
     connections: int = 0  # attempts to connect
@@ -23,14 +23,14 @@ _usage: ContextVar[DatabaseUsage | None] = ContextVar("database_usage", default=
 
 
 def track_usage() -> DatabaseUsage:
-    """Return a DatabaseUsage that counts from now on, in this context and in those that are copied from it."""
+    """Return a DatabaseUsage that is updated from now on, in this context and in copies of it."""
     usage = DatabaseUsage()
     _usage.set(usage)
     return usage
 
 
 def record(seconds: float, *, round_trips: int = 0, connections: int = 0) -> None:
-    """Add to the usage of the current invocation. Does nothing where no usage is tracked."""
+    """Add to the usage of the current invocation. Does nothing if no usage is tracked."""
     usage = _usage.get()
     if usage is not None:
         usage.seconds += seconds

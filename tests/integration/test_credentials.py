@@ -213,7 +213,7 @@ def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_o
 
     def throttled(*_: str) -> str:
         calls.append(time.monotonic())
-        raise aws.AwsError("Secrets Manager responds ThrottlingException")
+        raise aws.AwsError("Secrets Manager responded with ThrottlingException")
 
     monkeypatch.setattr(secrets_manager, "secret_value", throttled)
     for _ in range(100):
@@ -296,7 +296,7 @@ def test_a_secret_that_is_missing_is_one_clear_line(
     configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(secret_arn="not-there")
-    assert_says("DATABASE_SECRET_ARN: Secrets Manager responds ResourceNotFoundException", caplog)
+    assert_says("DATABASE_SECRET_ARN: Secrets Manager responded with ResourceNotFoundException", caplog)
 
 
 def assert_says(text: str, caplog: pytest.LogCaptureFixture) -> Response:

@@ -473,7 +473,7 @@ def test_a_database_that_falls_silent_fails_the_deploy_in_time(
     response = deploy(s3, timeout=SHORT)
     assert (response["Status"], response["Reason"]) == (
         "FAILED",
-        "0100.py, line 6: the database refused: 57014 the statement took longer than there was time",
+        "0100.py, line 6: the database refused: 57014 the statement was cancelled, because the deadline has passed",
     )
     network.restore()
     network.reset()

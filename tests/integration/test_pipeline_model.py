@@ -435,7 +435,7 @@ class Machine(RuleBasedStateMachine):
             self.run(statement, *("late",) * with_parameters)
         assert late.value.args[0]["C"] == "57014"
         # On a machine that is busy enough, not even the beginning is in time, and nothing has happened.
-        if self.connection.closed or "no time is left" not in late.value.args[0]["M"]:
+        if self.connection.closed or "the statement was not sent" not in late.value.args[0]["M"]:
             self.lose()
 
     @is_open

@@ -319,7 +319,7 @@ def test_a_write_with_a_read_session_is_a_500_that_says_what_to_use(
     (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
     assert message.startswith("GET /test/{kind}: ")
     if write == "a text that ends the transaction":
-        assert "COMMIT is not for routes" in message
+        assert "COMMIT is not allowed in a route" in message
     else:
         assert "ReadSessionDep" in message
         assert message.endswith("use SessionDep")
@@ -469,7 +469,7 @@ def test_the_error_says_that_the_dependency_commits(
     assert call("POST", "/test/end").status == 500
     (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
     assert message.startswith("POST /test/end: ")
-    assert "is not for routes: the session dependency commits when the route returns" in message
+    assert "is not allowed in a route: the session dependency commits when the route returns" in message
     assert "session.flush()" in message
 
 

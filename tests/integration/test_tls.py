@@ -122,7 +122,7 @@ def test_a_server_that_cannot_bind_is_refused_where_it_is_required(
     configure(channel_binding=True, user="plain", password=TOKEN)
     assert_refused("channel_binding=require", tls, caplog)
     configure(sslmode="disable", user="ann", password=PASSWORD)
-    assert_refused("the server does not offer it", tls, caplog)
+    assert_refused("the server does not offer channel binding", tls, caplog)
 
 
 @pytest.mark.parametrize("user", ["plain", "digest"])

@@ -178,8 +178,8 @@ def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.Mo
     [
         ((400, b'{"__type": "com.amazon#AccessDeniedException", "Message": "SECRET"}'), "AccessDeniedException"),
         ((400, b'{"__type": "ResourceNotFoundException"}'), "ResourceNotFoundException"),
-        ((200, b'{"SecretBinary": "SECRET"}'), "without a text"),
-        ((200, b"[]"), "without a text"),
+        ((200, b'{"SecretBinary": "SECRET"}'), "and no text"),
+        ((200, b"[]"), "and no text"),
         ((503, b"SECRET"), "cannot be reached"),
     ],
 )

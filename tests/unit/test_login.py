@@ -131,9 +131,9 @@ OUT_OF_ORDER = {
     "ready after SASL began": (SASL, READY),
     "authenticated after SASL began": (SASL, AUTHENTICATED + READY),
     "authenticated twice": (AUTHENTICATED + AUTHENTICATED + READY,),
-    "in clear after SASL began": (SASL, CLEARTEXT, AUTHENTICATED + READY),
+    "cleartext after SASL began": (SASL, CLEARTEXT, AUTHENTICATED + READY),
     "MD5 after SASL began": (SASL, MD5, AUTHENTICATED + READY),
-    "in clear after authenticated": (AUTHENTICATED + CLEARTEXT, READY),
+    "cleartext after authenticated": (AUTHENTICATED + CLEARTEXT, READY),
     "MD5 after authenticated": (AUTHENTICATED + MD5, READY),
     "SASL twice": (SASL, SASL),
     "SASL's end after its beginning": (SASL, SASL_FINAL),
@@ -179,7 +179,7 @@ def test_a_server_that_asks_for_the_password_in_the_middle_of_a_query_gets_none(
     assert_kept(PASSWORD, server)
 
 
-@pytest.mark.parametrize("asked", [CLEARTEXT, MD5], ids=["in clear", "MD5"])
+@pytest.mark.parametrize("asked", [CLEARTEXT, MD5], ids=["cleartext", "MD5"])
 def test_in_clear_and_as_md5_the_password_is_sent_only_in_tls(asked: bytes, certificates: Path, tmp_path: Path) -> None:
     with (
         plain_server(tmp_path)(asked) as (server, address),
@@ -252,9 +252,9 @@ def test_a_server_that_asks_for_more_iterations_than_the_limit_is_refused_before
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (AUTHENTICATED + READY, "does not authenticate by SCRAM"),
-        (CLEARTEXT, "does not authenticate by SCRAM"),
-        (SASL, "does not offer it"),
+        (AUTHENTICATED + READY, "does not use SCRAM"),
+        (CLEARTEXT, "does not use SCRAM"),
+        (SASL, "does not offer channel binding"),
     ],
 )
 def test_channel_binding_that_is_required_is_not_left_out(reply: bytes, reason: str, serve: Serve) -> None:
@@ -266,7 +266,7 @@ def test_channel_binding_that_is_required_is_not_left_out(reply: bytes, reason: 
 def test_channel_binding_needs_tls(tmp_path: Path) -> None:
     with (
         plain_server(tmp_path)(SASL_PLUS) as (_, address),
-        pytest.raises(dbapi.OperationalError, match="does not offer it"),
+        pytest.raises(dbapi.OperationalError, match="does not offer channel binding"),
     ):
         connect(address, channel_binding=True)
 

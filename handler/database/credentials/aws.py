@@ -16,7 +16,7 @@ RENEW_BEFORE = timedelta(minutes=5)  # before the credentials expire
 
 
 class AwsError(Exception):
-    """A request to AWS failed, or there are no credentials for it. The message shows no value of either."""
+    """A request to AWS failed, or there are no credentials. The message contains no value."""
 
 
 class AwsCredentials(NamedTuple):
@@ -32,10 +32,10 @@ _container_credentials: tuple[AwsCredentials, datetime] | None = None
 
 
 def load_credentials() -> AwsCredentials:
-    """The function's own credentials. Raises AwsError.
+    """Return the function's own credentials. Raises AwsError.
 
-    Lambda passes them in the environment. With SnapStart, where an environment may outlive its credentials, they come
-    from a local address (AWS SDKs and Tools reference, "Container credential provider").
+    Lambda passes them in environment variables. With SnapStart they come from a local HTTP address, because an
+    environment may outlive its credentials (AWS SDKs and Tools reference, "Container credential provider").
     """
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -44,7 +44,7 @@ def load_credentials() -> AwsCredentials:
 
 
 def _load_container_credentials() -> AwsCredentials:
-    global _container_credentials  # noqa: PLW0603 - kept for the life of the process, until they are about to expire
+    global _container_credentials  # noqa: PLW0603 - a cache of the process, until the credentials are about to expire
     if _container_credentials is None or _container_credentials[1] - RENEW_BEFORE < datetime.now(UTC):
         address = os.environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI")
         if not address:

@@ -15,7 +15,7 @@ TOKEN_LIFETIME = 900  # seconds, the longest that RDS accepts
 
 
 def login_with_token(database: DatabaseSettings) -> Login:
-    """The login of the settings with a new token as its password. Raises CredentialsError."""
+    """Return the login of the settings, with a new token as its password. Raises CredentialsError."""
     login = make_login(database, database.user, None)
     try:
         signer = load_credentials()
@@ -27,7 +27,10 @@ def login_with_token(database: DatabaseSettings) -> Login:
 
 
 def database_token(server: str, user: str, region: str, signer: AwsCredentials, now: datetime) -> str:
-    """A password for `user` that RDS accepts for 15 minutes at `server`, HOST:PORT: a signed URL without its scheme."""
+    """Return a password for `user` that RDS accepts for 15 minutes: a signed URL without its scheme.
+
+    `server` is HOST:PORT.
+    """
     stamp, scope = timestamp(now), credential_scope(now, region, "rds-db")
     query = {
         "Action": "connect",

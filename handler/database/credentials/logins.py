@@ -1,6 +1,6 @@
 """The user and the password for each new connection: static, from Secrets Manager, or an RDS IAM token.
 
-A process may live longer than its password, so the candidates are asked for again for each connection.
+A process may live longer than its password, so the candidates are determined again for each connection.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from handler.settings import DatabaseSettings
 
 
 class CredentialsError(Exception):
-    """There are no credentials to log in with. The message names the setting and shows no value."""
+    """There are no credentials to log in with. The message names the setting and contains no value."""
 
 
 class Login(NamedTuple):
@@ -25,14 +25,14 @@ class Login(NamedTuple):
 
 
 def preload(database: DatabaseSettings) -> None:
-    """Import at init what the first login needs, and load the TLS context for AWS. Sends no request."""
+    """At init, import the modules that the first login needs, and create the TLS context for AWS. Sends no request."""
     if database.secret_arn:
-        from handler.database import https  # noqa: PLC0415 - only a function that has a secret imports them
+        from handler.database import https  # noqa: PLC0415 - only functions with a secret import them
         from handler.database.credentials import secrets_manager  # noqa: F401, PLC0415
 
         https.tls_context()
     elif database.iam_auth:
-        from handler.database.credentials import iam_token  # noqa: F401, PLC0415 - only a function that signs imports it
+        from handler.database.credentials import iam_token  # noqa: F401, PLC0415 - only functions with IAM authentication import it
 
 
 def candidate_logins(database: DatabaseSettings) -> Iterator[Login]:
@@ -50,7 +50,7 @@ def candidate_logins(database: DatabaseSettings) -> Iterator[Login]:
 
 
 def mark_accepted(database: DatabaseSettings, login: Login) -> None:
-    """Remember that the server accepted `login`: it is the first candidate from now on."""
+    """Make `login`, which the server has accepted, the first candidate from now on."""
     if database.secret_arn:
         from handler.database.credentials import secrets_manager  # noqa: PLC0415
 
@@ -66,7 +66,7 @@ def make_login(  # noqa: PLR0913 - a login has these parts
     port: int | None = None,
     name: str | None = None,
 ) -> Login:
-    """A login at the host, port and database name of the settings; the arguments stand in for those that are not set.
+    """Return a login. The settings take precedence over `host`, `port` and `name`.
 
     Raises CredentialsError without a host.
     """

@@ -1,8 +1,8 @@
 """Logins from a secret of AWS Secrets Manager.
 
-A secret is used until the server refuses its login. Then the current version is read again, and the pending version,
-which the server already accepts during a rotation (Secrets Manager user guide, "Rotation strategies"). The login that
-the server accepted last is used while Secrets Manager is not available.
+A secret is used until the server rejects its login. Then the current version is read again, and after it the pending
+version, which the server already accepts during a rotation (Secrets Manager user guide, "Rotation strategies"). While
+Secrets Manager is not available, the login that the server accepted last is used.
 """
 
 import json
@@ -19,7 +19,7 @@ from handler.database.credentials.logins import CredentialsError, Login, make_lo
 from handler.database.credentials.signature import signed_headers
 from handler.settings import DatabaseSettings, Port, Text
 
-REFRESH_EVERY = 5.0  # seconds between two requests for the same secret, whatever the response
+REFRESH_EVERY = 5.0  # seconds between two requests for the same secret, also after a failure
 
 accepted_logins: dict[str, Login] = {}  # by secret
 _requested: dict[str, float] = {}  # by secret, in seconds of the monotonic clock
@@ -38,9 +38,9 @@ class DatabaseSecret(BaseModel):
 
 
 def logins_of_secret(database: DatabaseSettings, secret_arn: str) -> Iterator[Login]:
-    """The login that was accepted last, then those of the versions AWSCURRENT and AWSPENDING.
+    """Yield the login that was accepted last, then those of the versions AWSCURRENT and AWSPENDING.
 
-    Raises CredentialsError where there is no login at all.
+    Raises CredentialsError if there is no login at all.
     """
     tried = accepted_logins.get(secret_arn)
     if tried:
@@ -65,7 +65,7 @@ def logins_of_secret(database: DatabaseSettings, secret_arn: str) -> Iterator[Lo
 
 
 def _read_login(database: DatabaseSettings, secret_arn: str, stage: str) -> Login | None:
-    """The settings take precedence over the secret's `host`, `port` and `dbname`."""
+    """Return the login of the version at `stage`; None without such a version. Raises CredentialsError."""
     try:
         text = secret_value(secret_arn, stage, database.region or "")
     except AwsError as error:
@@ -84,9 +84,9 @@ def _read_login(database: DatabaseSettings, secret_arn: str, stage: str) -> Logi
 
 
 def secret_value(secret: str, stage: str, region: str) -> str | None:
-    """The text of the version of `secret` (an ARN or a name) at `stage`; None when no version is at `stage`.
+    """Return the text of the version of `secret` (an ARN or a name) at `stage`; None if no version is at `stage`.
 
-    Secrets Manager API reference, "GetSecretValue". One HTTP request, no retries. Raises AwsError.
+    Sends one HTTP request, without retries. Raises AwsError. Secrets Manager API reference, "GetSecretValue".
     """
     if secret.startswith("arn:"):
         region = secret.split(":")[3]
@@ -106,4 +106,4 @@ def secret_value(secret: str, stage: str, region: str) -> str | None:
     reason = str(found.get("__type", "")).rpartition("#")[2] if isinstance(found, dict) else ""
     if reason == "ResourceNotFoundException" and stage != "AWSCURRENT":
         return None
-    raise AwsError(f"Secrets Manager responds {reason or f'HTTP {status}, without a text'}")
+    raise AwsError(f"Secrets Manager responded with {reason or f'HTTP {status} and no text'}")

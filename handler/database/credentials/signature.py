@@ -1,6 +1,6 @@
 """Signature Version 4: AWS General Reference, "Create a signed AWS API request".
 
-botocore would add 55 ms to a cold start to sign, and 110 ms to make a client; these modules add 0.5 ms (docs/adr/0009).
+botocore would add 55 ms to a cold start, or 110 ms with a client; these modules add 0.5 ms (docs/adr/0009).
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from handler.database.credentials.aws import AwsCredentials
 def signed_headers(
     headers: Mapping[str, str], body: bytes, region: str, signer: AwsCredentials, now: datetime
 ) -> dict[str, str]:
-    """`headers` of a POST to Secrets Manager, with those of its signature. Names are in lower case."""
+    """Return `headers` of a POST to Secrets Manager, with those of its signature. Names are in lower case."""
     stamp, scope = timestamp(now), credential_scope(now, region, "secretsmanager")
     every = {**headers, "x-amz-date": stamp}
     if signer.session_token:
@@ -27,7 +27,7 @@ def signed_headers(
 
 
 def sign(signer: AwsCredentials, scope: str, stamp: str, request: str) -> str:
-    """The signature of a canonical request, in hexadecimal digits."""
+    """Return the signature of a canonical request, in hexadecimal digits."""
     key = f"AWS4{signer.secret_key}".encode()
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")

@@ -1,7 +1,7 @@
-"""PEP 249's connection and cursor: transactions that begin in the flush of their first statement, and their retries.
+"""PEP 249's connection and cursor, with transactions and the retry of their first statement.
 
-BEGIN is sent in the batch of the statement that begins a transaction, and costs no round trip. When the connection is
-lost under that statement, it runs again on a new connection, because nothing of the transaction was committed.
+BEGIN is sent in the batch of a transaction's first statement, so it takes no round trip. If the connection is lost
+while that statement runs, it runs again on a new connection, because nothing was committed.
 """
 
 import ssl
@@ -44,19 +44,19 @@ class Cursor(dbapi.Cursor):  # type: ignore[misc] # pg8000 ships no types
 
 
 class Connection(SynchronizedConnection):
-    """PEP 249's connection. The arguments that are not below are those of SynchronizedConnection.
+    """PEP 249's connection. The arguments that are not described here are those of SynchronizedConnection.
 
-    `idle_check` is the number of seconds without use after which `is_alive` asks the server. `settings` are what each
-    transaction needs, with their values as SHOW writes them: the first transaction reads the server's own values in the
-    same flush, and from then on SET LOCAL follows BEGIN for each that differs. `reconnect` makes the connection that
-    replaces a lost one; by default it connects with the same arguments.
+    `idle_check`: the number of seconds without use after which `is_alive` sends a query to the server.
+    `settings`: settings that each transaction needs, with their values as SHOW writes them. The first transaction reads
+    the server's values in the same flush. From then on, SET LOCAL follows BEGIN for each setting that differs.
+    `reconnect`: returns the connection that replaces a lost one. By default it connects with the same arguments.
 
-    `isolation_level`, `read_only` and `deferrable` are written into the next BEGIN, which costs nothing. Parameters are
-    written `%s`, or `$1` when `numbered` is set. `before_end`, where it is set, is called with the key word before a
-    COMMIT is sent, by `commit` or as a statement, and before a statement that rolls back. It may raise.
+    The attributes `isolation_level`, `read_only` and `deferrable` become part of the next BEGIN. Parameters are written
+    `%s`, or `$1` if `numbered` is true. `before_end` is called with the key word before `commit` or a statement sends a
+    COMMIT, and before a statement that rolls back. It may raise.
     """
 
-    def __init__(  # noqa: PLR0913 - all of it is known when a connection is made, and none later
+    def __init__(  # noqa: PLR0913 - a connection has these parameters
         self,
         address: tuple[str, int, ssl.SSLContext | None],
         login: dict[str, Any],
@@ -86,10 +86,10 @@ class Connection(SynchronizedConnection):
         super().__init__(address, login, timeout=timeout, channel_binding=channel_binding)
 
     def is_alive(self) -> bool:
-        """Whether the connection can be used. Takes a round trip where it was not used for `idle_check` seconds."""
+        """Whether the connection can be used. Takes a round trip if it was not used for `idle_check` seconds."""
         if self.closed or self._in_flight.locked() or self._sock.has_unread():
             return False
-        # The monotonic clock of a frozen environment may stand still.
+        # The monotonic clock may stop while Lambda freezes the environment.
         idle = max(time.monotonic() - self._used[0], abs(time.time() - self._used[1]))
         if idle >= self._idle_check:
             try:
@@ -103,10 +103,10 @@ class Connection(SynchronizedConnection):
         return Cursor(self)
 
     def run(self, statement: str, values: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None) -> Any:
-        """Execute in the open transaction, or in one that begins with the statement, or alone with autocommit.
+        """Execute in the open transaction, or begin one, or execute without one if `autocommit` is set.
 
         With autocommit, a read-only connection sends BEGIN READ ONLY before and COMMIT after the statement in the same
-        flush: the server refuses writes, and the statement still takes one round trip.
+        flush. The server then rejects writes, and the statement still takes one round trip.
 
         Returns pg8000's context with columns and rows. Raises dbapi.Error.
         """
@@ -117,7 +117,7 @@ class Connection(SynchronizedConnection):
         try:
             return self._run_first(statement, values, oids, stream)
         except ConnectionLost:
-            # Of several statements in one text, one may have ended the transaction.
+            # One of several statements may have ended the transaction, and committed.
             if self._retired or stream is not None or (not values and may_be_several(statement)):
                 raise
         self._replace_socket()
@@ -131,14 +131,14 @@ class Connection(SynchronizedConnection):
             return self._execute(self._batch(statement, values, oids, stream, self._begin()))
         except dbapi.Error:
             if self.autocommit:
-                self.rollback()  # after the error, the server has skipped the COMMIT of the batch
+                self.rollback()  # the server skipped the COMMIT of the batch after the error
             raise
 
     def _run_and_read_settings(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any) -> Any:
         """Run the first statement of the connection's first transaction. Raises dbapi.Error.
 
-        Where a setting of the server differs, the statement ran with the wrong one: it is rolled back, and runs again.
-        Nothing was committed, unless the transaction was read-only.
+        If a setting of the server differs, the statement ran with a wrong setting. It is rolled back and runs again.
+        Only a read-only transaction can have been committed.
         """
         batch = self._batch(statement, values, oids, stream, self._begin())
         try:
@@ -159,17 +159,17 @@ class Connection(SynchronizedConnection):
         return self._execute(self._batch(statement, values, oids, stream, self._begin()))
 
     def _compare_settings(self, context: Any) -> None:
-        """Take the rows of SHOW, which come first, out of the result, and keep what SET LOCAL has to change."""
+        """Remove the rows of SHOW, which come first, from the result, and compose the SET LOCAL statements."""
         shown, rows = context.rows[: len(self._settings)], context.rows[len(self._settings) :]
         context.rows = None if context.columns is None else rows
-        if len(shown) == len(self._settings):  # otherwise the server has refused BEGIN
+        if len(shown) == len(self._settings):  # otherwise BEGIN failed
             pairs = zip(self._settings, shown, strict=True)
             self._set_local = "".join(
                 f";set local {name} = '{needed}'" for (name, needed), [found] in pairs if found != needed
             )
 
     def _replace_socket(self) -> None:
-        """Give this connection the socket of a new one. It is in no transaction, so no session state is lost."""
+        """Take over the socket of a new connection. No transaction is open, so no state is lost."""
         self.abandon()
         fresh = self._reconnect()
         for name in SOCKET_ATTRIBUTES:
@@ -177,13 +177,13 @@ class Connection(SynchronizedConnection):
         self._mark_used()
 
     def commit(self) -> None:
-        """Commit the open transaction in one round trip; without one, do nothing.
+        """Commit the open transaction in one round trip. Without one, do nothing.
 
-        Raises dbapi.Error unless everything is stored; after SQLSTATE 08007 it is not known whether it is.
+        Raises dbapi.Error if the transaction was not committed, or with SQLSTATE 08007 if that is not known.
         """
         if self._in_flight.locked():
             self._retire()
-            raise driver_error("08006", "a statement was still waiting for its replies")
+            raise driver_error("08006", "another thread was still executing a statement")
         if not self._in_transaction and not self.closed:
             return
         if self.before_end is not None:
@@ -192,15 +192,15 @@ class Connection(SynchronizedConnection):
             self._execute(self._simple_batch("commit"))
         except dbapi.OperationalError as error:
             if self.closed:
-                message = "the connection was lost at COMMIT, which may have happened or not"
+                message = "the connection was lost during COMMIT: it is not known whether the transaction was committed"
                 raise driver_error("08007", message) from error
             raise
 
     def rollback(self) -> None:
-        """Roll back the open transaction in one round trip; without one, do nothing.
+        """Roll back the open transaction in one round trip. Without one, do nothing.
 
-        Closes the connection where that fails, after which the server rolls back, or where another thread still waits
-        for a statement.
+        Closes the connection if the rollback fails, so that the server rolls back, and if another thread is still
+        executing a statement.
         """
         if self._in_flight.locked():
             self._retire()
@@ -211,13 +211,13 @@ class Connection(SynchronizedConnection):
                 self.abandon()
 
     def execute_simple(self, statement: str) -> Any:
-        """pg8000's, in one round trip."""
+        """As pg8000's method, in one round trip."""
         return self._execute(self._simple_batch(statement))
 
     def execute_unnamed(
         self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
     ) -> Any:
-        """pg8000's, in one round trip."""
+        """As pg8000's method, in one round trip."""
         return self._execute(self._extended_batch(statement, vals, oids, stream))
 
     # Batches.
@@ -228,11 +228,11 @@ class Connection(SynchronizedConnection):
         return f"begin{level}{' read only' if self.read_only else ''}{deferrable}{self._set_local or ''}"
 
     def _batch(self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = "") -> Batch:
-        """The batch of a statement, with `begin` before it where a transaction begins. Raises dbapi.Error."""
+        """Return the batch of a statement, with `begin` before it unless it is empty. Raises dbapi.Error."""
         if not values and stream is None and (not begin or may_be_several(statement)):
             end = ";commit" if begin and self.autocommit else ""
             return self._simple_batch(f"{begin};{statement}{end}" if begin else statement)
-        # Without parameters, a percent sign is a percent sign.
+        # Without parameters, %s is not a placeholder.
         text = statement if self.numbered or not values else numbered(statement)
         return self._extended_batch(text, values, oids, stream, begin)
 
@@ -242,12 +242,12 @@ class Connection(SynchronizedConnection):
     def _extended_batch(
         self, statement: str, values: Sequence[Any], oids: Sequence[int], stream: Any, begin: str = ""
     ) -> Batch:
-        """All messages of a statement. Raises dbapi.DataError for a parameter that cannot be sent."""
+        """Return all messages of a statement. Raises dbapi.DataError for a parameter that cannot be converted."""
         context = Context(statement, stream=stream)
-        # A statement with a stream cannot run again after the settings are known: the stream has been read by then.
+        # A statement with a stream cannot run a second time with other settings, because the stream was read already.
         shows_settings = self._set_local is None and begin != "" and stream is None
         if shows_settings:
-            context.rows, context.input_funcs = [], [str]  # SHOW is not described
+            context.rows, context.input_funcs = [], [str]  # for the rows of SHOW, which has no Describe
         commits = self.autocommit and begin != ""
         before, after, replies = frame(begin, self._settings if shows_settings else (), commits)
         parts = [before, parse(self._encode(statement), oids)]
@@ -256,17 +256,17 @@ class Connection(SynchronizedConnection):
             encoded = [None if param is None else param.encode(self._client_encoding) for param in params]
             parts += (bind(encoded), after)
         except (MemoryError, RecursionError):
-            raise  # not an error of the value
+            raise  # not caused by the value
         except Exception as error:
-            raise driver_error("22000", f"a parameter cannot be sent: {type(error).__name__}") from error
+            raise driver_error("22000", f"a parameter cannot be converted: {type(error).__name__}") from error
         return Batch(b"".join(parts), replies, context, shows_settings)
 
     def _encode(self, statement: str) -> bytes:
-        """Raises dbapi.ProgrammingError for text that the server would read as another statement."""
+        """Return the text in the client's encoding. Raises dbapi.ProgrammingError if that would be other SQL."""
         try:
             text = statement.encode(self._client_encoding)
         except UnicodeEncodeError as error:
-            raise driver_error("42601", f"the statement cannot be written in {self._client_encoding}") from error
+            raise driver_error("42601", f"the statement cannot be encoded in {self._client_encoding}") from error
         if b"\x00" in text:
             raise driver_error("42601", "the statement contains the NUL character")
         return text

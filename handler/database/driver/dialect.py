@@ -1,8 +1,8 @@
-"""SQLAlchemy's pg8000 dialect on `pipeline.Connection`: what it would ask the server for is known on this side.
+"""SQLAlchemy's pg8000 dialect for the connections of this driver. It sends no statements of its own.
 
-Isolation level, read-only and deferrable are written into the next BEGIN, AUTOCOMMIT is the absence of one: nothing
-is SET in the session, which a pooler would have to undo or would pin. The version is in the parameters that the server
-reports at startup, so a new engine's first connection sends no statement.
+The next BEGIN contains the isolation level, READ ONLY and DEFERRABLE; AUTOCOMMIT sends no BEGIN. So the dialect never
+changes a setting of the session, which a pooler would have to reset, or which would pin the connection. The server's
+version is one of the parameters that the server reports at startup.
 """
 
 import re
@@ -17,12 +17,12 @@ from sqlalchemy.dialects.postgresql.pg8000 import PGDialect_pg8000, PGExecutionC
 
 from handler.database.driver.connection import Connection
 
-NAME = "postgresql+pipeline"
+DIALECT = "postgresql+pipeline"
 
 
 class ExecutionContext(PGExecutionContext_pg8000):
     def create_server_side_cursor(self) -> Any:
-        """A cursor of the server lives in a transaction: without one, rows are buffered on this side."""
+        """Without a transaction the server keeps no cursor, so the rows are buffered by the driver."""
         if self._dbapi_connection.autocommit:
             return self._dbapi_connection.cursor()
         return super().create_server_side_cursor()  # type: ignore[no-untyped-call]
@@ -32,10 +32,10 @@ class Dialect(PGDialect_pg8000):
     driver = "pipeline"
     supports_statement_cache = True
     execution_ctx_cls = ExecutionContext
-    statement_compiler = PGCompiler  # type: ignore[assignment] # the one below pg8000's, which doubles %
+    statement_compiler = PGCompiler  # type: ignore[assignment] # not pg8000's, which doubles %
 
     def __init__(self, **options: Any) -> None:
-        # SQLAlchemy writes $1 itself: pg8000 would look for %s, letter by letter, and find it where it is none.
+        # SQLAlchemy writes $1 itself. pg8000 would examine each character for %s, and also replace it in literals.
         super().__init__(**{"paramstyle": "numeric_dollar"} | options)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -52,22 +52,25 @@ class Dialect(PGDialect_pg8000):
         return on_connect
 
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:  # noqa: ARG002 - SQLAlchemy's
-        raise dbapi.NotSupportedError("two-phase commit is not supported: a pooler cannot hold what is prepared")
+        raise dbapi.NotSupportedError("two-phase commit is not supported, because poolers do not support it")
 
     def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:  # noqa: ARG002 - SQLAlchemy's
-        """A connection that is in doubt has closed itself."""
+        """Whether the driver has closed the connection, which it does after every error of the connection."""
         held = connection or (cursor and cursor._c)  # noqa: SLF001 - pg8000 warns about the public name
         return isinstance(getattr(held, "dbapi_connection", held), Connection) and held.closed
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        """Roll back, or close where memory does not suffice: a session whose rollback raises keeps its connection."""
+        """Roll back, or close the connection if there is not enough memory for that.
+
+        If the rollback raised, the session would not return its connection to the pool.
+        """
         try:
             dbapi_connection.rollback()
-        except Exception:  # noqa: BLE001 - MemoryError and RecursionError: the driver has raised no other
+        except Exception:  # noqa: BLE001 - MemoryError and RecursionError; the driver raises no other
             dbapi_connection.abandon()
 
     def do_close(self, dbapi_connection: Any) -> None:
-        if not dbapi_connection.closed:  # it may have closed itself, which is nothing to log
+        if not dbapi_connection.closed:  # SQLAlchemy would log the error of a second close
             dbapi_connection.close()
 
     def do_ping(self, dbapi_connection: Any) -> bool:
@@ -78,7 +81,7 @@ class Dialect(PGDialect_pg8000):
         dbapi_connection.isolation_level = None if level == "AUTOCOMMIT" else level
 
     def reset_isolation_level(self, dbapi_conn: Any) -> None:
-        """The server's own default, whatever it is."""
+        """Return to the server's default isolation level."""
         dbapi_conn.autocommit, dbapi_conn.isolation_level = False, None
 
     def get_isolation_level(self, dbapi_connection: Any) -> Any:
@@ -104,14 +107,14 @@ class Dialect(PGDialect_pg8000):
         return tuple(int(part) for part in version.groups(default="0"))
 
     def _get_default_schema_name(self, connection: Any) -> None:  # type: ignore[override]
-        """Not asked for: reflection looks at what is visible where it is given no schema."""
+        """None, without a query: without a schema, reflection uses the tables that the search path makes visible."""
 
     def _set_backslash_escapes(self, connection: Any) -> None:
         self._backslash_escapes = _parameters(connection).get("standard_conforming_strings") == "off"
 
 
 def _parameters(connection: Any) -> dict[str, str]:
-    """What the server reported at startup: PostgreSQL manual, 54.2.7 "Asynchronous Operations"."""
+    """The parameters that the server reports: PostgreSQL manual, 54.2.7 "Asynchronous Operations"."""
     return connection.connection.dbapi_connection.parameter_statuses  # type: ignore[no-any-return]
 
 

@@ -1,10 +1,10 @@
-"""The errors that the driver raises: the class of PEP 249 follows from the SQLSTATE, the server's or the driver's."""
+"""The errors that the driver raises. The SQLSTATE determines which class of PEP 249 an error has."""
 
 from pg8000 import dbapi
 
 from handler.database.error_fields import ErrorFields, sqlstate_of
 
-# By the class of the SQLSTATE, its first two characters: PostgreSQL manual, appendix A "PostgreSQL Error Codes".
+# By the first two characters of the SQLSTATE, its class: PostgreSQL manual, appendix A "PostgreSQL Error Codes".
 ERRORS: dict[str, type[dbapi.DatabaseError]] = {
     "0A": dbapi.NotSupportedError,
     "22": dbapi.DataError,
@@ -16,7 +16,7 @@ ERRORS: dict[str, type[dbapi.DatabaseError]] = {
 
 
 class ProtocolViolation(Exception):
-    """The server has sent a message that the protocol does not allow. The connection cannot be used any more."""
+    """The server sent a message that the protocol or a limit does not allow. The connection must be closed."""
 
 
 class ConnectionLost(dbapi.OperationalError):  # type: ignore[misc] # pg8000 ships no types
@@ -24,10 +24,10 @@ class ConnectionLost(dbapi.OperationalError):  # type: ignore[misc] # pg8000 shi
 
 
 def driver_error(sqlstate: str, message: str) -> dbapi.DatabaseError:
-    """An error of the driver in the form of the server's errors: fields by their letters (manual, 54.8)."""
+    """Return an error of the driver, with the fields of a server's error (manual, 54.8)."""
     return classified(dbapi.DatabaseError({"S": "ERROR", "C": sqlstate, "M": message}))
 
 
 def classified(error: dbapi.DatabaseError) -> dbapi.DatabaseError:
-    """The same error with the class that PEP 249 has for its SQLSTATE; pg8000 raises each as DatabaseError."""
+    """Return `error` as the class of PEP 249 for its SQLSTATE. pg8000 raises every error as DatabaseError."""
     return ERRORS.get(sqlstate_of(error)[:2], dbapi.DatabaseError)(ErrorFields(error.args[0]))

@@ -1,4 +1,4 @@
-"""The columns of a result, and the limits on what Python has to convert (docs/adr/0024)."""
+"""The columns of a result, and limits on the values that Python converts (docs/adr/0024)."""
 
 from functools import lru_cache
 from struct import Struct
@@ -9,10 +9,10 @@ from pg8000 import converters
 from handler.database.driver.errors import ProtocolViolation
 
 MAX_COLUMNS = 1664  # PostgreSQL manual, appendix K "PostgreSQL Limits"
-MAX_CACHED = 4096  # bytes of a RowDescription that is cached
+MAX_CACHED = 4096  # bytes; longer RowDescriptions are not cached
 LONG_ROW = 64 * 1024  # bytes; the values of a longer row are checked before they are converted
-MAX_CONVERTED = 4 * 1024 * 1024  # bytes of a value that Python code converts letter by letter: 0.6 s
-CONVERTED_BY_LETTERS = frozenset(converters.PG_TYPES) - {
+MAX_CONVERTED = 4 * 1024 * 1024  # bytes of a value that Python code converts character by character: 0.6 s
+CONVERTED_BY_CHARACTERS = frozenset(converters.PG_TYPES) - {
     *(converters.BYTES, converters.CHAR, converters.CSTRING, converters.JSON, converters.JSONB, converters.NAME),
     *(converters.TEXT, converters.UNKNOWN, converters.VARCHAR),
 }
@@ -23,9 +23,9 @@ read_length = Struct("!i").unpack_from
 
 
 def read_columns(description: bytes, encoding: str) -> list[dict[str, Any]]:
-    """The columns of a RowDescription as pg8000 represents them. The list is shared and must not be changed.
+    """Return the columns of a RowDescription as pg8000 represents them. The list is shared: do not change it.
 
-    A statement is described by the same bytes each time, so short descriptions are cached. Raises ProtocolViolation.
+    Short descriptions are cached, because the server sends the same bytes each time. Raises ProtocolViolation.
     """
     read = cached_columns if len(description) <= MAX_CACHED else cached_columns.__wrapped__
     try:
@@ -36,7 +36,7 @@ def read_columns(description: bytes, encoding: str) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=512)
 def cached_columns(description: bytes, encoding: str) -> list[dict[str, Any]]:
-    """As `read_columns`, cached. Raises ValueError where a name cannot be read. Manual, 54.7 "Message Formats"."""
+    """As `read_columns`, cached. Raises ValueError if a name cannot be decoded. Manual, 54.7 "Message Formats"."""
     columns: list[dict[str, Any]] = []
     count, start = int.from_bytes(description[:2]), 2
     if count > MAX_COLUMNS:
@@ -52,10 +52,10 @@ def cached_columns(description: bytes, encoding: str) -> list[dict[str, Any]]:
 
 
 def check_long_row(row: bytes, columns: list[dict[str, Any]]) -> None:
-    """Raise ProtocolViolation where a value of the DataRow `row` would take Python too long to convert."""
+    """Raise ProtocolViolation if Python would take too long to convert a value of the DataRow `row`."""
     start = 2
     for column in columns:
         (length,) = read_length(row, start)
-        if length > MAX_CONVERTED and column["type_oid"] in CONVERTED_BY_LETTERS:
+        if length > MAX_CONVERTED and column["type_oid"] in CONVERTED_BY_CHARACTERS:
             raise ProtocolViolation(f"a value of {length} bytes of the type with the oid {column['type_oid']}")
         start += 4 + max(length, 0)

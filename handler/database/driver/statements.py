@@ -1,4 +1,4 @@
-"""What the text of an SQL statement tells before it is sent."""
+"""Properties of an SQL statement that the driver needs before it sends the statement."""
 
 import re
 from functools import lru_cache
@@ -15,7 +15,7 @@ _ENDS_TRANSACTION = re.compile(
 
 @lru_cache(maxsize=512)
 def ends_transaction(statement: str) -> str | None:
-    """The first key word in `statement` that ends a transaction, in capitals; None where there is none."""
+    """Return the first key word in `statement` that ends a transaction, in upper case; None if there is none."""
     found = _ENDS_TRANSACTION.search(_NOT_SQL.sub(" ", statement))
     return found[1].upper() if found else None
 
@@ -27,5 +27,5 @@ def may_be_several(statement: str) -> bool:
 
 @lru_cache(maxsize=512)
 def numbered(statement: str) -> str:
-    """`statement` with `$1`, `$2`… in place of `%s`. pg8000 looks at each character, so the result is cached."""
+    """Return `statement` with `$1`, `$2`… in place of `%s`. Cached, because pg8000 examines each character."""
     return str(dbapi.convert_paramstyle("format", statement, ())[0])

@@ -1,11 +1,11 @@
-"""A pg8000 connection that sends a batch in one flush, and that is synchronized with its server or closed.
+"""A pg8000 connection that sends a batch in one flush, and that is either synchronized with its server or closed.
 
-Stock pg8000 sends Parse, then Describe, then Bind and Execute, and waits for each. Here one flush has all messages of a
-statement and one Sync, so a statement costs one round trip.
+Stock pg8000 sends Parse, then Describe, then Bind and Execute, and waits for each. Here one flush contains all messages
+of a statement and one Sync, so a statement takes one round trip.
 
-Synchronized means that every reply up to ReadyForQuery was read, and that each was a reply that could come. Parameters
-are converted before the first byte is sent, and a value that cannot be converted does not stop the reading. After any
-other failure the connection is closed, since the next statement could read replies to this one.
+Synchronized means that every reply up to ReadyForQuery was read, and that the replies were in a valid order. Parameters
+are converted before the first byte is sent, and all replies are read even if a value cannot be converted. After any
+other failure the connection is closed, because the next statement could read replies to this one.
 """
 
 import os
@@ -52,9 +52,9 @@ READ_ONLY_TRANSACTION = "25006"
 _WITHOUT_ROW_COUNT = frozenset((b"BEGIN\x00", b"COMMIT\x00", b"SET\x00", b"SHOW\x00"))
 
 # Limits on what the server sends (docs/adr/0024).
-MAX_PARAMETERS = 100  # that it reports; PostgreSQL 18 reports 15
+MAX_PARAMETERS = 100  # reported parameters; PostgreSQL 18 reports 15
 MAX_NOTICE = 8192  # bytes of a notice that are kept; pg8000 keeps a hundred notices
-# The encodings of the manual's table 23.3 that Python can decode. In another encoding SQL could be other SQL.
+# The encodings of the manual's table 23.3 that Python can decode. The server could read other SQL in other encodings.
 CLIENT_ENCODINGS = frozenset(
     {"big5", "euc_cn", "euc_jis_2004", "euc_jp", "euc_kr", "gb18030", "gbk", "johab", "shift_jis_2004", "sjis", "uhc"}
     | {"sql_ascii", "unicode", "utf8", "win874"}
@@ -64,11 +64,11 @@ CLIENT_ENCODINGS = frozenset(
 
 
 class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no types
-    """pg8000's connection, on a socket of `open_socket`, which executes a Batch at a time.
+    """pg8000's connection on a socket of `open_socket`. It executes one Batch at a time.
 
-    `address` are the arguments of `open_socket`; `login` are pg8000's user, password, database, application_name;
-    `timeout` is the number of seconds that connecting may take; with `channel_binding` the server must prove that no
-    other machine relays the connection. Raises dbapi.OperationalError when the connection cannot be made.
+    `address`: the arguments of `open_socket`. `login`: pg8000's user, password, database, application_name.
+    `timeout`: the number of seconds for connecting and the login. `channel_binding`: whether it is required.
+    Raises dbapi.OperationalError if the connection cannot be made.
     """
 
     _usock: Any = None
@@ -87,7 +87,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         self._peer: Any = None
         self._channel_binding = channel_binding
         self.read_only = False
-        self._in_flight = Lock()  # held while a statement waits for its replies
+        self._in_flight = Lock()  # held while a statement is executed
         self._retired = False
         with timeout_after(timeout), ExitStack() as on_failure:
             try:
@@ -105,18 +105,18 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
                 raise classified(error) from None
             except Exception as error:
                 raise driver_error("08001", f"cannot connect to {_place(address)}: {error}") from error
-        del self.message_types[b"R"]  # the server may not ask for a password any more
+        del self.message_types[b"R"]  # an authentication request after the login is a protocol violation
         self._sock.raise_limit()
         self.pg_types.update(READERS)
         self.py_types.update(WRITERS)
-        self._transaction_status = b"I"  # pg8000 does not keep the status that the server has just sent
+        self._transaction_status = b"I"  # pg8000 does not store the status that the server sent at the login
         self._mark_used()
         _open_connections.add(self)
 
-    # What pg8000 calls for a message of the server.
+    # pg8000 calls these methods for messages of the server.
 
     def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """Answer a request that `check_request` allows. Raises dbapi.OperationalError, dbapi.InterfaceError."""
+        """Reply to a request that `check_request` allows. Raises dbapi.OperationalError, dbapi.InterfaceError."""
         is_verified = isinstance(self._usock, ssl.SSLSocket) and self._usock.context.verify_mode == ssl.CERT_REQUIRED
         request, data = check_request(
             data,
@@ -129,16 +129,16 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         self._last_request = request
 
     def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """As pg8000's, which takes as long as several rows, with cached columns. Raises ProtocolViolation."""
+        """As pg8000's method, with cached columns: pg8000's takes as long as several rows. Raises ProtocolViolation."""
         context.columns = read_columns(data, self._client_encoding)
         context.input_funcs = [self.pg_types[column["type_oid"]] for column in context.columns]
         if context.rows is None:
             context.rows = []
 
     def handle_DATA_ROW(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """As pg8000's, without what it computes again for each value: a list of 50 items has 300 (docs/adr/0020).
+        """As pg8000's method, without the work that it repeats for each value (docs/adr/0020).
 
-        pg8000 cuts a value whose length is beyond the message. Raises ProtocolViolation or struct.error for such a row.
+        Raises ProtocolViolation or struct.error for a value that is longer than the message, which pg8000 truncates.
         """
         size = len(data)
         if size > LONG_ROW:
@@ -161,7 +161,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         context.rows.append(row)
 
     def handle_COPY_DATA(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """As pg8000's. Data that was written to the caller's stream is not held, so a COPY may have any length."""
+        """As pg8000's method. Data that was written to the caller's stream does not count, so a COPY has any length."""
         super().handle_COPY_DATA(data, context)
         self._sock.release(len(data) + 5)
 
@@ -169,7 +169,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         super().handle_NOTICE_RESPONSE(data[:MAX_NOTICE], context)
 
     def handle_PARAMETER_STATUS(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """As pg8000's, which keeps any number of parameters and takes any encoding. Raises ProtocolViolation."""
+        """As pg8000's method, with limits on the parameters and the encoding. Raises ProtocolViolation."""
         super().handle_PARAMETER_STATUS(data, context)
         if len(self.parameter_statuses) > MAX_PARAMETERS:
             raise ProtocolViolation(f"more than {MAX_PARAMETERS} parameters")
@@ -177,14 +177,14 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
             raise ProtocolViolation("an unknown client_encoding")
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """As pg8000's, which takes a microsecond to find that there is no number of rows."""
+        """As pg8000's method, which takes a microsecond to find that there is no number of rows."""
         if data not in _WITHOUT_ROW_COUNT:
             super().handle_COMMAND_COMPLETE(data, context)
 
-    # One batch.
+    # Executing a batch.
 
     def _execute(self, batch: Batch) -> Any:
-        """Send `batch`, read all replies, and return its context. The connection is synchronized afterwards, or closed.
+        """Send `batch`, read all replies, and return its context. Then the connection is synchronized, or it is closed.
 
         Raises dbapi.Error: the server's error, or the driver's.
         """
@@ -193,10 +193,10 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         try:
             remaining()
         except TimeoutError as error:
-            raise driver_error("57014", "no time is left for a statement") from error
-        # No thread may read the replies to the statement of another.
+            raise driver_error("57014", "the deadline has passed, and the statement was not sent") from error
+        # A thread must not read the replies to another thread's statement.
         if not self._in_flight.acquire(blocking=False):
-            raise dbapi.InterfaceError("another thread waits for a statement: use a session in one thread at a time")
+            raise dbapi.InterfaceError("another thread is executing a statement: use a session in one thread at a time")
         try:
             reply_codes, unreadable = self._exchange(batch)
         finally:
@@ -216,16 +216,16 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         if error is None:
             return
         if COPY_IN in reply_codes:
-            self.abandon()  # the server refused the COPY before it read a row, and has yet to reply to pg8000's Sync
+            self.abandon()  # the server rejected the COPY before it read a row, and will still reply to pg8000's Sync
         if isinstance(error, dbapi.InterfaceError):
-            # pg8000 raises it where the server replied ROLLBACK to the COMMIT of a failed transaction.
-            raise driver_error("25P02", "the transaction had failed; it is rolled back")
+            # pg8000 raises it if the server replied ROLLBACK to the COMMIT of a failed transaction.
+            raise driver_error("25P02", "the transaction was rolled back, because an earlier statement had failed")
         if sqlstate_of(error) == READ_ONLY_TRANSACTION and not self.read_only:
-            self.abandon()  # since a failover, this server is not the primary any more
+            self.abandon()  # after a failover, this server is no longer the primary
         raise classified(error)
 
     def _exchange(self, batch: Batch) -> tuple[bytes, Exception | None]:
-        """One round trip. Closes the connection when it fails. Returns what `_read_replies` returns."""
+        """Send a batch and return the result of `_read_replies`. Closes the connection after a failure."""
         try:
             self._sock.write(batch.messages)
             self._sock.flush()
@@ -234,12 +234,12 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
             if batch.messages != PING:
                 self._cancel()
             self.abandon()
-            raise driver_error("57014", "the statement took longer than there was time") from error
+            raise driver_error("57014", "the statement was cancelled, because the deadline has passed") from error
         except OSError as error:
             self.abandon()
             fields = {"C": "08006", "M": f"the connection was lost: {error}"}
             if isinstance(batch.context.error, dbapi.DatabaseError):
-                fields |= batch.context.error.args[0]  # a FATAL error, after which the server closes
+                fields |= batch.context.error.args[0]  # a FATAL error, after which the server closes the connection
             raise ConnectionLost(ErrorFields(fields)) from error
         except ReplyTooLarge as error:
             self.abandon()
@@ -247,16 +247,16 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         except Exception as error:
             self.abandon()
             cause = str(error) if isinstance(error, ProtocolViolation) else type(error).__name__
-            raise driver_error("08P01", f"the server cannot be understood: {cause}") from error
+            raise driver_error("08P01", f"the server violated the protocol: {cause}") from error
         except BaseException:
             self.abandon()
             raise
 
     def _read_replies(self, context: Any, repeated: tuple[bytes, ...]) -> tuple[bytes, Exception | None]:
-        """Read up to ReadyForQuery.
+        """Read all replies up to ReadyForQuery.
 
-        Returns the codes of the replies, with one for each run of replies of a code in `repeated`, and the first error
-        of converting a reply.
+        Returns their codes, and the first error of converting a reply. Consecutive replies of a code in `repeated` are
+        one code.
         """
         read_message, handlers = self._sock.read_message, self.message_types
         reply_codes, last, unreadable = bytearray(), b"", None
@@ -272,7 +272,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
                 raise
             except Exception as error:
                 if code == COPY_IN or code not in handlers:
-                    raise  # the server waits for data, or the message is unknown
+                    raise  # the server waits for COPY data, or the message is unknown
                 if code not in ASYNCHRONOUS:
                     unreadable = unreadable or error
             if code not in ASYNCHRONOUS and not (code == last and code in repeated):
@@ -280,7 +280,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
                 last = code
             if code == READY:
                 if data not in STATUSES or not may_follow_replies(self._sock.unread()):
-                    raise ProtocolViolation("more messages than replies, or an unknown transaction status")
+                    raise ProtocolViolation("messages after ReadyForQuery, or an unknown transaction status")
                 return bytes(reply_codes), unreadable
 
     def _cancel(self) -> None:
@@ -289,7 +289,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         with suppress(OSError), grace_period(CLOSE_TIMEOUT), open_socket(*self._address, peer=self._peer) as sock:
             sock.settimeout(remaining())
             sock.sendall(int32(8 + len(key)) + int32(CANCEL_REQUEST) + key)
-            sock.recv(1)  # the server closes the socket after it has sent the signal
+            sock.recv(1)  # returns when the server has sent the signal and closes the socket
 
     def _mark_used(self) -> None:
         self._used = (time.monotonic(), time.time())
@@ -301,7 +301,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         return self._usock is None
 
     def close(self) -> None:
-        """Send Terminate, and close. Raises dbapi.InterfaceError when the connection is closed already."""
+        """Send Terminate, and close the socket. Raises dbapi.InterfaceError if the connection is closed already."""
         if self.closed:
             raise dbapi.InterfaceError("connection is closed")
         if self._in_flight.locked():
@@ -319,10 +319,10 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
             sock.close()
 
     def _retire(self) -> None:
-        """Close for good while a thread waits for a statement, whose replies belong to no later request."""
+        """Close the connection while another thread executes a statement, and do not reconnect it."""
         self._retired = True
         with suppress(OSError, AttributeError):
-            self._usock.shutdown(socket.SHUT_RDWR)  # ends the wait of the thread
+            self._usock.shutdown(socket.SHUT_RDWR)  # ends the wait of that thread
         self.abandon()
 
 
@@ -341,5 +341,5 @@ def _abandon_all() -> None:
         connection.abandon()
 
 
-# A forked process has copies of its parent's sockets. It closes the copies, which the server does not notice.
+# A forked process has copies of its parent's sockets. It closes the copies without a message to the server.
 os.register_at_fork(after_in_child=_abandon_all)

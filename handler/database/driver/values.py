@@ -1,8 +1,8 @@
-"""Values as text, whichever of its formats the server writes.
+"""Readers and writers of values, for every text format that the server may use.
 
-pg8000 reads one format of a bytea, some of an interval, and loses the sign of an interval of less than an hour. The
-settings that choose the format are role, database and server defaults, and no pooler lets a client set all of them.
-PostgreSQL manual: 8.4 "Binary Data Types", 8.5.5 "Interval Output".
+pg8000 reads one format of bytea and some of interval, and loses the sign of an interval of less than an hour. Roles,
+databases and servers have defaults for the settings that choose the format, and no pooler lets a client set all of
+them. PostgreSQL manual: 8.4 "Binary Data Types", 8.5.5 "Interval Output".
 """
 
 import re
@@ -20,16 +20,16 @@ from pg8000.converters import (
     make_param,
 )
 
-from handler.database.driver.moments import MOMENTS
+from handler.database.driver.timestamps import TIMESTAMP_READERS
 
 _ESCAPED = re.compile(rb"\\(\\|[0-7]{3})")
-# Years and months with a hyphen between (sql_standard), a time, or a number and its unit.
+# Years and months with a hyphen between them (sql_standard), a time, or a number and its unit.
 _INTERVAL_FIELD = re.compile(
     r"(?P<sign>[+-]?)(?:(?P<years>\d+)-(?P<months>\d+)|(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>[\d.]+)"
     r"|(?P<number>[\d.]+) ?(?P<unit>[A-Za-z]*))"
 )
-# Of postgres and postgres_verbose in the singular, of iso_8601 (a time in small letters here), and a day of
-# sql_standard, which has none.
+# Units of postgres and postgres_verbose, in the singular; of iso_8601, with units of time in lower case; and of
+# sql_standard, which writes days without a unit.
 _UNITS = (
     {"year": "years", "mon": "months", "day": "days", "hour": "hours", "min": "minutes", "sec": "seconds"}
     | {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -38,22 +38,25 @@ _UNITS = (
 
 
 def read_bytea(text: str) -> bytes:
-    """A bytea in the hex or the escape format."""
+    """Read a bytea in the hex or the escape format."""
     if text.startswith("\\x"):
         return bytes.fromhex(text[2:])
     return _ESCAPED.sub(lambda found: b"\\" if found[1] == b"\\" else bytes((int(found[1], 8),)), text.encode("ascii"))
 
 
 def read_interval(text: str) -> timedelta | PGInterval | str:
-    """An interval in any IntervalStyle; with months, which have no length, a PGInterval; infinity as text."""
+    """Read an interval in any IntervalStyle.
+
+    Returns a timedelta, a PGInterval for one with months, whose length varies, or the text of infinity.
+    """
     if text in ("infinity", "-infinity"):
         return text
     is_iso = text.startswith("P")
-    if is_iso:  # M is a month before the T, and a minute after it
+    if is_iso:  # before the T, M is a month; after it, a minute
         date, _, time = text.partition("T")
         text = date + time.lower()
     found = list(_INTERVAL_FIELD.finditer(text))
-    # The sign before all fields of sql_standard. In the other styles a field after a negative one has its own.
+    # In sql_standard one sign can apply to all fields. In the other styles, a field after a negative one has a sign.
     negates_all = not is_iso and found[0]["sign"] == "-" and not any(field["sign"] for field in found[1:])
     fields: dict[str, float] = {}
     for field in found:
@@ -78,19 +81,19 @@ def _number(text: str) -> float:
 
 
 def write_timedelta(value: timedelta) -> str:
-    """Every field with its sign: with IntervalStyle sql_standard, a first and only minus would negate all of them."""
+    """Write every field with a sign. With IntervalStyle sql_standard, a single leading minus negates all fields."""
     return f"{value.days:+} days {value.seconds:+} seconds {value.microseconds:+} microseconds"
 
 
 def write_interval(value: PGInterval) -> str:
-    """The same of what is not a timedelta."""
+    """As `write_timedelta`."""
     return re.sub(r"(^| )(?=\d)", r"\1+", str(value)) or "0"
 
 
 def write_array(values: list[Any]) -> str:
-    """An array with all elements quoted (manual, 8.15.6), or a multirange, whose ranges are not.
+    """Write an array, whose elements are all quoted (manual, 8.15.6), or a multirange, whose ranges are not.
 
-    pg8000 quotes where it sees a need: the text `null` is then no text any more.
+    pg8000 quotes only some elements, so it writes the text `null` as NULL.
     """
     return f"{{{','.join(map(_write_element, values))}}}"
 
@@ -107,12 +110,12 @@ def _write_element(value: Any) -> str:
     return f'"{escaped}"'
 
 
-# By the oid of the type, and by the class of the value, as pg8000 keeps its own.
+# Readers by the oid of the type, and writers by the class of the value, as in pg8000's own dicts.
 READERS = {
     BYTES: read_bytea,
     BYTES_ARRAY: lambda text: _parse_array(text, read_bytea),
     INTERVAL: read_interval,
     INTERVAL_ARRAY: lambda text: _parse_array(text, read_interval),
-} | MOMENTS
+} | TIMESTAMP_READERS
 WRITERS: dict[type, Any] = {timedelta: write_timedelta, PGInterval: write_interval, list: write_array}
 _WRITERS = PY_TYPES | WRITERS
