@@ -1,4 +1,4 @@
-"""The migrations of the database schema, and what applies them. They ship with the function."""
+"""The migrations of the database schema, and the code that runs them. They are deployed with the function."""
 
 from pathlib import Path
 

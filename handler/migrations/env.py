@@ -1,4 +1,4 @@
-"""How Alembic runs: called by `upgrade.py` and by the `alembic` command (`make revision`)."""
+"""Alembic's environment, which runs for `upgrade.py` and for the `alembic` command (`make revision`)."""
 
 import math
 import os
@@ -15,34 +15,34 @@ from handler.database.connection import make_engine
 from handler.database.deadline import remaining
 from handler.database.error_fields import sqlstate_of
 from handler.migrations import grants, history
-from handler.migrations.locks import limit, retry_while_locked
+from handler.migrations.locks import retry_while_locked, set_limit
 from handler.settings import read_database_settings
 
 resources.import_models()
 
-# Any number, the same for every process that migrates this database.
+# An arbitrary number that all processes which migrate this database share.
 ADVISORY_LOCK = 2026_11_22
-# Seconds to wait for another process that migrates, and then for tables in use, where no deadline says it.
+# Seconds to wait for another migration, and then for tables in use, if there is no deadline.
 WAIT_TIMEOUT = 60.0
-# Seconds before our own deadline at which the server gives up by itself: it can say what it waited for.
-HEAD_START = 1.0
+# The server's timeouts end this many seconds before the deadline, because the server's error names the statement.
+TIMEOUT_MARGIN = 1.0
 
 
 def run(engine: Engine) -> None:
     with engine.begin() as connection:
-        # The database's own limits (versions/0002_limits.py) are for requests. One holds here too, and before it is
-        # set: a server whose client has vanished lets go of our locks.
-        limit(connection, "statement_timeout", _time_left() - HEAD_START)
-        limit(connection, "idle_in_transaction_session_timeout", 15)
-        _queue(connection, _patience())
-        ahead = retry_while_locked(connection, partial(_migrate, connection), _patience())
+        # These replace the database's limits (versions/0002_limits.py), which are for requests. The second one makes
+        # the server release the locks if the client disappears.
+        set_limit(connection, "statement_timeout", _time_left() - TIMEOUT_MARGIN)
+        set_limit(connection, "idle_in_transaction_session_timeout", 15)
+        _wait_for_other_migrations(connection, _lock_wait())
+        ahead = retry_while_locked(connection, partial(_migrate, connection), _lock_wait())
     if ahead:
         raise ahead
 
 
 def _migrate(connection: Connection) -> history.DatabaseIsAhead | None:
-    """Run the migrations and the grants. Returns that the database is ahead of this code, where it is."""
-    limit(connection, "statement_timeout", _time_left() - HEAD_START)
+    """Run the migrations and the grants. Returns DatabaseIsAhead if a newer release has migrated the database."""
+    set_limit(connection, "statement_timeout", _time_left() - TIMEOUT_MARGIN)
     user = context.config.attributes.get("api_user")
     schemas = grants.schemas(connection)
     if user:
@@ -55,39 +55,39 @@ def _migrate(connection: Connection) -> history.DatabaseIsAhead | None:
         try:
             context.run_migrations()
         except CommandError:
-            ahead = history.check(connection, context.script, context.get_context().get_current_heads())
+            ahead = history.check_history(connection, context.script, context.get_context().get_current_heads())
             if ahead is None:
                 raise
         else:
             heads = context.get_context().get_current_heads()
-            history.remember(connection, context.script, heads)
+            history.store_history(connection, context.script, heads)
             context.config.attributes["heads"] = heads
-    if user:  # after a newer release's migrations too: the user may be another than that release was given
+    if user:  # also if the database is ahead, because the newer release may have had another user
         grants.use_schemas(connection)
         grants.grant(connection, schemas[0], user)
     return ahead
 
 
-def _queue(connection: Connection, seconds: float) -> None:
-    """Wait until no other process migrates this database."""
-    limit(connection, "lock_timeout", seconds)
+def _wait_for_other_migrations(connection: Connection, seconds: float) -> None:
+    """Take the lock that only one migration of this database can hold. Raises CommandError after `seconds`."""
+    set_limit(connection, "lock_timeout", seconds)
     try:
         connection.execute(text("SELECT pg_catalog.pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     except DBAPIError as error:
         if sqlstate_of(error) == "55P03":
-            raise CommandError("another process has been migrating this database all the time") from error
+            raise CommandError("another process is still migrating this database") from error
         raise
 
 
 def _time_left() -> float:
-    """Seconds until the deadline, `inf` without one. Raises DeadlineExceeded."""
+    """Return the seconds until the deadline, `inf` without one. Raises DeadlineExceeded."""
     return remaining() or math.inf
 
 
-def _patience() -> float:
-    """Seconds that may be spent waiting for a lock."""
+def _lock_wait() -> float:
+    """Return for how many seconds to wait for a lock."""
     left = _time_left()
-    return WAIT_TIMEOUT if left == math.inf else left - 2 * HEAD_START
+    return WAIT_TIMEOUT if left == math.inf else left - 2 * TIMEOUT_MARGIN
 
 
 run(context.config.attributes.get("engine") or make_engine(read_database_settings(os.environ), poolclass=NullPool))

@@ -1,4 +1,4 @@
-"""What is said about a migration that failed, without anything that may come from a row."""
+"""The description of a failed migration, without values of rows."""
 
 from pathlib import Path
 from traceback import walk_tb
@@ -10,13 +10,13 @@ from handler import migrations
 from handler.database.deadline import DeadlineExceeded
 from handler.database.error_fields import describe, fields_of, sqlstate_of
 from handler.migrations.errors import MigrationError
-from handler.migrations.locks import beginning
+from handler.migrations.locks import statement_prefix
 from handler.settings import SettingsError
 
-# What `describe_failure` says enough about; the log has the traceback of all others.
-EXPECTED = (SettingsError, CommandError, DBAPIError, DeadlineExceeded, MigrationError)
-# SQLSTATEs and classes of them (their first two characters) by their names in the PostgreSQL manual, appendix A.
-CONDITIONS = {
+# Errors for which `describe_failure` is enough. For all others the log has the traceback.
+EXPECTED_ERRORS = (SettingsError, CommandError, DBAPIError, DeadlineExceeded, MigrationError)
+# The names of SQLSTATEs, and of classes (the first two characters): PostgreSQL manual, appendix A.
+CONDITION_NAMES = {
     "08": "connection exception",
     "0A": "feature not supported",
     "22": "data exception",
@@ -65,18 +65,18 @@ CONDITIONS = {
 
 
 def describe_failure(error: BaseException) -> str:
-    """What failed, and in which line of which migration, without anything that may come from a row.
+    """Describe what failed, and in which line of which migration, without values of rows.
 
-    Of an exception of a migration that is its type, unless it is a MigrationError; of an error of the server its
-    SQLSTATE and the name of that. The message of a server that executes statements is never part of it: under any
-    SQLSTATE it may be the text of a RAISE in a function, with a value in it.
+    A database error is described by its SQLSTATE and the name of that. The server's message is left out, because under
+    any SQLSTATE it may come from a RAISE in a function, and contain a value. Another exception of a migration is
+    described by its type, and a MigrationError by its text.
     """
     migration = failing_migration(error)
     match error:
         case MigrationError():
             text = str(error)
         case DBAPIError():
-            text = f"the database refused: {_refusal(error, is_ours=migration is None)}"
+            text = f"database error: {_describe_database_error(error, is_ours=migration is None)}"
         case SettingsError() | CommandError() | DeadlineExceeded() if migration is None:
             text = str(error)
         case _:
@@ -85,7 +85,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def failing_migration(error: BaseException) -> str | None:
-    """The migration that was running or could not be read, `0004_prices.py, line 12`; None where it was none."""
+    """Return the migration that failed or could not be loaded, as `0004_prices.py, line 12`; None if there is none."""
     folder = migrations.SCRIPTS / "versions"
     lines = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
@@ -93,14 +93,14 @@ def failing_migration(error: BaseException) -> str | None:
     return next((f"{path.name}, line {line}" for path, line in reversed(lines) if path.parent == folder), None)
 
 
-def _refusal(error: DBAPIError, *, is_ours: bool) -> str:
-    """The SQLSTATE of an error, its name, and how the statement begins where that is ours or had to wait."""
+def _describe_database_error(error: DBAPIError, *, is_ours: bool) -> str:
+    """The SQLSTATE, its name, and the beginning of the statement if it is ours or waited for a lock."""
     code = sqlstate_of(error)
     if not code:
         return type(error.orig).__name__
     shown = describe(fields_of(error))
     if shown != code:
-        return shown  # a message of the driver, or of a server that refuses or ends a connection
-    name = CONDITIONS.get(code) or CONDITIONS.get(code[:2], "")
-    statement = beginning(error.statement) if is_ours or code == "55P03" else ""
+        return shown  # a message of the driver, or of a server that rejects or ends a connection
+    name = CONDITION_NAMES.get(code) or CONDITION_NAMES.get(code[:2], "")
+    statement = statement_prefix(error.statement) if is_ours or code == "55P03" else ""
     return f"{code} {name}{': ' if statement else ''}{statement}".rstrip()

@@ -1,7 +1,7 @@
-"""Which migrations a database has been through, so that older code knows a newer database from a foreign one.
+"""The history of a database's migrations, with which older code recognizes a newer version of its own schema.
 
-Alembic stores only the newest revision. To code that is older than it, it is a word that says nothing: its own
-migrations and more, or another branch's. So the whole list is kept with it, as the comment of Alembic's table.
+Alembic stores only the newest revision. Older code does not know that revision, and cannot tell whether it follows its
+own migrations or comes from another branch. So the list of all revisions is stored as the comment of Alembic's table.
 """
 
 from collections.abc import Collection
@@ -15,17 +15,17 @@ VERSION_TABLE = "alembic_version"
 
 
 class DatabaseIsAhead(CommandError):
-    """The database is at `revision`, which a newer release added to all of the migrations that this code has."""
+    """The database is at `revision` of a newer release, and has all migrations of this code."""
 
     def __init__(self, revision: str) -> None:
-        super().__init__(f"the schema is at {revision}, which is newer than this code: nothing was done")
+        super().__init__(f"the schema is at {revision}, which is newer than this code: no migration was run")
         self.revision = revision
 
 
-def check(connection: Connection, script: ScriptDirectory, current: Collection[str]) -> DatabaseIsAhead | None:
-    """Returns that the database is ahead of this code, where it is; None where this code knows where the database is.
+def check_history(connection: Connection, script: ScriptDirectory, current: Collection[str]) -> DatabaseIsAhead | None:
+    """Return DatabaseIsAhead if the database is ahead of this code, or None if this code knows its revisions `current`.
 
-    Raises CommandError where the database went another way than this code's migrations.
+    Raises CommandError if the database does not have all migrations of this code.
     """
     unknown = sorted(set(current) - {one.revision for one in script.walk_revisions()})
     if not unknown:
@@ -34,14 +34,13 @@ def check(connection: Connection, script: ScriptDirectory, current: Collection[s
     if heads and heads <= set(_read(connection).split()):
         return DatabaseIsAhead(", ".join(unknown))
     raise CommandError(
-        f"the schema is at {', '.join(unknown)}, which this code does not know,"
-        f" and has not been through {', '.join(sorted(heads)) or 'any'}, this code's newest:"
-        " another branch's, or another service's"
+        f"the schema is at {', '.join(unknown)}, which this code does not know, and this code's newest migration"
+        f" ({', '.join(sorted(heads)) or 'none'}) was not applied: the schema is of another branch or service"
     )
 
 
-def remember(connection: Connection, script: ScriptDirectory, current: Collection[str]) -> None:
-    """Write down all that led to `current`, where it is not written yet."""
+def store_history(connection: Connection, script: ScriptDirectory, current: Collection[str]) -> None:
+    """Store all revisions up to `current`, unless they are stored already."""
     passed = " ".join(sorted(one.revision for one in script.iterate_revisions(tuple(current), "base")))
     if passed != _read(connection):
         connection.execute(SetTableComment(Table(VERSION_TABLE, MetaData(), comment=passed)))

@@ -1,9 +1,9 @@
-"""Locks on tables that are in use: short waits, with pauses between them in which requests go on (docs/adr/0015).
+"""Short waits for locks on tables that are in use, with pauses in which requests continue (docs/adr/0015).
 
-Every later query of a table queues behind a migration that waits for it, so one wait is at most LOCK_TIMEOUT long.
-Then all that the attempt has done is rolled back to a savepoint, which also releases the locks that it holds
-(PostgreSQL manual, 13.3.1 "Table-Level Locks"), and after a pause it runs again from its beginning. What was locked
-before the savepoint, which is the place in the queue of migrations, is kept.
+While a migration waits for a table, all later queries of the table wait behind it. So one wait lasts LOCK_TIMEOUT at
+most. Then the attempt is rolled back to a savepoint, which releases its locks (PostgreSQL manual, 13.3.1 "Table-Level
+Locks"), and after a pause it runs again from the beginning. The lock that keeps other migrations out was taken before
+the savepoint and is kept.
 """
 
 import logging
@@ -19,14 +19,14 @@ from sqlalchemy.exc import DBAPIError
 
 from handler.database.error_fields import sqlstate_of
 
-# Seconds that one attempt may wait for locks in all, and the least that a statement gets of them.
+# Seconds for which one attempt may wait for locks in all, and the minimum for each statement.
 LOCK_TIMEOUT, SHORTEST_LOCK_TIMEOUT = 1.0, 0.1
-# Seconds until the next attempt, doubled each time, with up to half of it added or taken away.
+# Seconds until the next attempt, doubled each time, with a jitter of 50 %.
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 # lock_not_available and deadlock_detected: PostgreSQL manual, appendix A.
-LOCKED = ("55P03", "40P01")
-# Whether this transaction holds a lock that makes the reads or writes of others wait: manual, table 13.2.
-HOLDS_UP_OTHERS = """
+LOCK_SQLSTATES = ("55P03", "40P01")
+# Whether this transaction holds a lock that blocks reads or writes of other sessions: manual, table 13.2.
+HOLDS_BLOCKING_LOCK = """
 SELECT EXISTS (
     SELECT FROM pg_catalog.pg_locks
     WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND granted
@@ -40,10 +40,10 @@ logger.setLevel(logging.INFO)
 
 
 def retry_while_locked(connection: Connection, attempt: Callable[[], Result], seconds: float) -> Result:
-    """Call `attempt` in a savepoint of the open transaction, again while a lock cannot be had, for `seconds` at most.
+    """Call `attempt` in a savepoint of the open transaction, again for `seconds` at most if it cannot get a lock.
 
-    Returns its result. Raises the DBAPIError of the last attempt when the time is up, and every other exception at
-    once; the transaction has failed then.
+    Returns its result. Raises the DBAPIError of the last attempt after `seconds`, and every other exception at once.
+    After an exception the transaction has failed.
     """
     until = time.monotonic() + seconds
     pause = FIRST_PAUSE
@@ -54,10 +54,10 @@ def retry_while_locked(connection: Connection, attempt: Callable[[], Result], se
                 result = attempt()
         except DBAPIError as error:
             jittered = pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-            if sqlstate_of(error) not in LOCKED or time.monotonic() + jittered >= until:
+            if sqlstate_of(error) not in LOCK_SQLSTATES or time.monotonic() + jittered >= until:
                 raise
             savepoint.rollback()
-            logger.info("in use: %s; trying again in %.1f s", beginning(error.statement), jittered)
+            logger.info("table in use: %s; retrying in %.1f s", statement_prefix(error.statement), jittered)
             time.sleep(jittered)
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
@@ -65,16 +65,16 @@ def retry_while_locked(connection: Connection, attempt: Callable[[], Result], se
             return result
 
 
-def limit(connection: Connection, name: str, seconds: float) -> None:
-    """Set a time limit of the server until the transaction or the savepoint ends; `inf` is no limit."""
-    milliseconds = 0 if seconds == float("inf") else max(int(seconds * 1000), 1)  # 0 is no limit
+def set_limit(connection: Connection, name: str, seconds: float) -> None:
+    """Set a timeout of the server until the transaction or the savepoint ends; `inf` disables it."""
+    milliseconds = 0 if seconds == float("inf") else max(int(seconds * 1000), 1)  # 0 disables the timeout
     connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
 
 
-def beginning(statement: str | None) -> str:
-    """The key words and names that a statement begins with, up to its first literal, at most 100 characters.
+def statement_prefix(statement: str | None) -> str:
+    """Return the key words and names before the first literal of a statement, at most 100 characters.
 
-    It names the table, and shows no value.
+    They include the table, and no value.
     """
     found = re.match(r'(?:\s*(?:"[^"]*"|[^\W\d][\w$]*|[.,*]))*', statement or "")
     assert found is not None
@@ -83,20 +83,20 @@ def beginning(statement: str | None) -> str:
 
 @contextmanager
 def _bounded_waits(connection: Connection, until: float) -> Iterator[None]:
-    """Inside the block all waits for locks share LOCK_TIMEOUT, from the moment that the first lock is held.
+    """Inside the block, all waits after the first blocking lock share LOCK_TIMEOUT.
 
-    Without that, the readers of the first of three tables would wait three times as long.
+    Otherwise the readers of the first of three tables would wait three times as long.
     """
-    free = time.monotonic()  # when it was last seen that nothing is held up
+    last_free = time.monotonic()  # when this transaction last held no blocking lock
 
     def before_cursor_execute(of: Connection, *_: Any) -> None:
-        nonlocal free
+        nonlocal last_free
         cursor = of.connection.cursor()
-        cursor.execute(HOLDS_UP_OTHERS)
+        cursor.execute(HOLDS_BLOCKING_LOCK)
         now = time.monotonic()
         if not cursor.fetchone()[0]:  # type: ignore[index] # EXISTS returns a row
-            free = now
-        seconds = min(max(LOCK_TIMEOUT - (now - free), SHORTEST_LOCK_TIMEOUT), max(until - now, 0.001))
+            last_free = now
+        seconds = min(max(LOCK_TIMEOUT - (now - last_free), SHORTEST_LOCK_TIMEOUT), max(until - now, 0.001))
         cursor.execute(f"SET LOCAL lock_timeout = {max(int(seconds * 1000), 1)}")
         cursor.close()
 

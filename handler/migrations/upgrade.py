@@ -1,7 +1,7 @@
-"""Run the migrations: safe to do twice, and from several processes at once.
+"""Run the migrations. This can be repeated, and several processes can do it at the same time.
 
-One process migrates, the others wait and find nothing left to do. It needs neither an alembic.ini nor the service's
-other settings, so it runs from the deployed artifact, where `custom_resource.py` calls it at each deploy.
+One process migrates; the others wait and then find no migration to run. It needs no alembic.ini and only the database
+settings, so it runs from the deployed artifact, where `custom_resource.py` calls it at each deployment.
 """
 
 from alembic import command
@@ -16,11 +16,11 @@ from handler.settings import DatabaseSettings
 def upgrade(database: DatabaseSettings, revision: str = "head") -> str | None:
     """Run the migrations up to `revision` in one transaction: all of them or none.
 
-    The same transaction lets `database.api_user`, where it is set, read and change rows.
+    The same transaction grants `database.api_user`, if it is set, the right to read and change rows.
 
-    Returns the revision that the schema is at. Raises sqlalchemy.exc.DBAPIError; migrations.history.DatabaseIsAhead
-    when a newer release has migrated already; alembic.util.CommandError for what cannot be right; SettingsError when
-    the CA file of the settings cannot be read.
+    Returns the revision of the schema. Raises sqlalchemy.exc.DBAPIError; migrations.history.DatabaseIsAhead if a newer
+    release has migrated already; alembic.util.CommandError for other problems with revisions or rights; SettingsError
+    if the CA file of the settings cannot be read.
     """
     engine = make_engine(database, poolclass=NullPool)
     alembic = Config(attributes={"engine": engine, "api_user": database.api_user})

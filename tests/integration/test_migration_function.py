@@ -201,14 +201,14 @@ def test_a_migration_that_fails_takes_those_before_it_along(s3: Bucket, url: str
     add(scripts, "0101", 'op.execute("CREATE INDEX ON idempotency_keys (price)")', after="0100")
     response = deploy(s3, "Update")
     assert response["Status"] == "FAILED"
-    assert response["Reason"] == "0101.py, line 5: the database refused: 42703 undefined column"
+    assert response["Reason"] == "0101.py, line 5: database error: 42703 undefined column"
     assert "Data" not in response
     assert tables(url) == MIGRATED
     with connect(url) as database:
         assert database.run("SELECT version_num FROM alembic_version") == [[HEAD]]
 
 
-REFUSED = "line 5: the database refused: "
+REFUSED = "line 5: database error: "
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ REFUSED = "line 5: the database refused: "
         ),
         (
             "try:\n        int('SECRET')\n    except ValueError:\n        op.execute('SELECT $$SECRET$$::integer')",
-            "line 8: the database refused: 22P02 invalid text representation",
+            "line 8: database error: 22P02 invalid text representation",
         ),
     ],
 )
@@ -299,8 +299,8 @@ def test_the_author_of_a_migration_can_say_why_it_stops(
     [
         ({}, "settings: DATABASE_URL is not set"),
         ({"DATABASE_URL": "postgresql://u:SECRET@h:port/d"}, "settings: DATABASE_URL"),
-        ({"DATABASE_URL": "postgresql://u:SECRET@127.0.0.1:1/d"}, "the database refused: 08001 cannot connect"),
-        ({"DATABASE_URL": "postgresql://u:SECRET@nowhere.invalid/d"}, "the database refused: 08001 cannot connect"),
+        ({"DATABASE_URL": "postgresql://u:SECRET@127.0.0.1:1/d"}, "database error: 08001 cannot connect"),
+        ({"DATABASE_URL": "postgresql://u:SECRET@nowhere.invalid/d"}, "database error: 08001 cannot connect"),
     ],
 )
 def test_settings_that_are_wrong_are_reported_without_a_secret(
@@ -332,7 +332,7 @@ def test_a_response_is_never_larger_than_cloudformation_takes(
     handler(CREATE | response | {"RequestType": "Update", "ResponseURL": s3.url}, Context())
     (put,) = s3.puts
     assert len(put.body) <= 4096
-    assert json.loads(put.body)["Reason"].startswith("the database refused: 57014")
+    assert json.loads(put.body)["Reason"].startswith("database error: 57014")
     assert "\\u" not in put.body.decode()
     assert "\\n" not in put.body.decode()
 
@@ -384,7 +384,7 @@ def test_a_table_that_is_in_use_for_long_fails_the_deploy_in_time(s3: Bucket, ur
     add(scripts, "0100", 'op.execute("ALTER TABLE idempotency_keys ADD price integer")')
     with held(url, "LOCK TABLE idempotency_keys IN ACCESS SHARE MODE"):
         response = deploy(s3, "Update", timeout=SHORT)
-        refused = "0100.py, line 5: the database refused: 55P03 a table stayed in use: "
+        refused = "0100.py, line 5: database error: 55P03 a table stayed in use: "
         assert response["Status"] == "FAILED"
         assert response["Reason"] == f"{refused}ALTER TABLE idempotency_keys ADD price integer"
     assert deploy(s3, "Update")["Status"] == "SUCCESS"
@@ -395,7 +395,7 @@ def test_a_migration_elsewhere_that_does_not_end_fails_the_deploy_in_time(s3: Bu
         response = deploy(s3, timeout=SHORT)
         assert (response["Status"], response["Reason"]) == (
             "FAILED",
-            "another process has been migrating this database all the time",
+            "another process is still migrating this database",
         )
     assert tables(url) == EMPTY
 
@@ -420,7 +420,7 @@ def test_a_statement_that_does_not_end_is_ended_on_the_server(s3: Bucket, url: s
     response = deploy(s3, timeout=SHORT)
     assert (response["Status"], response["Reason"]) == (
         "FAILED",
-        "0100.py, line 5: the database refused: 57014 the statement took too long, or was cancelled",
+        "0100.py, line 5: database error: 57014 the statement took too long, or was cancelled",
     )
     assert tables(url) == EMPTY
     with connect(url) as database:
@@ -461,7 +461,7 @@ def test_a_database_that_is_silent_from_the_start_fails_the_deploy_in_time(
     network.black_hole()
     response = deploy(s3, timeout=SHORT)
     assert response["Status"] == "FAILED"
-    assert response["Reason"].startswith("the database refused: 08001 cannot connect to 127.0.0.1")
+    assert response["Reason"].startswith("database error: 08001 cannot connect to 127.0.0.1")
     assert tables(url) == EMPTY
 
 
@@ -473,7 +473,7 @@ def test_a_database_that_falls_silent_fails_the_deploy_in_time(
     response = deploy(s3, timeout=SHORT)
     assert (response["Status"], response["Reason"]) == (
         "FAILED",
-        "0100.py, line 6: the database refused: 57014 the statement was cancelled, because the deadline has passed",
+        "0100.py, line 6: database error: 57014 the statement was cancelled, because the deadline has passed",
     )
     network.restore()
     network.reset()
@@ -637,7 +637,7 @@ def test_any_other_address_is_refused_without_a_request(
     with monkeypatch.context() as no_network:
         no_network.setattr("socket.socket.connect", None)
         no_network.setattr("socket.getaddrinfo", None)
-        with pytest.raises(ForeignResponseURL, match="nothing was done"):
+        with pytest.raises(ForeignResponseURL, match="the event was ignored"):
             handler(CREATE | {"ResponseURL": response_url}, Context())
     assert s3.puts == []
     assert tables(url) == EMPTY
@@ -679,7 +679,7 @@ def test_older_code_leaves_a_newer_schema_alone(
     assert (response["Status"], response["Data"]) == ("SUCCESS", {"Revision": "0101"})
     assert tables(url) == [*MIGRATED, ["more"], ["most"]]
     said = [(record.levelname, record.message) for record in ours(caplog)]
-    assert said == [("WARNING", "the schema is at 0101, which is newer than this code: nothing was done")]
+    assert said == [("WARNING", "the schema is at 0101, which is newer than this code: no migration was run")]
 
 
 def test_another_branch_is_not_taken_for_a_newer_schema(s3: Bucket, url: str, scripts: Path) -> None:
@@ -690,7 +690,7 @@ def test_another_branch_is_not_taken_for_a_newer_schema(s3: Bucket, url: str, sc
     response = deploy(s3, "Update")
     assert response["Status"] == "FAILED"
     assert response["Reason"].startswith(
-        "the schema is at 0100, which this code does not know, and has not been through 0200"
+        "the schema is at 0100, which this code does not know, and this code's newest migration (0200) was not applied"
     )
     assert tables(url) == [*MIGRATED, ["one"]]
 
@@ -745,7 +745,7 @@ def test_an_empty_event_migrates_and_returns_where_the_schema_is(event: Any, url
 
 def test_an_empty_event_raises_the_reason(scripts: Path) -> None:
     add(scripts, "0100", "op.execute('SELEC 1')")
-    with pytest.raises(MigrationFailed, match=r"^0100\.py, line 5: the database refused: 42601 syntax error$"):
+    with pytest.raises(MigrationFailed, match=r"^0100\.py, line 5: database error: 42601 syntax error$"):
         handler({}, Context())
 
 
@@ -762,7 +762,7 @@ def test_an_empty_event_raises_the_reason(scripts: Path) -> None:
     ],
 )
 def test_any_other_event_touches_nothing(event: Any, url: str) -> None:
-    with pytest.raises(ValueError, match="nothing was done"):
+    with pytest.raises(ValueError, match="it was ignored"):
         handler(event, Context())
     assert tables(url) == EMPTY
 

@@ -26,7 +26,7 @@ from handler.database.connection import make_engine
 from handler.database.deadline import timeout_after
 from handler.database.engine import engine
 from handler.migrations.failures import describe_failure
-from handler.migrations.locks import beginning
+from handler.migrations.locks import statement_prefix
 from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
 from tests.support.client import call
@@ -128,7 +128,7 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
         assert error.value.orig.args[0]["C"] == "55P03"
         said = describe_failure(error.value)
         assert said == (
-            "the database refused: 55P03 a table stayed in use: SELECT alembic_version.version_num FROM alembic_version"
+            "database error: 55P03 a table stayed in use: SELECT alembic_version.version_num FROM alembic_version"
         )
 
 
@@ -162,9 +162,9 @@ def test_a_migration_that_waits_for_a_table_stops_no_reader_for_longer_than_a_se
         assert call("GET", "/probes/").status == 200
         configure()  # no connection to the database stays
     assert longest < 2
-    retries = [one.getMessage() for one in caplog.records if "trying again" in one.getMessage()]
+    retries = [one.getMessage() for one in caplog.records if "retrying" in one.getMessage()]
     assert len(retries) >= 2
-    assert all(one.startswith("in use: ALTER TABLE probes ADD width int; trying again in ") for one in retries)
+    assert all(one.startswith("table in use: ALTER TABLE probes ADD width int; retrying in ") for one in retries)
     # It keeps its place in the queue of migrations, and lets go of the first table in each pause.
     assert len({pid for pid, _ in observed}) == 1
     held = [holds for _, holds in observed]
@@ -238,7 +238,7 @@ def test_waits_for_several_tables_are_no_longer_together_than_one(server_url: st
     ],
 )
 def test_a_statement_that_waits_is_shown_up_to_its_first_literal(statement: str | None, shown: str) -> None:
-    assert beginning(statement) == shown
+    assert statement_prefix(statement) == shown
 
 
 def test_a_checkout_may_have_any_path(server_url: str, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_checkout_may_have_any_path(server_url: str, tmp_path: Path) -> None:
     [
         (None, "migrate: settings: DATABASE_URL is not set"),
         ("mysql://u@h/d", "migrate: settings: DATABASE_URL must start with"),
-        ("postgresql://u:SECRET@127.0.0.1:1/d", "migrate: the database refused: 08001 cannot connect"),
+        ("postgresql://u:SECRET@127.0.0.1:1/d", "migrate: database error: 08001 cannot connect"),
     ],
 )
 def test_a_migration_that_cannot_run_says_why_in_one_line(url: str | None, message: str) -> None:

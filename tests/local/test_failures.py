@@ -67,7 +67,7 @@ def test_a_migration_that_fails_names_its_file_and_the_service_waits_for_another
     with running(project) as run:
         migration.write_text(BAD_MIGRATION)
         response = run.wait_for("/items/", "bad.py")
-        message = "migrate: bad.py, line 4: the database refused: 42601 syntax error"
+        message = "migrate: bad.py, line 4: database error: 42601 syntax error"
         assert (response.status_code, response.json()["detail"]) == (502, message)
         migration.write_text(BAD_MIGRATION.replace("SELEC", "SELECT"))
         run.wait_for("/health/live", "ok")

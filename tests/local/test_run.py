@@ -168,12 +168,11 @@ def test_a_failed_migration_is_one_clear_line_and_one_that_says_who(project: Pat
     )
     with temporary_database(server_url, f"failed_{os.getpid()}") as url:
         assert refused(project, DATABASE_URL=url) == (
-            "migrate: bad.py, line 3: the database refused: 42601 syntax error\n"
-            "run: the database could not be migrated\n"
+            "migrate: bad.py, line 3: database error: 42601 syntax error\nrun: the database could not be migrated\n"
         )
 
 
 def test_a_database_that_is_not_there_is_one_clear_line(project: Path) -> None:
     message = refused(project, DATABASE_URL="postgresql://ann:SECRET@127.0.0.1:1/d")
-    assert message.startswith("migrate: the database refused: 08001 cannot connect")
+    assert message.startswith("migrate: database error: 08001 cannot connect")
     assert "SECRET" not in message

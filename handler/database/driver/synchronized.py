@@ -104,7 +104,7 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
             except dbapi.DatabaseError as error:
                 raise classified(error) from None
             except Exception as error:
-                raise driver_error("08001", f"cannot connect to {_place(address)}: {error}") from error
+                raise driver_error("08001", f"cannot connect to {_describe_address(address)}: {error}") from error
         del self.message_types[b"R"]  # an authentication request after the login is a protocol violation
         self._sock.raise_limit()
         self.pg_types.update(READERS)
@@ -329,11 +329,11 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
 _open_connections: "WeakSet[SynchronizedConnection]" = WeakSet()
 
 
-def _place(address: tuple[str, int, ssl.SSLContext | None]) -> str:
-    """Where `address` leads to, and which setting says so."""
+def _describe_address(address: tuple[str, int, ssl.SSLContext | None]) -> str:
+    """Return host and port, or the path of the unix socket, and the setting that has them."""
     host, port, _ = address
-    place = host if host.startswith("/") else f"{host}, port {port}"
-    return f"{place} (named by DATABASE_URL, or by the secret in DATABASE_SECRET_ARN)"
+    server = host if host.startswith("/") else f"{host}, port {port}"
+    return f"{server} (named by DATABASE_URL, or by the secret in DATABASE_SECRET_ARN)"
 
 
 def _abandon_all() -> None:

@@ -1,8 +1,8 @@
 """Limit how long a session of this database runs a statement, waits for a lock, or keeps a transaction idle.
 
 The limits protect the database from a session whose function is frozen or has ended. As defaults of the database they
-cost no round trip, and a pooler does not need to know them. A role may have other values (`ALTER ROLE … SET`). They
-apply to sessions that begin from now on. The function's own deadline is 10 s.
+take no round trip and work with every pooler. A role may have other values (`ALTER ROLE … SET`). They apply to sessions
+that begin after the migration. The function's own deadline is 10 s.
 """
 
 from alembic import op

@@ -1,8 +1,8 @@
 """Create `items`, with the indexes of its list by name and of its search.
 
-The check constraints also hold for programs that write to the table directly. PostgreSQL's timestamps reach from 4713
-BC to 294276 AD and to infinity, those of Python and RFC 3339 from year 1 to 9999. An id below 1 has no path, and a
-version below 1 has no entity tag.
+The check constraints also apply to programs that write to the table directly. They allow only values that the API can
+represent: timestamps of the years 1 to 9999, the range of Python and RFC 3339; ids that are valid in a path; versions
+that are valid in an entity tag.
 """
 
 import sqlalchemy as sa
