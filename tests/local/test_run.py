@@ -1,5 +1,6 @@
 """`make run` as its user meets it: a copy of the project, the command, HTTP, Ctrl-C."""
 
+import json
 import os
 import re
 import shutil
@@ -14,15 +15,20 @@ import psutil
 import pytest
 from alembic.script import ScriptDirectory
 
+from local.examples import creations
 from tests.support.database import connect, temporary_database
 from tests.support.make_run import ROOT, TIMEOUT, refused, running
+
+# The first resource that can be created. Its table has the name of its path.
+PATH, BODY = next(creations(json.loads((ROOT / "docs" / "openapi.json").read_text())))
+TABLE = PATH.strip("/").replace("-", "_")
 
 
 def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
     with running(project) as run:
-        created = run.client.post("/items/", json={"name": "Lamp"})
+        created = run.client.post(PATH, json=BODY)
         assert created.status_code == 201
-        assert run.client.get("/items/").json()["items"] == [created.json()]
+        assert run.client.get(PATH).json()["items"] == [created.json()]
         assert run.client.get("/nowhere%1B[31m?q=SECRET").status_code == 400
         assert run.client.get("/docs").headers["content-type"] == "text/html; charset=utf-8"
         source = project / "handler" / "health.py"
@@ -36,7 +42,7 @@ def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
     output = "".join(run.output)
     for text in (str(run.client.base_url), "/docs", "curl -s", "run: stopped"):
         assert text in output
-    assert re.search(r"^POST /items/ 201 \d+\.\d ms, round trips \d+ \[[-0-9a-f]{36}\]$", output, re.MULTILINE)
+    assert re.search(rf"^POST {PATH} 201 \d+\.\d ms, round trips \d+ \[[-0-9a-f]{{36}}\]$", output, re.MULTILINE)
     assert re.search(r"^GET /nowhere%1B%5B31m 400 ", output, re.MULTILINE)
     assert "SECRET" not in output
     with running(project) as run:
@@ -68,7 +74,7 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(pro
         def post() -> None:
             with suppress(httpx.HTTPError), httpx.Client(base_url=run.client.base_url, timeout=TIMEOUT) as client:
                 for _ in range(10_000):
-                    response = client.post("/items/", json={"name": "Lamp"})
+                    response = client.post(PATH, json=BODY)
                     if response.status_code == 201:
                         answered.add(response.json()["id"])
 
@@ -85,7 +91,7 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(pro
         for thread in threads:
             thread.join(TIMEOUT)
         with connect(url) as database:
-            stored = {row[0] for row in database.run("SELECT id FROM items")}
+            stored = {row[0] for row in database.run(f"SELECT id FROM {TABLE}")}
         assert len(answered) >= 50
         assert answered <= stored
 
@@ -95,7 +101,7 @@ def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(pr
     with running(project) as run:
         port = run.client.base_url.port
         for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LocalHost:{port}", f"[::1]:{port}"):
-            assert run.client.get("/items/", headers={"Host": host}).status_code == 200, host
+            assert run.client.get(PATH, headers={"Host": host}).status_code == 200, host
         names = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "127.0.0.2", "192.168.1.2"]
         others = [f"{name}:{port}" for name in names]
         others += [
@@ -111,16 +117,16 @@ def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(pr
             "",
         ]
         for host in others:
-            response = run.client.post("/items/", json={"name": "Lamp"}, headers={"Host": host})
+            response = run.client.post(PATH, json=BODY, headers={"Host": host})
             assert (response.status_code, response.headers["content-type"]) == (421, "application/problem+json"), host
             assert f"127.0.0.1:{port}, localhost:{port}, [::1]:{port}" in response.json()["detail"]
             assert "evil" not in response.text
-        assert raw_status(port, "GET /items/ HTTP/1.0\r\n\r\n") == 421
-        two = f"GET /items/ HTTP/1.1\r\nHost: localhost:{port}\r\nHost: evil.example\r\n\r\n"
+        assert raw_status(port, f"GET {PATH} HTTP/1.0\r\n\r\n") == 421
+        two = f"GET {PATH} HTTP/1.1\r\nHost: localhost:{port}\r\nHost: evil.example\r\n\r\n"
         assert raw_status(port, two) in (400, 421)
-        absolute = "GET http://evil.example/items/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+        absolute = f"GET http://evil.example{PATH} HTTP/1.1\r\nHost: evil.example\r\n\r\n"
         assert raw_status(port, absolute) == 421
-        assert run.client.get("/items/").json()["items"] == []
+        assert run.client.get(PATH).json()["items"] == []
 
 
 def raw_status(port: int | None, request: str) -> int:
