@@ -176,7 +176,7 @@ def test_the_api_serves_every_route(deployed: Deployed) -> None:
     assert {"POST /probes/", "DELETE /probes/{probe_id}", "GET /health/ready"} <= set(done.stdout.splitlines())
 
 
-def test_the_limits_hold_for_it_too(deployed: Deployed) -> None:
+def test_the_limits_apply_to_the_api_user(deployed: Deployed) -> None:
     deployed.migrate()
     with deployed.connect() as api:
         limits = {
@@ -203,7 +203,7 @@ def test_the_limits_hold_for_it_too(deployed: Deployed) -> None:
         ("CREATE FUNCTION more() RETURNS int LANGUAGE sql RETURN 1", "SELECT more()"),
     ],
 )  # fmt: skip
-def test_what_a_later_migration_adds_is_covered(
+def test_the_api_user_may_use_what_a_later_migration_adds(
     statement: str, use: str, deployed: Deployed, later: Callable[[str], None]
 ) -> None:
     deployed.migrate()
@@ -255,7 +255,7 @@ def test_what_a_later_migration_adds_is_covered(
         "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT ALL ON TABLES TO PUBLIC",
     ],
 )
-def test_it_can_do_nothing_else(statement: str, deployed: Deployed) -> None:
+def test_the_api_user_cannot_do_anything_else(statement: str, deployed: Deployed) -> None:
     deployed.migrate()
     names = {"user": deployed.user, "owner": f"{deployed.user}_owner", "database": f"access_{os.getpid()}"}
     with deployed.connect() as api:
@@ -265,14 +265,14 @@ def test_it_can_do_nothing_else(statement: str, deployed: Deployed) -> None:
 # How it is made.
 
 
-def test_twice_is_the_same_as_once(deployed: Deployed) -> None:
+def test_migrating_again_changes_no_grant(deployed: Deployed) -> None:
     deployed.migrate()
     before = granted(deployed)
     assert deployed.migrate() == HEAD
     assert granted(deployed) == before
 
 
-def test_without_the_setting_nobody_is_let_in(deployed: Deployed) -> None:
+def test_without_the_setting_no_role_gets_a_grant(deployed: Deployed) -> None:
     before = granted(deployed)
     owner = deployed.url_of(f"{deployed.user}_owner")
     for environ in ({"DATABASE_URL": owner}, {"DATABASE_URL": owner, "DATABASE_API_USER": ""}):
@@ -282,7 +282,7 @@ def test_without_the_setting_nobody_is_let_in(deployed: Deployed) -> None:
     assert {acl for _, acl in relations} == {None}
 
 
-def test_a_release_before_lets_it_use_a_newer_schema_too(
+def test_an_older_release_grants_access_to_a_newer_schema(
     deployed: Deployed, later: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later("CREATE TABLE more ()")
@@ -295,7 +295,7 @@ def test_a_release_before_lets_it_use_a_newer_schema_too(
         api.run("SELECT FROM probes, more")
 
 
-def test_a_migration_that_fails_makes_nobody(deployed: Deployed, later: Callable[[str], None]) -> None:
+def test_a_migration_that_fails_creates_no_role(deployed: Deployed, later: Callable[[str], None]) -> None:
     later("SELEC 1")
     before = granted(deployed)
     with pytest.raises(Exception, match="42601"):
@@ -304,7 +304,7 @@ def test_a_migration_that_fails_makes_nobody(deployed: Deployed, later: Callable
 
 
 @pytest.mark.parametrize("name", ['"; DROP TABLE probes; --', "a'b", "Ann Lamp", "100%s", "a:b", "ä$1"])
-def test_any_name_is_a_name_and_nothing_more(name: str, deployed: Deployed, server_url: str) -> None:
+def test_a_role_name_may_contain_any_character(name: str, deployed: Deployed, server_url: str) -> None:
     name += str(os.getpid())
     try:
         for _ in range(2):
@@ -318,12 +318,12 @@ def test_any_name_is_a_name_and_nothing_more(name: str, deployed: Deployed, serv
 
 
 @pytest.mark.parametrize("name", ["public", "none", "pg_monitors"])
-def test_a_name_that_stands_for_others_is_refused(name: str, deployed: Deployed) -> None:
+def test_a_reserved_role_name_is_rejected(name: str, deployed: Deployed) -> None:
     with pytest.raises(Exception, match="42939"):  # reserved_name
         deployed.migrate(name)
 
 
-def test_the_user_that_migrates_is_refused(deployed: Deployed) -> None:
+def test_the_user_that_migrates_is_rejected_as_the_api_user(deployed: Deployed) -> None:
     owner = f"{deployed.user}_owner"
     with pytest.raises(CommandError, match=f"^DATABASE_API_USER: {owner} is the user that migrates, the tables' owner"):
         deployed.migrate(owner)
@@ -467,7 +467,7 @@ def names_of(deployed: Deployed) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("given", "right", "statement"), EXCESS, ids=[given for given, _, _ in EXCESS])
-def test_a_right_that_is_too_much_fails_the_migration_which_says_how_to_take_it_away(
+def test_an_excessive_right_fails_the_migration_and_the_message_revokes_it(
     given: str, right: str, statement: str, migrated: Deployed
 ) -> None:
     names = names_of(migrated)
@@ -489,7 +489,7 @@ def test_a_right_that_is_too_much_fails_the_migration_which_says_how_to_take_it_
             admin.run(UNDO.format(**names))
 
 
-def test_all_that_is_too_much_is_named_at_once(migrated: Deployed) -> None:
+def test_all_excessive_rights_are_in_one_message(migrated: Deployed) -> None:
     names = names_of(migrated)
     with connect(migrated.url) as admin:
         admin.run(
@@ -520,7 +520,7 @@ def test_all_that_is_too_much_is_named_at_once(migrated: Deployed) -> None:
         "SET ROLE {user}; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC",
     ],
 )
-def test_a_right_to_rows_or_none_that_matters_is_not_too_much(given: str, migrated: Deployed) -> None:
+def test_rights_to_rows_and_harmless_rights_are_allowed(given: str, migrated: Deployed) -> None:
     names = names_of(migrated)
     with connect(migrated.url) as admin:
         try:
@@ -548,7 +548,7 @@ def test_a_right_to_rows_or_none_that_matters_is_not_too_much(given: str, migrat
         ("pg_catalog", "SELECT FROM pg_catalog.pg_proc, pg_catalog.pg_roles LIMIT 1"),
     ],
 )
-def test_what_it_can_still_do_is_documented(name: str, statement: str, migrated: Deployed) -> None:
+def test_the_remaining_abilities_of_the_api_user_are_documented(name: str, statement: str, migrated: Deployed) -> None:
     section = (ROOT / "docs" / "adr" / "0025-effective-rights.md").read_text().partition("What it can still do")[2]
     assert f"`{name}`" in section
     with migrated.connect() as api:
@@ -572,7 +572,7 @@ CREATE OPERATOR public.= (FUNCTION = public.same, LEFTARG = name, RIGHTARG = var
 
 
 @pytest.mark.parametrize("planted", [FUNCTION, OPERATOR])
-def test_what_the_user_has_planted_is_refused_before_the_first_migration(
+def test_objects_that_the_api_user_has_created_are_rejected_before_the_first_migration(
     planted: str, deployed: Deployed, later: Callable[[str], None]
 ) -> None:
     deployed.migrate()
@@ -588,7 +588,7 @@ def test_what_the_user_has_planted_is_refused_before_the_first_migration(
         assert sqlstate(api, planted) == REFUSED  # from now on nobody can
 
 
-def test_no_statement_of_ours_calls_what_another_role_has_planted(deployed: Deployed) -> None:
+def test_statements_of_this_project_call_no_function_of_another_role(deployed: Deployed) -> None:
     with connect(deployed.url) as admin:
         admin.run(f"{OPEN}; {CALLED}; CREATE ROLE {deployed.user}_other")
         try:
@@ -601,7 +601,7 @@ def test_no_statement_of_ours_calls_what_another_role_has_planted(deployed: Depl
             admin.run(f"RESET ROLE; DROP OWNED BY {deployed.user}_other; DROP ROLE {deployed.user}_other")
 
 
-def test_where_the_schema_is_not_ours_to_close_the_migration_fails(deployed: Deployed) -> None:
+def test_a_schema_that_the_migration_cannot_close_fails_the_migration(deployed: Deployed) -> None:
     with connect(deployed.url) as admin:
         admin.run(f"ALTER SCHEMA public OWNER TO postgres; {OPEN}")
         with pytest.raises(
@@ -632,7 +632,9 @@ def test_a_migration_finds_the_schemas_of_the_databases_own_search_path(
             deployed.migrate()
 
 
-def test_on_rds_it_logs_in_with_a_token(deployed: Deployed, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_rds_the_api_user_logs_in_with_a_token(
+    deployed: Deployed, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert effective_rights.IAM == "rds_iam"
     iam = f"{deployed.user}_iam"  # a role is the whole server's, and other tests run on it
     monkeypatch.setattr(effective_rights, "IAM", iam)
@@ -664,7 +666,7 @@ def test_the_operations_guide_shows_who_may_and_drops_a_former_user(deployed: De
         assert deployed.user not in [name for (name,) in owner.run("SELECT rolname FROM pg_roles")]
 
 
-def test_the_function_that_migrates_makes_it(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_migration_function_creates_the_api_user(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", deployed.url_of(f"{deployed.user}_owner"))
     monkeypatch.setenv("DATABASE_API_USER", deployed.user)
     assert handler({}, Context()) == {"Revision": HEAD}

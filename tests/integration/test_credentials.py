@@ -117,7 +117,7 @@ def test_a_secret_is_read_once_and_used_for_every_connection(secret: Secret) -> 
     assert secret.calls == 1
 
 
-def test_a_password_that_changed_costs_one_refresh_and_no_request(secret: Secret, admin: Any) -> None:
+def test_a_changed_password_takes_one_refresh_and_fails_no_request(secret: Secret, admin: Any) -> None:
     create_probe()
     secret.put(secret.text("ann", "second"))
     admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
@@ -138,7 +138,7 @@ def test_a_connection_that_is_lost_after_a_rotation_is_replaced_with_the_new_pas
     assert call("POST", "/probes/", {"name": "new"}).status == 201
 
 
-def test_the_pending_version_is_tried_in_the_window_of_a_single_user_s_rotation(secret: Secret, admin: Any) -> None:
+def test_the_pending_version_is_used_during_a_single_user_rotation(secret: Secret, admin: Any) -> None:
     """Between setSecret and finishSecret the server takes only what is still pending."""
     create_probe()
     secret.put(secret.text("ann", "second"), "AWSPENDING")
@@ -152,7 +152,7 @@ def test_the_pending_version_is_tried_in_the_window_of_a_single_user_s_rotation(
     assert secret.calls == 3, "what was accepted is tried first"
 
 
-def test_alternating_users_change_the_name_too(secret: Secret, admin: Any) -> None:
+def test_a_rotation_of_alternating_users_changes_the_user(secret: Secret, admin: Any) -> None:
     create_probe()
     secret.put(secret.text("bob", "first"))
     admin.run(f"ALTER ROLE ann PASSWORD 'retired{SALT}'")
@@ -162,7 +162,7 @@ def test_alternating_users_change_the_name_too(secret: Secret, admin: Any) -> No
     assert admin.run("SELECT count(*) FROM pg_stat_activity WHERE usename = 'bob'") == [[1]]
 
 
-def test_a_rotation_of_alternating_users_under_steady_traffic_loses_no_request(secret: Secret, admin: Any) -> None:
+def test_a_rotation_of_alternating_users_under_traffic_fails_no_request(secret: Secret, admin: Any) -> None:
     """50 requests a second. Two rotations, each of which ends every connection of the user whose password changes."""
     create_probe()
     statuses = []
@@ -182,7 +182,7 @@ def test_a_rotation_of_alternating_users_under_steady_traffic_loses_no_request(s
 
 
 @pytest.mark.usefixtures("secret")
-def test_what_was_accepted_survives_an_outage_of_secrets_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_accepted_login_is_used_during_an_outage_of_secrets_manager(monkeypatch: pytest.MonkeyPatch) -> None:
     create_probe()
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1")
     reconnect()
@@ -190,7 +190,7 @@ def test_what_was_accepted_survives_an_outage_of_secrets_manager(monkeypatch: py
     assert call("GET", probe_path(1)).status == 200
 
 
-def test_in_the_window_that_nothing_bridges_the_answer_is_503_and_then_it_works(secret: Secret, admin: Any) -> None:
+def test_requests_are_503_until_the_new_password_is_in_the_secret(secret: Secret, admin: Any) -> None:
     create_probe()
     admin.run(f"ALTER ROLE ann PASSWORD 'unknown to the secret{SALT}'")
     reconnect()
@@ -206,7 +206,7 @@ def test_in_the_window_that_nothing_bridges_the_answer_is_503_and_then_it_works(
 
 
 @pytest.mark.usefixtures("secret")
-def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_once_in_5_s(
+def test_a_secret_is_requested_once_in_5_s_while_secrets_manager_throttles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
@@ -222,7 +222,7 @@ def test_with_the_database_gone_and_secrets_manager_throttling_it_is_requested_o
     assert calls
 
 
-def test_with_the_database_gone_a_known_secret_is_not_requested_for(secret: Secret) -> None:
+def test_a_known_secret_is_not_requested_while_the_database_is_unreachable(secret: Secret) -> None:
     create_probe()
     secret.put(secret.text("ann", "first").replace(str(secret.port), "1"))
     secrets_manager.accepted_logins.clear()
@@ -254,7 +254,7 @@ BAD_SECRETS: dict[str, Callable[[Secret], str]] = {
 
 
 @pytest.mark.parametrize("shape", BAD_SECRETS)
-def test_a_secret_of_the_wrong_shape_is_one_clear_line(
+def test_a_secret_of_the_wrong_shape_is_one_log_line(
     shape: str, secret: Secret, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret.put(BAD_SECRETS[shape](secret))
@@ -266,7 +266,7 @@ CONTROLS = {"NUL": "\0", "a line end": "\n", "a tab": "\t", "delete": "\x7f", "a
 
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("field", ["username", "password", "host", "dbname"])
-def test_a_control_character_in_a_secret_is_refused_before_anything_is_sent(
+def test_a_control_character_in_a_secret_is_rejected_before_connecting(
     field: str, control: str, secret: Secret, caplog: pytest.LogCaptureFixture
 ) -> None:
     """PostgreSQL's protocol cannot carry NUL, SASLprep none of them; a line end is one that was pasted along."""
@@ -283,7 +283,7 @@ def test_a_password_without_control_characters_is_sent_as_it_is(password: str, s
 
 
 @pytest.mark.parametrize("fields", [{"dbname": None}, {"dbname": ""}, {"engine": None, "more": [1]}])
-def test_a_secret_may_leave_out_what_the_url_says(
+def test_a_secret_may_omit_fields_that_the_url_has(
     fields: dict[str, object], secret: Secret, configure: Callable[..., None]
 ) -> None:
     configure(secret_arn=secret.arn, host="127.0.0.1", port=secret.port, database="postgres")
@@ -292,9 +292,7 @@ def test_a_secret_may_leave_out_what_the_url_says(
 
 
 @pytest.mark.usefixtures("secret")
-def test_a_secret_that_is_missing_is_one_clear_line(
-    configure: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_secret_is_one_log_line(configure: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     configure(secret_arn="not-there")
     assert_says("DATABASE_SECRET_ARN: Secrets Manager responded with ResourceNotFoundException", caplog)
 

@@ -79,7 +79,7 @@ def request(method: str, path: str, body: Any = None) -> Response:
 
 
 @pytest.mark.usefixtures("database_port")
-def test_a_read_on_a_dead_connection_is_answered_on_a_new_one(network: Network) -> None:
+def test_a_read_on_a_dead_connection_succeeds_on_a_new_one(network: Network) -> None:
     probe = create_probe()
     network.drop(own_port())
     with at_most(PROMPT):
@@ -112,7 +112,7 @@ def test_a_commit_on_a_dead_connection_is_503_and_stored_at_most_once(
 
 
 @pytest.mark.usefixtures("database_port")
-def test_a_peer_that_dies_while_its_reply_is_awaited_is_noticed_too(network: Network, database: Any) -> None:
+def test_a_peer_that_dies_before_it_replies_is_detected(network: Network, database: Any) -> None:
     """It has acknowledged the statement: nothing is sent again, and only probes find out."""
     probe = create_probe()
     database.run("BEGIN; LOCK probes")
@@ -129,7 +129,7 @@ def test_a_peer_that_dies_while_its_reply_is_awaited_is_noticed_too(network: Net
     death.join()
 
 
-def test_a_dead_network_is_503_in_time(network: Network, database_port: int, database: Any) -> None:
+def test_a_dead_network_is_503_within_seconds(network: Network, database_port: int, database: Any) -> None:
     create_probe()
     network.drop(database_port)
     with at_most(SILENT):
@@ -140,7 +140,7 @@ def test_a_dead_network_is_503_in_time(network: Network, database_port: int, dat
 
 
 @pytest.mark.usefixtures("database_port")
-def test_a_connection_that_died_at_rest_costs_no_request(network: Network) -> None:
+def test_a_connection_that_died_while_idle_fails_no_request(network: Network) -> None:
     probe = create_probe()
     network.drop(own_port())
     lie_idle()
@@ -148,7 +148,7 @@ def test_a_connection_that_died_at_rest_costs_no_request(network: Network) -> No
         assert request("GET", probe_path(1)).json == probe
 
 
-def test_a_dead_peer_is_noticed_behind_tls_too(network: Network, tmp_path: Path) -> None:
+def test_a_dead_peer_is_detected_with_tls(network: Network, tmp_path: Path) -> None:
     context, server = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     issue(authority(tmp_path / "ca.pem"), tmp_path, "127.0.0.1")
     context.load_verify_locations(tmp_path / "ca.pem")
@@ -171,5 +171,5 @@ def test_a_dead_peer_is_noticed_behind_tls_too(network: Network, tmp_path: Path)
                 stream.read(1)
 
 
-def test_a_statement_of_20_seconds_is_waited_for(slow_statement: "Future[Any]") -> None:
+def test_a_statement_of_20_seconds_succeeds(slow_statement: "Future[Any]") -> None:
     assert len(slow_statement.result(timeout=SLOW + 5).rows) == 1

@@ -38,7 +38,7 @@ def nobody_is_busy() -> bool:
     return True
 
 
-def test_a_lock_that_is_not_given_in_time_is_503_and_nobody_waits_for_it_any_more(database: Any) -> None:
+def test_a_lock_that_is_not_granted_is_503_and_its_backend_stops_waiting(database: Any) -> None:
     create_probe()
     database.run("BEGIN")
     database.run("SELECT * FROM probes FOR UPDATE")
@@ -50,7 +50,7 @@ def test_a_lock_that_is_not_given_in_time_is_503_and_nobody_waits_for_it_any_mor
     assert call("PATCH", probe_path(1), {"name": "new"}).json["version"] == 2
 
 
-def test_a_statement_that_takes_too_long_is_503_and_ends_on_the_server(app: FastAPI) -> None:
+def test_a_statement_that_takes_too_long_is_503_and_is_cancelled_on_the_server(app: FastAPI) -> None:
     @app.get("/test/slow")
     async def _route(session: SessionDep) -> None:
         session.execute(text("SELECT pg_sleep(60)"))
@@ -62,7 +62,7 @@ def test_a_statement_that_takes_too_long_is_503_and_ends_on_the_server(app: Fast
     assert call("GET", "/probes/").status == 200
 
 
-def test_too_little_time_is_503_at_once_and_touches_nothing(proxy: Proxy) -> None:
+def test_too_little_time_is_503_at_once_and_sends_nothing(proxy: Proxy) -> None:
     create_probe()
     with proxy.counting() as count:
         for method, path, body in [("GET", probe_path(1), None), ("POST", "/probes/", {"name": "x"})]:
@@ -86,9 +86,7 @@ def test_no_time_for_the_commit_is_503_and_nothing_is_stored(app: FastAPI, datab
     )
 
 
-def test_no_time_for_the_commit_of_a_session_of_one_s_own_leaves_no_transaction_behind(
-    app: FastAPI, database: Any
-) -> None:
+def test_no_time_for_the_commit_of_a_separate_session_leaves_no_open_transaction(app: FastAPI, database: Any) -> None:
     @app.post("/test/late")
     async def _route() -> None:
         with Session(engine) as session:
@@ -101,7 +99,7 @@ def test_no_time_for_the_commit_of_a_session_of_one_s_own_leaves_no_transaction_
     assert database.run("SELECT name FROM probes") == [["after"]]
 
 
-def test_a_pool_that_stays_empty_is_503_in_time() -> None:
+def test_a_pool_that_stays_empty_is_503_before_the_deadline() -> None:
     create_probe()
     with engine.connect():
         context = Context(timeout=1.0)
@@ -110,7 +108,7 @@ def test_a_pool_that_stays_empty_is_503_in_time() -> None:
     assert call("GET", probe_path(1)).status == 200
 
 
-def test_a_network_that_is_too_slow_is_503_in_time(proxy: Proxy) -> None:
+def test_a_network_that_is_too_slow_is_503_before_the_deadline(proxy: Proxy) -> None:
     create_probe()
     context = Context(timeout=1.0)
     proxy.latency = 2.0
@@ -124,7 +122,7 @@ def test_a_network_that_is_too_slow_is_503_in_time(proxy: Proxy) -> None:
     ("name", "value"),
     [("statement_timeout", "9s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "15s")],
 )
-def test_the_server_limits_sessions_by_itself(app: FastAPI, name: str, value: str) -> None:
+def test_sessions_have_the_server_s_limits(app: FastAPI, name: str, value: str) -> None:
     @app.get("/test/limit")
     async def _route(session: SessionDep) -> str:
         return str(session.execute(text(f"SHOW {name}")).scalar_one())

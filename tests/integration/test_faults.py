@@ -39,7 +39,7 @@ def test_a_connection_that_died_is_replaced_within_the_request(
 
 @pytest.mark.parametrize("fault", SEEN_AT_ONCE | SEEN_AFTER_A_REST)
 @pytest.mark.parametrize("request_", [REQUESTS[0], REQUESTS[2]], ids=["GET", "POST"])
-def test_after_a_rest_every_dead_connection_is_replaced_within_the_request(
+def test_after_an_idle_time_every_dead_connection_is_replaced_within_the_request(
     fault: str, request_: tuple[str, str, Any, int], proxy: Proxy
 ) -> None:
     create_probe()
@@ -50,7 +50,7 @@ def test_after_a_rest_every_dead_connection_is_replaced_within_the_request(
 
 
 @pytest.mark.parametrize("fault", SEEN_AFTER_A_REST)
-def test_a_peer_that_acknowledges_and_never_replies_costs_one_request_its_time(fault: str, proxy: Proxy) -> None:
+def test_a_peer_that_acknowledges_and_never_replies_fails_one_request_at_its_deadline(fault: str, proxy: Proxy) -> None:
     """Its kernel lives, as that of a server with a slow statement does; test_dead_peers.py has those whose does not."""
     create_probe()
     SEEN_AFTER_A_REST[fault](proxy)
@@ -82,7 +82,7 @@ def test_a_database_that_refuses_connections_is_503_until_it_is_back(proxy: Prox
     assert call("GET", probe_path(1)).status == 200
 
 
-def test_a_network_that_swallows_everything_is_503_in_time(proxy: Proxy) -> None:
+def test_a_network_that_drops_everything_is_503_before_the_deadline(proxy: Proxy) -> None:
     create_probe()
     proxy.black_hole()
     for _ in range(2):  # with a connection, and without one
@@ -93,7 +93,7 @@ def test_a_network_that_swallows_everything_is_503_in_time(proxy: Proxy) -> None
     assert call("GET", probe_path(1)).status == 200
 
 
-def test_a_connection_lost_at_commit_is_no_2xx(app: FastAPI, proxy: Proxy, database: Any) -> None:
+def test_a_connection_lost_during_commit_is_an_error_response(app: FastAPI, proxy: Proxy, database: Any) -> None:
     @app.post("/test/commit")
     async def _route(session: SessionDep) -> None:
         session.execute(insert(Probe).values(name="lost"))
@@ -105,9 +105,7 @@ def test_a_connection_lost_at_commit_is_no_2xx(app: FastAPI, proxy: Proxy, datab
     assert create_probe("after")["name"] == "after"
 
 
-def test_a_connection_lost_in_mid_transaction_does_not_go_on_as_another(
-    app: FastAPI, proxy: Proxy, database: Any
-) -> None:
+def test_a_connection_lost_during_a_transaction_is_not_replaced(app: FastAPI, proxy: Proxy, database: Any) -> None:
     """The second statement must not run in a transaction that has lost the first."""
 
     @app.post("/test/second")
@@ -122,7 +120,7 @@ def test_a_connection_lost_in_mid_transaction_does_not_go_on_as_another(
     assert create_probe("after")["name"] == "after"
 
 
-def test_a_server_that_shuts_down_and_comes_back_is_found_again(
+def test_requests_succeed_after_the_server_has_restarted(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
     from handler.database import connection
@@ -161,7 +159,7 @@ def test_a_server_without_a_free_connection_is_503(database: Any, configure: Cal
         database.run(f"DROP ROLE {role}")
 
 
-def test_a_server_that_was_the_primary_is_left_for_another(database: Any) -> None:
+def test_a_connection_to_a_former_primary_is_closed(database: Any) -> None:
     """After a failover the old primary answers reads and refuses writes; a new connection finds the new one."""
     create_probe()
     name = database.run("SELECT current_database()")[0][0]
@@ -174,7 +172,7 @@ def test_a_server_that_was_the_primary_is_left_for_another(database: Any) -> Non
     assert call("POST", "/probes/", {"name": "new"}).status == 201
 
 
-def test_a_read_that_always_loses_leaves_no_transaction_behind(database: Any) -> None:
+def test_a_read_that_always_loses_its_race_leaves_no_open_transaction(database: Any) -> None:
     """Its COMMIT goes along with it, and is left out with every error, the last one too."""
     database.run(
         "CREATE FUNCTION loses() RETURNS int LANGUAGE plpgsql AS"

@@ -111,7 +111,7 @@ def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 # What CloudFormation asks for.
 
 
-def test_a_create_migrates_and_is_told_where_the_schema_is(s3: Bucket, url: str) -> None:
+def test_a_create_migrates_and_the_response_has_the_revision(s3: Bucket, url: str) -> None:
     assert deploy(s3) == {
         "Status": "SUCCESS",
         "StackId": CREATE["StackId"],
@@ -123,7 +123,7 @@ def test_a_create_migrates_and_is_told_where_the_schema_is(s3: Bucket, url: str)
     assert tables(url) == MIGRATED
 
 
-def test_the_response_is_put_as_it_was_signed(s3: Bucket) -> None:
+def test_the_response_is_sent_to_the_signed_url_without_a_content_type(s3: Bucket) -> None:
     """The URL byte for byte, and no content type: that of a pre-signed request is part of its signature."""
     deploy(s3)
     (put,) = s3.puts
@@ -133,7 +133,7 @@ def test_the_response_is_put_as_it_was_signed(s3: Bucket) -> None:
     assert put.headers.keys() == {"host", "connection", "content-length", "content-type"}
 
 
-def test_an_update_migrates_and_never_replaces(s3: Bucket, url: str, scripts: Path) -> None:
+def test_an_update_migrates_and_keeps_the_physical_resource_id(s3: Bucket, url: str, scripts: Path) -> None:
     created = deploy(s3)["PhysicalResourceId"]
     add(scripts, "0100", 'op.execute("CREATE TABLE more ()")')
     updated = deploy(s3, "Update", PhysicalResourceId=created)
@@ -156,7 +156,7 @@ def test_a_delete_drops_nothing_and_does_not_need_the_database(
     assert tables(url) == MIGRATED
 
 
-def test_any_other_request_fails(s3: Bucket, url: str) -> None:
+def test_an_unknown_request_type_fails(s3: Bucket, url: str) -> None:
     for kind in ("Replace", "", None):
         response = deploy(s3, kind)  # type: ignore[arg-type]
         assert (response["Status"], response["Reason"]) == ("FAILED", "RequestType is not Create, Update or Delete")
@@ -168,7 +168,7 @@ def test_the_same_event_twice_has_the_same_response(s3: Bucket, url: str) -> Non
     assert tables(url) == MIGRATED
 
 
-def test_of_two_at_once_one_migrates_and_both_succeed(s3: Bucket, url: str) -> None:
+def test_two_invocations_at_the_same_time_both_succeed(s3: Bucket, url: str) -> None:
     program = (
         "import json, sys\n"
         "from handler.migrations.custom_resource import handler\n"
@@ -195,7 +195,7 @@ def test_of_two_at_once_one_migrates_and_both_succeed(s3: Bucket, url: str) -> N
 # What fails leaves everything as it was, and says why.
 
 
-def test_a_migration_that_fails_takes_those_before_it_along(s3: Bucket, url: str, scripts: Path) -> None:
+def test_a_migration_that_fails_rolls_back_those_before_it(s3: Bucket, url: str, scripts: Path) -> None:
     deploy(s3)
     add(scripts, "0100", 'op.execute("CREATE TABLE more ()")')
     add(scripts, "0101", 'op.execute("CREATE INDEX ON idempotency_keys (price)")', after="0100")
@@ -284,7 +284,7 @@ def without_code(log: str) -> str:
 
 
 @pytest.mark.parametrize("cause", ["", " from KeyError('SECRET')"])
-def test_the_author_of_a_migration_can_say_why_it_stops(
+def test_the_message_of_a_migration_error_is_the_reason(
     cause: str, s3: Bucket, scripts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     upgrade = "from handler.migrations.errors import MigrationError\n"
@@ -303,7 +303,7 @@ def test_the_author_of_a_migration_can_say_why_it_stops(
         ({"DATABASE_URL": "postgresql://u:SECRET@nowhere.invalid/d"}, "database error: 08001 cannot connect"),
     ],
 )
-def test_settings_that_are_wrong_are_reported_without_a_secret(
+def test_wrong_settings_are_reported_without_secrets(
     environment: dict[str, str],
     reason: str,
     s3: Bucket,
@@ -320,7 +320,7 @@ def test_settings_that_are_wrong_are_reported_without_a_secret(
 
 
 @pytest.mark.parametrize("text", ['"' * 5000, "\\" * 5000, "\U0001f4a5" * 5000, "\x00\x1b\ud800" * 5000, "a\n" * 5000])
-def test_a_response_is_never_larger_than_cloudformation_takes(
+def test_a_response_is_never_larger_than_cloudformation_accepts(
     text: str, s3: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: DatabaseSettings) -> None:
@@ -341,7 +341,7 @@ def dbapi_error(code: str, message: str) -> OperationalError:
     return OperationalError("SELECT", {}, dbapi.OperationalError({"C": code, "M": message}))
 
 
-def test_a_wheel_that_does_not_fit_gets_a_response(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_import_gets_a_response(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "handler.migrations.upgrade", None)
     response = deploy(s3)
     assert response["Status"] == "FAILED"
@@ -350,7 +350,7 @@ def test_a_wheel_that_does_not_fit_gets_a_response(s3: Bucket, monkeypatch: pyte
     )
 
 
-def test_the_module_imports_where_nothing_else_does() -> None:
+def test_the_module_can_be_imported_without_dependencies() -> None:
     program = "import sys; from handler.migrations import custom_resource; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], env={}, cwd=ROOT, capture_output=True, text=True, check=True
@@ -359,7 +359,7 @@ def test_the_module_imports_where_nothing_else_does() -> None:
     assert not site_packages & set(loaded)
 
 
-def test_a_failure_to_say_why_gets_a_response_too(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_describing_a_failure_gets_a_response(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL")
     monkeypatch.setattr(failures, "describe_failure", None)
     response = deploy(s3)
@@ -379,7 +379,7 @@ def held(url: str, statement: str) -> Iterator[Any]:
         session.run("ROLLBACK")
 
 
-def test_a_table_that_is_in_use_for_long_fails_the_deploy_in_time(s3: Bucket, url: str, scripts: Path) -> None:
+def test_a_table_that_stays_in_use_fails_the_deployment_before_the_timeout(s3: Bucket, url: str, scripts: Path) -> None:
     deploy(s3)
     add(scripts, "0100", 'op.execute("ALTER TABLE idempotency_keys ADD price integer")')
     with held(url, "LOCK TABLE idempotency_keys IN ACCESS SHARE MODE"):
@@ -390,7 +390,7 @@ def test_a_table_that_is_in_use_for_long_fails_the_deploy_in_time(s3: Bucket, ur
     assert deploy(s3, "Update")["Status"] == "SUCCESS"
 
 
-def test_a_migration_elsewhere_that_does_not_end_fails_the_deploy_in_time(s3: Bucket, url: str) -> None:
+def test_another_migration_that_does_not_end_fails_the_deployment_before_the_timeout(s3: Bucket, url: str) -> None:
     with held(url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"):
         response = deploy(s3, timeout=SHORT)
         assert (response["Status"], response["Reason"]) == (
@@ -400,7 +400,7 @@ def test_a_migration_elsewhere_that_does_not_end_fails_the_deploy_in_time(s3: Bu
     assert tables(url) == EMPTY
 
 
-def test_a_migration_elsewhere_that_ends_is_waited_for(s3: Bucket, url: str) -> None:
+def test_the_function_waits_for_another_migration(s3: Bucket, url: str) -> None:
     lock = f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"
     with held(url, lock) as session, connect(url) as other:
 
@@ -415,7 +415,7 @@ def test_a_migration_elsewhere_that_ends_is_waited_for(s3: Bucket, url: str) -> 
         thread.join()
 
 
-def test_a_statement_that_does_not_end_is_ended_on_the_server(s3: Bucket, url: str, scripts: Path) -> None:
+def test_a_statement_that_does_not_end_is_cancelled_on_the_server(s3: Bucket, url: str, scripts: Path) -> None:
     add(scripts, "0100", 'op.execute("SELECT pg_sleep(600)")')
     response = deploy(s3, timeout=SHORT)
     assert (response["Status"], response["Reason"]) == (
@@ -432,7 +432,7 @@ def test_a_statement_that_does_not_end_is_ended_on_the_server(s3: Bucket, url: s
         )
 
 
-def test_what_a_migration_may_take_comes_from_the_time_that_is_left(s3: Bucket, url: str, scripts: Path) -> None:
+def test_the_timeouts_of_a_migration_follow_from_the_remaining_time(s3: Bucket, url: str, scripts: Path) -> None:
     """The last of them lets go of our locks when the function has vanished."""
     add(
         scripts,
@@ -455,7 +455,7 @@ def network(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield proxy
 
 
-def test_a_database_that_is_silent_from_the_start_fails_the_deploy_in_time(
+def test_a_database_that_never_responds_fails_the_deployment_before_the_timeout(
     s3: Bucket, url: str, network: Proxy
 ) -> None:
     network.black_hole()
@@ -465,7 +465,7 @@ def test_a_database_that_is_silent_from_the_start_fails_the_deploy_in_time(
     assert tables(url) == EMPTY
 
 
-def test_a_database_that_falls_silent_fails_the_deploy_in_time(
+def test_a_database_that_stops_responding_fails_the_deployment_before_the_timeout(
     s3: Bucket, url: str, scripts: Path, network: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(scripts, "0100", 'sys.network.black_hole()\n    op.execute("CREATE TABLE more ()")')
@@ -482,7 +482,7 @@ def test_a_database_that_falls_silent_fails_the_deploy_in_time(
     assert deploy(s3)["Status"] == "SUCCESS"
 
 
-def test_a_database_that_is_paused_is_waited_for(s3: Bucket, network: Proxy) -> None:
+def test_the_function_waits_for_a_paused_database(s3: Bucket, network: Proxy) -> None:
     network.refuse()
     timer = threading.Timer(0.5, network.restore)
     timer.start()
@@ -490,7 +490,9 @@ def test_a_database_that_is_paused_is_waited_for(s3: Bucket, network: Proxy) -> 
     timer.join()
 
 
-def test_a_commit_whose_response_is_lost_is_looked_at_again(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_whose_reply_is_lost_is_checked_by_another_attempt(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upgrade, calls = upgrade_module.upgrade, []
 
     def lose_first_answer(database: DatabaseSettings) -> str | None:
@@ -504,7 +506,7 @@ def test_a_commit_whose_response_is_lost_is_looked_at_again(s3: Bucket, monkeypa
     assert calls == [HEAD, HEAD]
 
 
-def test_no_time_at_all_gets_a_response(s3: Bucket, url: str) -> None:
+def test_an_invocation_without_time_gets_a_response(s3: Bucket, url: str) -> None:
     response = deploy(s3, timeout=0.9)
     assert response["Status"] == "FAILED"
     assert tables(url) == EMPTY
@@ -514,7 +516,7 @@ def test_no_time_at_all_gets_a_response(s3: Bucket, url: str) -> None:
 
 
 @pytest.mark.parametrize("statuses", [[500], [503, 500], [HANG]])
-def test_a_response_that_is_not_taken_is_given_again(
+def test_a_response_that_s3_does_not_accept_is_sent_again(
     statuses: list[int], s3: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(custom_resource, "PUT_TIMEOUT", 0.3)
@@ -527,7 +529,7 @@ def test_a_response_that_is_not_taken_is_given_again(
 @pytest.mark.parametrize(
     ("statuses", "said"), [([500] * 99, "HTTP 500"), ([HANG] * 99, "TimeoutError"), ([403], "HTTP 403")]
 )
-def test_without_a_response_the_invocation_fails_in_time_and_lambda_begins_anew(
+def test_an_invocation_that_cannot_send_its_response_fails_and_can_be_repeated(
     statuses: list[int],
     said: str,
     s3: Bucket,
@@ -547,7 +549,7 @@ def test_without_a_response_the_invocation_fails_in_time_and_lambda_begins_anew(
     assert deploy(s3)["Status"] == "SUCCESS"
 
 
-def test_a_bucket_that_cannot_be_reached_is_given_up_in_time(s3: Bucket) -> None:
+def test_an_unreachable_bucket_fails_the_invocation_before_the_timeout(s3: Bucket) -> None:
     context = Context(1.5)
     with lead_to(1), pytest.raises(CallbackFailed):
         handler(CREATE | {"RequestType": "Delete", "ResponseURL": s3.url}, context)
@@ -630,7 +632,7 @@ def test_every_documented_host_of_the_bucket_gets_the_response(
         f"https://{RESPONSE}-useast1.s3.amazonaws.com/a",
     ],
 )
-def test_any_other_address_is_refused_without_a_request(
+def test_any_other_address_is_rejected_without_a_request(
     address: str, s3: Bucket, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     response_url = f"{address}?X-Amz-Signature=SECRET" if address else ""
@@ -645,7 +647,7 @@ def test_any_other_address_is_refused_without_a_request(
     assert "SECRET" not in caplog.text
 
 
-def test_without_a_region_no_address_is_right(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_region_every_address_is_rejected(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
     with pytest.raises(ForeignResponseURL):
         handler(CREATE | {"ResponseURL": s3.url}, Context())
@@ -653,7 +655,7 @@ def test_without_a_region_no_address_is_right(s3: Bucket, monkeypatch: pytest.Mo
         handler(CREATE | {"ResponseURL": f"https://{RESPONSE}-.s3.amazonaws.com/a"}, Context())
 
 
-def test_a_server_that_does_not_prove_that_it_is_the_bucket_gets_nothing(
+def test_a_server_without_a_valid_certificate_gets_no_response(
     s3: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority(tmp_path / "other.pem")
@@ -682,7 +684,7 @@ def test_older_code_leaves_a_newer_schema_alone(
     assert said == [("WARNING", "the schema is at 0101, which is newer than this code: no migration was run")]
 
 
-def test_another_branch_is_not_taken_for_a_newer_schema(s3: Bucket, url: str, scripts: Path) -> None:
+def test_the_schema_of_another_branch_is_an_error(s3: Bucket, url: str, scripts: Path) -> None:
     add(scripts, "0100", 'op.execute("CREATE TABLE one ()")')
     deploy(s3)
     (scripts / "0100.py").unlink()
@@ -698,7 +700,7 @@ def test_another_branch_is_not_taken_for_a_newer_schema(s3: Bucket, url: str, sc
 @pytest.mark.filterwarnings("ignore:Revision ")
 @pytest.mark.parametrize("missing", ["*.py", *(f"{revision}_*.py" for revision in REVISIONS[:-1])])
 @pytest.mark.parametrize("at", [None, HEAD])
-def test_migrations_that_were_not_all_shipped_are_an_error(
+def test_missing_migration_files_are_an_error(
     missing: str, at: str | None, s3: Bucket, url: str, scripts: Path
 ) -> None:
     if at:
@@ -711,7 +713,7 @@ def test_migrations_that_were_not_all_shipped_are_an_error(
     assert (tables(url) == MIGRATED) is bool(at)
 
 
-def test_a_migration_that_python_cannot_read_is_an_error(s3: Bucket, url: str, scripts: Path) -> None:
+def test_a_migration_with_a_syntax_error_is_an_error(s3: Bucket, url: str, scripts: Path) -> None:
     add(scripts, "0100", "op.execute(")
     response = deploy(s3)
     assert response["Status"] == "FAILED"
@@ -719,7 +721,7 @@ def test_a_migration_that_python_cannot_read_is_an_error(s3: Bucket, url: str, s
     assert tables(url) == EMPTY
 
 
-def test_a_database_knows_all_that_it_has_been_through(url: str) -> None:
+def test_the_database_stores_its_migration_history(url: str) -> None:
     def comment() -> Any:
         with connect(url) as database:
             return database.run("SELECT obj_description('alembic_version'::regclass, 'pg_class')")[0][0]
@@ -738,7 +740,7 @@ def test_a_database_knows_all_that_it_has_been_through(url: str) -> None:
 
 
 @pytest.mark.parametrize("event", [{}, None])
-def test_an_empty_event_migrates_and_returns_where_the_schema_is(event: Any, url: str) -> None:
+def test_an_empty_event_migrates_and_returns_the_revision(event: Any, url: str) -> None:
     assert handler(event, Context()) == {"Revision": HEAD}
     assert tables(url) == MIGRATED
 
@@ -761,7 +763,7 @@ def test_an_empty_event_raises_the_reason(scripts: Path) -> None:
         json.loads((ROOT / "events" / "health-ready.json").read_text()),
     ],
 )
-def test_any_other_event_touches_nothing(event: Any, url: str) -> None:
+def test_any_other_event_changes_nothing(event: Any, url: str) -> None:
     with pytest.raises(ValueError, match="it was ignored"):
         handler(event, Context())
     assert tables(url) == EMPTY
@@ -770,7 +772,7 @@ def test_any_other_event_touches_nothing(event: Any, url: str) -> None:
 # What is logged.
 
 
-def test_a_success_is_one_line_and_a_failure_one_error(
+def test_a_success_is_one_log_line_and_a_failure_is_one_error(
     s3: Bucket, scripts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def lines() -> list[tuple[str, str, bool]]:

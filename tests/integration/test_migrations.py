@@ -72,7 +72,7 @@ def test_constraints_of_the_models_are_those_of_the_migrations(server_url: str) 
     assert found[0] == found[1]
 
 
-def test_every_migration_can_be_undone(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_migration_can_be_downgraded(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with temporary_database(server_url, f"down_{os.getpid()}") as url:
         monkeypatch.setenv("DATABASE_URL", url)
         config = Config(toml_file="pyproject.toml")
@@ -86,7 +86,7 @@ def test_every_migration_can_be_undone(server_url: str, monkeypatch: pytest.Monk
             ]
 
 
-def test_two_processes_at_once_and_a_third_later_do_no_harm(server_url: str) -> None:
+def test_migrating_at_the_same_time_and_again_later_succeeds(server_url: str) -> None:
     with temporary_database(server_url, f"twice_{os.getpid()}") as url:
         environment = os.environ | {"DATABASE_URL": url}
         environment.pop("AUTH_MODE")
@@ -132,7 +132,7 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
         )
 
 
-def test_a_migration_that_waits_for_a_table_stops_no_reader_for_longer_than_a_second(
+def test_a_migration_that_waits_for_a_table_blocks_readers_for_a_second_at_most(
     server_url: str, later: Callable[..., None], configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The reader of 4 s is a report; the requests come while the migration waits for it."""
@@ -181,7 +181,7 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 
 @pytest.mark.parametrize("sqlstate", ["55P03", "40P01"])
-def test_a_migration_that_lost_a_lock_runs_again_from_its_beginning(
+def test_a_migration_that_cannot_get_a_lock_runs_again_from_the_beginning(
     sqlstate: str, server_url: str, later: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "attempts", [], raising=False)
@@ -197,7 +197,7 @@ def test_a_migration_that_lost_a_lock_runs_again_from_its_beginning(
     assert len(sys.attempts) == 3  # type: ignore[attr-defined]
 
 
-def test_waits_for_several_tables_are_no_longer_together_than_one(server_url: str, later: Callable[..., None]) -> None:
+def test_waits_for_several_tables_share_one_timeout(server_url: str, later: Callable[..., None]) -> None:
     """What holds nobody up may take its time; from the first table on, the second that is left is shared."""
     record = "op.execute(\"INSERT INTO waits SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'\")"
     later(
@@ -237,11 +237,11 @@ def test_waits_for_several_tables_are_no_longer_together_than_one(server_url: st
         (None, ""),
     ],
 )
-def test_a_statement_that_waits_is_shown_up_to_its_first_literal(statement: str | None, shown: str) -> None:
+def test_the_log_shows_a_waiting_statement_up_to_its_first_literal(statement: str | None, shown: str) -> None:
     assert statement_prefix(statement) == shown
 
 
-def test_a_checkout_may_have_any_path(server_url: str, tmp_path: Path) -> None:
+def test_migrations_run_in_a_checkout_with_any_path(server_url: str, tmp_path: Path) -> None:
     """configparser, which Alembic keeps its options in, and the % operator read a percent sign as their own."""
     tree = tmp_path / "100%(here)s of %s and %% {0} ä"
     for name in ("handler", "pyproject.toml"):
@@ -276,7 +276,7 @@ def test_a_checkout_may_have_any_path(server_url: str, tmp_path: Path) -> None:
         ("postgresql://u:SECRET@127.0.0.1:1/d", "migrate: database error: 08001 cannot connect"),
     ],
 )
-def test_a_migration_that_cannot_run_says_why_in_one_line(url: str | None, message: str) -> None:
+def test_a_migration_that_cannot_run_prints_the_reason_in_one_line(url: str | None, message: str) -> None:
     environment = {} if url is None else {"DATABASE_URL": url}
     done = subprocess.run(MIGRATE, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -628,7 +628,7 @@ def connection() -> Iterator[Connection]:
     connection.abandon()
 
 
-def test_a_connection_is_in_step_or_closed_whatever_is_done_to_it(
+def test_a_connection_is_synchronized_or_closed_after_any_steps(
     observer: pg8000.native.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Derandomized: a failure here is the change's, not the day's."""
@@ -639,7 +639,7 @@ def test_a_connection_is_in_step_or_closed_whatever_is_done_to_it(
     )
 
 
-def test_a_copy_of_many_rows_leaves_the_connection_in_step(connection: Connection) -> None:
+def test_a_copy_of_many_rows_leaves_the_connection_synchronized(connection: Connection) -> None:
     stream = io.StringIO()
 
     connection.run("copy (select generate_series(1, 3)) to stdout", stream=stream)
@@ -648,7 +648,7 @@ def test_a_copy_of_many_rows_leaves_the_connection_in_step(connection: Connectio
     assert not connection.closed
 
 
-def test_a_copy_that_a_trigger_refuses_leaves_the_connection_in_step_or_closed(
+def test_a_copy_that_a_trigger_rejects_leaves_the_connection_synchronized_or_closed(
     connection: Connection, observer: pg8000.native.Connection
 ) -> None:
     observer.run("create function refuse() returns trigger language plpgsql as $$ begin raise 'refused'; end $$")
@@ -661,7 +661,7 @@ def test_a_copy_that_a_trigger_refuses_leaves_the_connection_in_step_or_closed(
         observer.run("drop function refuse cascade")
 
 
-def test_a_commit_that_is_stored_does_not_raise_for_what_comes_with_it(
+def test_a_successful_commit_does_not_raise_for_asynchronous_messages(
     connection: Connection, observer: pg8000.native.Connection
 ) -> None:
     connection.run("listen model")
@@ -674,7 +674,7 @@ def test_a_commit_that_is_stored_does_not_raise_for_what_comes_with_it(
     assert observer.run("select value from model") == [["x"]]
 
 
-def test_text_survives_in_a_database_that_is_not_unicode(server_url: str) -> None:
+def test_text_is_stored_correctly_in_a_database_that_is_not_unicode(server_url: str) -> None:
     with connect(server_url) as admin:
         admin.run("create database latin encoding 'LATIN1' template template0 locale 'C'")
         connection = connect_pipeline(database="latin")

@@ -95,9 +95,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 5) -> bool:
 
 @needs_pgbouncer
 @pytest.mark.parametrize("password", [None, "guess"])
-def test_pgbouncer_listens_on_loopback_and_asks_for_the_password_of_the_database(
-    password: str | None, pooler: str
-) -> None:
+def test_pgbouncer_listens_on_loopback_and_requires_the_password(password: str | None, pooler: str) -> None:
     settings = read_database_settings({"DATABASE_URL": pooler})
     assert settings.host == "127.0.0.1"
     connect(settings).close()
@@ -148,7 +146,7 @@ def use_the_service(number: int) -> None:
 
 
 @needs_pgbouncer
-def test_many_processes_on_two_connections_get_their_own_answers(pooler: str, port: int, database: Any) -> None:
+def test_many_processes_on_two_connections_get_their_own_results(pooler: str, port: int, database: Any) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", MANY],
         cwd=ROOT,
@@ -232,7 +230,7 @@ def test_migrations_run_behind_the_pooler(port: int, server_url: str) -> None:
 @needs_pgbouncer
 @pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
 @pytest.mark.parametrize("values", [(), (30,)], ids=["plain", "with a parameter"])
-def test_a_statement_that_is_given_up_on_is_gone(
+def test_a_statement_that_exceeds_its_deadline_is_cancelled(
     autocommit: bool, values: tuple[int, ...], pooler: str, database: Any
 ) -> None:
     connection, other = open_connection(pooler), open_connection(pooler)
@@ -252,7 +250,7 @@ def test_a_statement_that_is_given_up_on_is_gone(
 
 
 @needs_pgbouncer
-def test_a_statement_that_is_given_up_on_in_the_queue_never_runs(pooler: str, database: Any) -> None:
+def test_a_statement_that_exceeds_its_deadline_in_the_queue_never_runs(pooler: str, database: Any) -> None:
     busy = [open_connection(pooler), open_connection(pooler)]
     for connection in busy:
         connection.run("SELECT 1")  # in a transaction: both connections to the server are taken
@@ -317,7 +315,7 @@ EVENTS = {
 
 @needs_pgbouncer
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_happens_to_idle_connections_costs_no_request(
+def test_faults_of_idle_connections_fail_no_request(
     event: str, port: int, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.support.client import call, create_probe
@@ -334,7 +332,7 @@ def test_what_happens_to_idle_connections_costs_no_request(
 
 @needs_pgbouncer
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
-def test_a_restart_of_the_pooler_costs_only_the_requests_that_come_while_it_is_down(
+def test_a_restart_of_the_pooler_fails_only_requests_while_it_is_down(
     method: str, port: int, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.support.client import call, create_probe
@@ -352,7 +350,7 @@ def test_a_restart_of_the_pooler_costs_only_the_requests_that_come_while_it_is_d
 
 
 @needs_pgbouncer
-def test_while_the_pooler_is_full_requests_are_answered_503(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_503_while_the_pooler_is_full(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.support.client import call
 
     with pgbouncer(os.environ["DATABASE_URL"], port, max_client_conn=1) as url, redirected(port, monkeypatch):
@@ -502,7 +500,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
         yield recorder
 
 
-def test_nothing_that_an_engine_says_in_its_life_pins_a_proxy(recorder: Recorder) -> None:
+def test_no_statement_of_an_engine_pins_a_proxy(recorder: Recorder) -> None:
     fresh = make_engine(read_database_settings(os.environ), pool_pre_ping=True)
     for one in (fresh, engine):
         live(one)
@@ -524,7 +522,7 @@ def test_nothing_that_an_engine_says_in_its_life_pins_a_proxy(recorder: Recorder
     assert "" in conversations[1].statements  # the idle check
 
 
-def test_the_recorder_sees_what_pins_a_proxy(recorder: Recorder) -> None:
+def test_the_recorder_detects_statements_that_pin_a_proxy(recorder: Recorder) -> None:
     """Stock pg8000 does all of it: names its statements, and SETs what it is told."""
     url = over_tcp(os.environ["DATABASE_URL"], recorder.port)
     stock = create_engine(url.replace("postgresql", "postgresql+pg8000", 1), connect_args={"ssl_context": False})

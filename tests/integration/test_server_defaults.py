@@ -194,7 +194,7 @@ def assert_values_travel(url: str, row: int, values: list[Any], casts: list[Any]
         assert read(url, again, *EXPRESSIONS, isolation_level="AUTOCOMMIT") == values
 
 
-def test_under_postgresql_s_own_defaults_values_are_what_they_are(expected: Any) -> None:
+def test_values_are_read_correctly_with_postgresql_s_defaults(expected: Any) -> None:
     _, values, _ = expected
     stored = [value for _, value in VALUES.values()]
     assert values[: len(stored)] == stored
@@ -202,15 +202,13 @@ def test_under_postgresql_s_own_defaults_values_are_what_they_are(expected: Any)
 
 
 @pytest.mark.parametrize(("name", "value"), HOSTILE)
-def test_values_travel_whatever_the_database_s_defaults_are(
-    name: str, value: str, expected: Any, database: Any
-) -> None:
+def test_values_do_not_depend_on_the_database_s_defaults(name: str, value: str, expected: Any, database: Any) -> None:
     with changed(database, f"DATABASE {current(database)}", **{name: value}):
         assert_values_travel(os.environ["DATABASE_URL"], *expected, is_lossy=name in LOSSY)
 
 
 @pytest.mark.parametrize(("name", "value"), HOSTILE)
-def test_values_travel_whatever_the_role_s_defaults_are(
+def test_values_do_not_depend_on_the_role_s_defaults(
     name: str, value: str, expected: Any, role: tuple[str, Any]
 ) -> None:
     who, database = role
@@ -220,7 +218,7 @@ def test_values_travel_whatever_the_role_s_defaults_are(
 
 
 @pytest.mark.parametrize("programs", ["embedded", "system"])
-def test_values_travel_whatever_the_server_s_own_defaults_are(
+def test_values_do_not_depend_on_the_server_s_defaults(
     programs: str, expected: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     _, values, casts = expected
@@ -240,7 +238,7 @@ def test_values_travel_whatever_the_server_s_own_defaults_are(
 
 
 @needs_pgbouncer
-def test_values_travel_behind_a_pooler_whatever_the_defaults_are(expected: Any, database: Any) -> None:
+def test_values_do_not_depend_on_the_defaults_behind_a_pooler(expected: Any, database: Any) -> None:
     with (
         changed(database, f"DATABASE {current(database)}", **ALL),
         reserved_port() as port,
@@ -270,7 +268,7 @@ def but_for_times(probe: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "value"), [*HOSTILE, ("all", "of them")])
-def test_the_routes_answer_the_same_whatever_the_defaults_are(name: str, value: str, database: Any) -> None:
+def test_responses_do_not_depend_on_the_defaults(name: str, value: str, database: Any) -> None:
     first, read_before = post("first"), reads()
     assert [status for status, _ in (first, *read_before)] == [201, 200, 200, 200]
     with changed(database, f"DATABASE {current(database)}", **(ALL if name == "all" else {name: value})):
@@ -286,6 +284,6 @@ def test_the_routes_answer_the_same_whatever_the_defaults_are(name: str, value: 
     assert answer("GET", f"/probes/{second[1]['id']}") == (200, second[1])
 
 
-def test_every_setting_of_text_formats_is_among_them(database: Any) -> None:
+def test_every_setting_of_text_formats_is_tested(database: Any) -> None:
     found = database.run("SELECT name FROM pg_settings WHERE category = ANY(:these)", these=list(CATEGORIES))
     assert {name for (name,) in found} - {name for name, _ in HOSTILE} == {"allow_alter_system"}

@@ -95,7 +95,7 @@ def test_any_exception_rolls_back(error: BaseException, status: int, app: FastAP
     assert_stored(database)
 
 
-def test_a_commit_that_fails_is_no_2xx(app: FastAPI, database: Any) -> None:
+def test_a_commit_that_fails_is_an_error_response(app: FastAPI, database: Any) -> None:
     """A deferred constraint lets the insert pass and refuses at COMMIT, when the route has long returned."""
     database.run("CREATE TABLE parents (id int PRIMARY KEY)")
     database.run("CREATE TABLE children (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
@@ -115,7 +115,7 @@ def test_a_commit_that_fails_is_no_2xx(app: FastAPI, database: Any) -> None:
         database.run("DROP TABLE children, parents")
 
 
-def test_what_is_answered_is_stored_already(database: Any) -> None:
+def test_a_change_is_committed_before_the_response(database: Any) -> None:
     assert [create_probe("one")["name"]] == names(database)
 
 
@@ -131,7 +131,9 @@ def test_sub_dependencies_of_a_request_share_its_session(app: FastAPI) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_follows_a_yield_of_scope_function_is_in_the_transaction(fails: bool, app: FastAPI, database: Any) -> None:
+def test_code_after_the_yield_of_a_function_scope_is_in_the_transaction(
+    fails: bool, app: FastAPI, database: Any
+) -> None:
     async def audit(session: SessionDep) -> AsyncIterator[None]:
         yield
         session.execute(insert(Probe).values(name="audited"))
@@ -147,7 +149,7 @@ def test_what_follows_a_yield_of_scope_function_is_in_the_transaction(fails: boo
 
 
 @pytest.mark.parametrize("dependency", [SessionDep, ReadSessionDep])
-def test_what_follows_a_yield_after_the_answer_has_no_session(app: FastAPI, dependency: Any) -> None:
+def test_code_that_runs_after_the_response_cannot_use_the_session(app: FastAPI, dependency: Any) -> None:
     async def late(session: dependency) -> AsyncIterator[None]:
         yield
         session.execute(select(1))
@@ -232,7 +234,7 @@ def test_a_dependency_that_changes_something_after_its_yield_is_in_the_transacti
     assert_stored(database, *([] if fails else ["changed", "audited"]))
 
 
-def test_what_a_read_dependency_has_changed_is_an_error_when_the_route_writes(
+def test_changes_of_a_read_dependency_are_an_error_if_the_route_writes(
     app: FastAPI, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def touch(session: ReadSessionDep) -> None:
@@ -300,7 +302,7 @@ WRITES: dict[str, Write] = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_with_a_read_session_is_a_500_that_says_what_to_use(
+def test_a_write_with_a_read_session_is_a_500_whose_log_names_session_dep(
     write: str, app: FastAPI, tables: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables.run(
@@ -357,7 +359,7 @@ def test_a_read_session_reads_in_every_way(read: Callable[[Any], str], app: Fast
     assert call("GET", "/test/read").json == "before"
 
 
-def test_an_error_of_a_read_route_is_answered_and_not_what_it_has_changed(app: FastAPI, database: Any) -> None:
+def test_an_error_of_a_read_route_takes_precedence_over_its_changes(app: FastAPI, database: Any) -> None:
     create_probe("before")
 
     @app.get("/test/change")
@@ -456,7 +458,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("ending", REFUSED)
-def test_the_error_says_that_the_dependency_commits(
+def test_the_error_explains_that_the_dependency_commits(
     ending: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.post("/test/end")
@@ -491,7 +493,7 @@ def test_the_error_says_that_the_dependency_commits(
         "SET LOCAL lock_timeout = '1s'; SELECT 1;",
     ],
 )
-def test_a_statement_that_only_looks_like_an_end_of_the_transaction_is_none(
+def test_a_statement_that_only_looks_like_the_end_of_a_transaction_runs(
     statement: str, app: FastAPI, database: Any
 ) -> None:
     @app.post("/test/statement")
@@ -539,7 +541,7 @@ def test_savepoints_work_and_end_with_the_request(fails: bool, app: FastAPI, dat
     ids=["flush", "statement"],
 )
 @pytest.mark.parametrize("then", ["returns", "raises"])
-def test_an_error_of_the_database_that_a_route_catches_stores_nothing(
+def test_a_database_error_that_a_route_catches_stores_nothing(
     write: Write, then: str, app: FastAPI, database: Any
 ) -> None:
     """PostgreSQL has undone the transaction; a route that goes on after an error puts a savepoint around it."""
@@ -575,7 +577,7 @@ def test_a_lost_race_for_a_version_is_409_or_412_with_if_match(
     assert_stored(tables)
 
 
-def test_a_version_is_counted_where_nothing_else_has_changed_it(app: FastAPI, tables: Any) -> None:
+def test_a_version_is_incremented_without_a_conflict(app: FastAPI, tables: Any) -> None:
     @app.put("/test/documents/1")
     async def _route(session: SessionDep) -> int:
         document = session.get_one(Document, 1)
@@ -587,7 +589,7 @@ def test_a_version_is_counted_where_nothing_else_has_changed_it(app: FastAPI, ta
     assert tables.run("SELECT title, version FROM session_documents") == [["ours", 2]]
 
 
-def test_a_read_session_reads_one_snapshot_where_an_isolation_level_is_asked_for(app: FastAPI, database: Any) -> None:
+def test_a_read_session_with_an_isolation_level_reads_one_snapshot(app: FastAPI, database: Any) -> None:
     seen = []
 
     @app.get("/test/snapshot")
@@ -602,9 +604,7 @@ def test_a_read_session_reads_one_snapshot_where_an_isolation_level_is_asked_for
 
 
 @pytest.mark.parametrize("disposed", [False, True], ids=["", "after a snapshot"])
-def test_a_session_writes_on_the_connection_that_a_read_session_had(
-    disposed: bool, app: FastAPI, database: Any
-) -> None:
+def test_a_session_can_write_on_the_connection_of_a_read_session(disposed: bool, app: FastAPI, database: Any) -> None:
     if disposed:
         engine.dispose()
 
@@ -627,7 +627,7 @@ def test_a_session_writes_on_the_connection_that_a_read_session_had(
     assert names(database) == ["before", "after"]
 
 
-def test_the_engine_is_one_and_is_made_without_connecting() -> None:
+def test_there_is_one_engine_and_importing_it_opens_no_connection() -> None:
     code = (
         "import handler.main; from handler.database import engine, session;"
         "assert session.engine is engine.engine;"

@@ -174,7 +174,7 @@ def test_arrays_can_be_searched(engine: Engine) -> None:
         connection.rollback()
 
 
-def test_a_text_that_postgresql_cannot_store_is_a_data_error_and_costs_nothing(engine: Engine) -> None:
+def test_a_text_that_postgresql_cannot_store_is_a_data_error_and_the_connection_stays_usable(engine: Engine) -> None:
     with engine.connect() as connection:
         add(connection, "before")
         for value in ("\x00", "\ud800"):
@@ -203,7 +203,7 @@ def test_a_text_that_postgresql_cannot_store_is_a_data_error_and_costs_nothing(e
         ("SELECT 1 -- \U0001f9e8", {}, 1),
     ],
 )
-def test_text_takes_percent_signs_as_they_are(
+def test_percent_signs_in_text_are_not_placeholders(
     statement: str, values: dict[str, Any], answer: Any, engine: Engine
 ) -> None:
     with engine.connect() as connection:
@@ -240,7 +240,7 @@ def test_several_statements_run_as_one_when_they_have_no_parameters(engine: Engi
     assert stored(engine) == ["a"]
 
 
-def test_several_statements_with_parameters_are_refused(engine: Engine) -> None:
+def test_several_statements_with_parameters_are_an_error(engine: Engine) -> None:
     with engine.connect() as connection:
         with pytest.raises(exc.ProgrammingError) as error:
             connection.execute(text("SELECT :x; SELECT 2"), {"x": 1})
@@ -295,7 +295,7 @@ def test_an_executemany_that_fails_stores_nothing(engine: Engine) -> None:
     assert stored(engine) == []
 
 
-def test_returning_answers_with_what_was_written(engine: Engine) -> None:
+def test_returning_returns_the_written_rows(engine: Engine) -> None:
     with engine.begin() as connection:
         made = connection.execute(insert(AUTHORS).values(name="a", version=1).returning(AUTHORS)).one()
         assert made.created_at.utcoffset() is not None
@@ -393,7 +393,7 @@ def test_a_savepoint_undoes_only_what_came_after_it(engine: Engine) -> None:
     assert stored(engine) == ["before", "kept", "after"]
 
 
-def test_after_an_error_a_transaction_refuses_everything_but_rollback(engine: Engine) -> None:
+def test_after_an_error_a_transaction_rejects_everything_but_rollback(engine: Engine) -> None:
     with engine.connect() as connection:
         add(connection, "lost")
         with pytest.raises(exc.DataError):
@@ -430,7 +430,7 @@ def test_a_connection_that_is_returned_to_the_pool_is_rolled_back(engine: Engine
 
 
 @pytest.mark.parametrize("level", ["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_an_isolation_level_is_in_force_and_is_gone_afterwards(level: str, engine: Engine) -> None:
+def test_an_isolation_level_applies_to_one_transaction(level: str, engine: Engine) -> None:
     show = text("SHOW transaction_isolation")
     with engine.execution_options(isolation_level=level).connect() as connection:
         assert connection.get_isolation_level() == level
@@ -444,7 +444,7 @@ def test_an_isolation_level_is_in_force_and_is_gone_afterwards(level: str, engin
         assert session.execute(show).scalar_one() == level.lower()
 
 
-def test_serializable_refuses_what_no_order_explains(engine: Engine) -> None:
+def test_serializable_rejects_write_skew(engine: Engine) -> None:
     """Write skew: each counts, then adds (PostgreSQL manual, 13.2.3 "Serializable Isolation Level")."""
     serializable = engine.execution_options(isolation_level="SERIALIZABLE")
     count = select(func.count()).select_from(AUTHORS)
@@ -459,7 +459,7 @@ def test_serializable_refuses_what_no_order_explains(engine: Engine) -> None:
     assert stored(engine) == ["one"]
 
 
-def test_a_read_only_transaction_refuses_to_write(engine: Engine) -> None:
+def test_a_read_only_transaction_rejects_writes(engine: Engine) -> None:
     with engine.execution_options(postgresql_readonly=True).connect() as connection:
         assert connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
         with pytest.raises(exc.InternalError) as error:
@@ -471,7 +471,7 @@ def test_a_read_only_transaction_refuses_to_write(engine: Engine) -> None:
     assert stored(engine) == ["kept"]
 
 
-def test_a_deferrable_transaction_is_one(engine: Engine) -> None:
+def test_deferrable_applies_to_the_transaction(engine: Engine) -> None:
     options = {"isolation_level": "SERIALIZABLE", "postgresql_readonly": True, "postgresql_deferrable": True}
     show = text("SELECT current_setting('transaction_deferrable') || current_setting('transaction_isolation')")
     with engine.execution_options(**options).connect() as connection:
@@ -494,7 +494,7 @@ def test_autocommit_stores_each_statement_and_runs_what_a_transaction_cannot(eng
     assert stored(engine) == ["kept"]
 
 
-def test_two_phase_commit_is_refused_clearly(engine: Engine) -> None:
+def test_two_phase_commit_is_not_supported(engine: Engine) -> None:
     with (
         engine.connect() as connection,
         pytest.raises(exc.NotSupportedError, match="two-phase commit is not supported"),
@@ -566,7 +566,7 @@ def test_a_constraint_that_is_checked_at_commit_is_an_integrity_error(engine: En
 # The ORM and the schema
 
 
-def test_objects_make_their_round_trip_with_their_relationships(engine: Engine) -> None:
+def test_objects_are_stored_and_read_with_their_relationships(engine: Engine) -> None:
     with Session(engine) as session, session.begin():
         author = Author(name="a", books=[Book(title="one"), Book(title="two", color=Color.DARK_BLUE)])
         session.add(author)
@@ -592,7 +592,7 @@ def test_many_objects_are_flushed_with_their_keys(engine: Engine) -> None:
         assert all(book.author_id == author.id for author in authors for book in author.books)
 
 
-def test_a_session_goes_on_after_a_savepoint_that_failed(engine: Engine) -> None:
+def test_a_session_continues_after_a_failed_savepoint(engine: Engine) -> None:
     with Session(engine) as session, session.begin():
         session.add(Author(name="a"))
         session.flush()

@@ -74,7 +74,7 @@ def slow(serve_app: ServeApp) -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_the_reply_to_a_statement_that_was_left_behind_reaches_no_other_request() -> None:
+def test_the_reply_to_an_abandoned_statement_reaches_no_other_request() -> None:
     one = create_probe("one")
     create_probe("two")
     for _ in range(5):
@@ -85,7 +85,7 @@ def test_the_reply_to_a_statement_that_was_left_behind_reaches_no_other_request(
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_write_that_was_left_behind_is_not_stored_by_the_next_request(database: Any) -> None:
+def test_an_abandoned_write_is_not_committed_by_the_next_request(database: Any) -> None:
     assert call("POST", "/test/slow/write").status == 504
     create_probe("mine")
     time.sleep(0.3)
@@ -101,7 +101,7 @@ async def swallow() -> AsyncIterator[None]:
 
 @pytest.mark.usefixtures("refuses_at_commit")
 @pytest.mark.parametrize("statement", [DEFERRED, "INSERT INTO probes (name) VALUES ('kept')"])
-def test_a_2xx_whose_commit_failed_behind_a_dependency_that_swallows_is_an_error(
+def test_a_failed_commit_is_an_error_response_if_a_dependency_catches_it(
     statement: str, app: FastAPI, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.post("/test/swallow", status_code=201, dependencies=[Depends(swallow, scope="function")])
@@ -115,7 +115,7 @@ def test_a_2xx_whose_commit_failed_behind_a_dependency_that_swallows_is_an_error
 
 
 @pytest.mark.usefixtures("refuses_at_commit")
-def test_a_session_that_commits_after_the_response_is_an_error_where_it_fails(app: FastAPI, database: Any) -> None:
+def test_a_failed_commit_after_the_response_is_an_error_response(app: FastAPI, database: Any) -> None:
     """`Depends(get_session)` without its scope: Lambda has not sent the response yet."""
 
     @app.post("/test/late")
@@ -127,7 +127,7 @@ def test_a_session_that_commits_after_the_response_is_an_error_where_it_fails(ap
     assert database.run("SELECT * FROM children") == []
 
 
-def test_a_2xx_that_is_raised_and_so_rolled_back_is_an_error(app: FastAPI, database: Any) -> None:
+def test_a_2xx_that_is_raised_as_an_exception_is_an_error_response(app: FastAPI, database: Any) -> None:
     @app.post("/test/accepted")
     async def _route(session: SessionDep) -> None:
         session.add(Probe(name="lost"))
@@ -156,7 +156,7 @@ def test_an_error_response_that_is_returned_stores_nothing(status: int, serve_ap
     assert names(database) == []
 
 
-def test_an_error_of_a_route_that_a_dependency_swallows_stores_nothing(serve_app: ServeApp, database: Any) -> None:
+def test_an_error_of_a_route_that_a_dependency_catches_stores_nothing(serve_app: ServeApp, database: Any) -> None:
     from tests.support.application import make_app
 
     app, router = make_app(), APIRouter(route_class=ApiRoute, dependencies=[PUBLIC])

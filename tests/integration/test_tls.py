@@ -104,7 +104,7 @@ def assert_refused(reason: str, tls: TlsServer, caplog: pytest.LogCaptureFixture
     assert in_use(tls) == []
 
 
-def test_a_certificate_in_order_is_trusted_and_scram_binds_to_it(tls: TlsServer) -> None:
+def test_a_valid_certificate_is_trusted_and_used_for_channel_binding(tls: TlsServer) -> None:
     create_probe()
     assert in_use(tls) == [[True, "ann"]]
     assert pooled().auth.mechanism_name == "SCRAM-SHA-256-PLUS"
@@ -116,7 +116,7 @@ def test_channel_binding_can_be_required(tls: TlsServer, configure: Configure) -
     assert in_use(tls) == [[True, "ann"]]
 
 
-def test_a_server_that_cannot_bind_is_refused_where_it_is_required(
+def test_a_server_without_channel_binding_is_rejected_if_it_is_required(
     tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(channel_binding=True, user="plain", password=TOKEN)
@@ -126,17 +126,13 @@ def test_a_server_that_cannot_bind_is_refused_where_it_is_required(
 
 
 @pytest.mark.parametrize("user", ["plain", "digest"])
-def test_in_clear_and_as_md5_a_password_is_sent_in_verified_tls(
-    user: str, tls: TlsServer, configure: Configure
-) -> None:
+def test_cleartext_and_md5_passwords_are_sent_in_verified_tls(user: str, tls: TlsServer, configure: Configure) -> None:
     configure(user=user, password=TOKEN)
     create_probe()
     assert in_use(tls) == [[True, user]]
 
 
-def test_an_authority_that_is_not_trusted_is_refused(
-    tls: TlsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_untrusted_authority_is_rejected(tls: TlsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tls.present(authority(tmp_path / "another.pem"))
     assert_refused("CERTIFICATE_VERIFY_FAILED", tls, caplog)
 
@@ -152,7 +148,7 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Authorit
 
 
 @pytest.mark.parametrize("sslmode", ["verify-ca", "verify-full"])
-def test_a_named_ca_file_is_the_only_trust(
+def test_only_the_authorities_of_a_configured_ca_file_are_trusted(
     sslmode: str, tls: TlsServer, public: Authority, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(sslmode=sslmode)
@@ -163,7 +159,7 @@ def test_a_named_ca_file_is_the_only_trust(
 
 
 @pytest.mark.parametrize("ca_bundle", [None, "system"])
-def test_without_a_named_ca_file_the_system_s_authorities_are_the_only_trust(
+def test_without_a_ca_file_only_the_system_s_authorities_are_trusted(
     ca_bundle: str | None, tls: TlsServer, public: Authority, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(ca_bundle=ca_bundle)
@@ -173,7 +169,7 @@ def test_without_a_named_ca_file_the_system_s_authorities_are_the_only_trust(
     assert in_use(tls) == [[True, "ann"]]
 
 
-def test_a_certificate_that_has_its_host_only_as_common_name_is_refused(
+def test_a_certificate_with_the_host_only_as_common_name_is_rejected(
     tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls.present(tls.trusted, host="localhost")
@@ -184,7 +180,7 @@ def test_a_certificate_that_has_its_host_only_as_common_name_is_refused(
     assert_refused("Hostname mismatch", tls, caplog)
 
 
-def test_a_certificate_for_another_host_is_refused_but_by_verify_ca(
+def test_a_certificate_for_another_host_is_accepted_only_with_verify_ca(
     tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls.present(tls.trusted, host="db.example")
@@ -194,12 +190,12 @@ def test_a_certificate_for_another_host_is_refused_but_by_verify_ca(
     assert in_use(tls) == [[True, "ann"]]
 
 
-def test_a_certificate_that_has_expired_is_refused(tls: TlsServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_expired_certificate_is_rejected(tls: TlsServer, caplog: pytest.LogCaptureFixture) -> None:
     tls.present(tls.trusted, days=-1)
     assert_refused("certificate has expired", tls, caplog)
 
 
-def test_a_bundle_that_cannot_be_read_is_refused_by_its_setting(
+def test_an_unreadable_ca_file_is_an_error_that_names_the_setting(
     tls: TlsServer, configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(ca_bundle=str(tmp_path / "missing.pem"))
@@ -210,9 +206,7 @@ def test_a_bundle_that_cannot_be_read_is_refused_by_its_setting(
     )
 
 
-def test_a_server_that_declines_tls_is_refused_though_it_would_take_clear_text(
-    tls: TlsServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_declines_tls_is_rejected(tls: TlsServer, caplog: pytest.LogCaptureFixture) -> None:
     tls.admin.run("ALTER SYSTEM SET ssl = off")
     tls.admin.run("SELECT pg_reload_conf()")
     try:
@@ -222,7 +216,7 @@ def test_a_server_that_declines_tls_is_refused_though_it_would_take_clear_text(
         tls.admin.run("SELECT pg_reload_conf()")
 
 
-def test_a_wrong_password_is_503_and_is_not_shown(
+def test_a_wrong_password_is_503_and_is_not_logged(
     tls: TlsServer, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(password="pässwörd!")
@@ -231,7 +225,7 @@ def test_a_wrong_password_is_503_and_is_not_shown(
     assert_refused("the server asks for a password, and there is none", tls, caplog)
 
 
-def test_a_token_is_signed_for_every_connection_and_travels_in_tls(
+def test_a_token_is_signed_for_every_connection_and_sent_in_tls(
     tls: TlsServer, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed = []
@@ -250,7 +244,7 @@ def test_a_token_is_signed_for_every_connection_and_travels_in_tls(
     assert signed == [(f"127.0.0.1:{tls.port}", "plain", "eu-central-1")] * 2
 
 
-def test_without_aws_credentials_the_setting_is_named(
+def test_missing_aws_credentials_are_an_error_that_names_the_setting(
     tls: TlsServer, configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
@@ -266,7 +260,9 @@ def test_without_aws_credentials_the_setting_is_named(
         ({"DATABASE_SECRET_ARN": "x", "AWS_REGION": "eu-central-1"}, {"handler.database.credentials.aws"}),
     ],
 )
-def test_each_credential_imports_only_what_it_needs_and_at_init(settings: dict[str, str], imported: set[str]) -> None:
+def test_each_kind_of_credentials_imports_only_its_modules_at_init(
+    settings: dict[str, str], imported: set[str]
+) -> None:
     code = (
         "import sys; from tests.support.client import call; import handler.main;"
         "heavy = {'boto3', 'botocore', 'handler.database.credentials.aws'}; at_init = heavy & set(sys.modules);"

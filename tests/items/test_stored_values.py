@@ -30,7 +30,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize(("column", "value"), [(name, value) for name, values in REFUSED.items() for value in values])
-def test_a_row_that_the_api_could_not_show_is_refused_by_postgresql(column: str, value: str, database: Any) -> None:
+def test_postgresql_rejects_a_row_that_the_api_cannot_represent(column: str, value: str, database: Any) -> None:
     insert = INSERT.format(column, value) if column != "name" else f"INSERT INTO items (name) VALUES ({value})"
     statements = [insert] if column == "id" else [insert, f"UPDATE items SET {column} = {value}"]
     item = create()

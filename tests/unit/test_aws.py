@@ -114,19 +114,19 @@ def container_answer(lifetime: timedelta) -> bytes:
     return json.dumps(keys).encode()
 
 
-def test_an_empty_access_key_is_an_unset_one(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_access_key_counts_as_unset(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "")
     endpoint.answers = [(200, container_answer(timedelta(minutes=6)))]
     assert aws.load_credentials() == ("a", "s", "t")
 
 
-def test_keys_of_the_environment_are_used_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "s"), ("SESSION_TOKEN", "t")):
         monkeypatch.setenv(f"AWS_{name}", value)
     assert aws.load_credentials() == ("a", "s", "t")
 
 
-def test_keys_of_the_container_are_kept_until_they_are_about_to_expire(endpoint: type[Endpoint]) -> None:
+def test_credentials_of_the_container_are_cached_until_they_are_about_to_expire(endpoint: type[Endpoint]) -> None:
     endpoint.answers = [(200, container_answer(timedelta(minutes=6))), (200, container_answer(timedelta(minutes=4)))]
     assert aws.load_credentials() == aws.load_credentials() == ("a", "s", "t")
     assert [seen["authorization"] for seen in endpoint.seen] == ["the-token"]
@@ -137,7 +137,7 @@ def test_keys_of_the_container_are_kept_until_they_are_about_to_expire(endpoint:
 
 
 @pytest.mark.parametrize("answer", [(200, b"{}"), (200, b"no JSON"), (500, b'{"message": "SECRET"}'), (200, b"[]")])
-def test_keys_that_cannot_be_had_are_one_clear_error(answer: tuple[int, bytes], endpoint: type[Endpoint]) -> None:
+def test_unavailable_credentials_are_an_aws_error(answer: tuple[int, bytes], endpoint: type[Endpoint]) -> None:
     endpoint.answers = [answer]
     with pytest.raises(aws.AwsError) as error:
         aws.load_credentials()
@@ -145,7 +145,7 @@ def test_keys_that_cannot_be_had_are_one_clear_error(answer: tuple[int, bytes], 
 
 
 @pytest.mark.usefixtures("endpoint")
-def test_no_keys_at_all_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_an_aws_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
     with pytest.raises(aws.AwsError, match="no AWS credentials"):
         aws.load_credentials()
@@ -183,7 +183,7 @@ def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.Mo
         ((503, b"SECRET"), "cannot be reached"),
     ],
 )
-def test_a_secret_that_cannot_be_had_is_one_clear_error(
+def test_an_unavailable_secret_is_an_aws_error(
     answer: tuple[int, bytes], message: str, endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
@@ -200,7 +200,7 @@ def test_a_version_that_is_not_there_is_none(endpoint: type[Endpoint], monkeypat
 
 
 @pytest.mark.parametrize("drip", [b"HTTP/1.1 100 Continue\r\n\r\n", b".", b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 65_536])
-def test_an_endpoint_that_does_not_come_to_an_end_is_given_up_in_time(
+def test_an_endpoint_that_sends_without_end_is_an_error_before_the_timeout(
     drip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = threading.Event()
@@ -251,9 +251,7 @@ def https_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         https.tls_context.cache_clear()
 
 
-def test_a_secret_comes_over_tls_from_a_server_that_is_verified(
-    https_endpoint: Callable[..., type[Endpoint]], tmp_path: Path
-) -> None:
+def test_a_secret_is_read_over_verified_tls(https_endpoint: Callable[..., type[Endpoint]], tmp_path: Path) -> None:
     endpoint = https_endpoint()
     endpoint.answers = [(200, b'{"SecretString": "x"}')]
     assert secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
@@ -285,11 +283,11 @@ assert call("GET", "/health/ready").status == 503
     assert len(endpoint.seen) == 2
 
 
-def test_keys_are_not_shown() -> None:
+def test_the_repr_of_credentials_contains_no_secret() -> None:
     assert "SECRET" not in repr(aws.AwsCredentials("a", "SECRET", "SECRET"))
 
 
-def test_an_endpoint_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_endpoint_is_an_aws_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1")
     with pytest.raises(aws.AwsError, match=r"127\.0\.0\.1 cannot be reached"):

@@ -84,7 +84,7 @@ def test_a_message_that_is_announced_too_long_is_not_read(letter: bytes) -> None
         assert reply.taken <= 2 * CHUNK
 
 
-def test_a_message_may_be_as_long_as_its_kind_can_be() -> None:
+def test_a_message_may_be_as_long_as_its_limit() -> None:
     text = "x" * (10 * MIB)
     assert ask(in_chunks(*answer(data_row(text)))) == [[text]]
     refusal = message(b"E", b"SERROR\0C42601\0M" + b"x" * (900 * KIB) + b"\0\0")
@@ -114,7 +114,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_reply_without_end_ends_at_its_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_reply_is_an_error_at_the_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = stream.REPLY_LIMIT if name == "rows" else MIB
     monkeypatch.setattr(stream, "REPLY_LIMIT", limit)
     described = (PARSED, BOUND, row_description(count=SMALL[name][6])) if name.startswith("rows") else (PARSED, BOUND)
@@ -125,7 +125,7 @@ def test_a_reply_without_end_ends_at_its_limit(name: str, monkeypatch: pytest.Mo
     assert reply.taken <= limit + 2 * len(block)
 
 
-def test_the_limit_is_each_reply_s_own() -> None:
+def test_the_limit_applies_to_each_reply() -> None:
     rows = [data_row("x" * CHUNK)] * (stream.REPLY_LIMIT // CHUNK // 2)
     with scripted(*(in_chunks(*answer(*rows)) for _ in range(4))) as (connection, _):
         connection.autocommit = True
@@ -133,7 +133,7 @@ def test_the_limit_is_each_reply_s_own() -> None:
             assert len(connection.run("select %s", ("x",)).rows) == len(rows)
 
 
-def test_what_a_stream_takes_is_without_limit() -> None:
+def test_data_that_a_stream_takes_is_not_limited() -> None:
     class Sink:
         size = 0
 
@@ -147,20 +147,20 @@ def test_what_a_stream_takes_is_without_limit() -> None:
     assert sink.size > stream.REPLY_LIMIT
 
 
-def test_more_statements_than_a_text_has_are_no_reply() -> None:
+def test_too_many_replies_are_an_error() -> None:
     reply = in_chunks(complete("SELECT 1") * (protocol.MAX_REPLIES + 1), ready("I"))
     with pytest.raises(dbapi.OperationalError, match="out of order"):
         ask(reply, "select 1; select 2", ())
     ask(in_chunks(complete("SELECT 1") * 10_000, ready("I")), "select 1; select 2", ())
 
 
-def test_parameters_without_end_are_refused() -> None:
+def test_endless_parameters_are_rejected() -> None:
     reply = Endless(PARSED, BOUND, repeated=lambda number: message(b"S", f"p{number}\0x\0".encode()))
     with pytest.raises(dbapi.OperationalError, match="more than 100 parameters"):
         ask(reply)
 
 
-def test_of_a_long_notice_the_beginning_is_kept() -> None:
+def test_only_the_beginning_of_a_long_notice_is_kept() -> None:
     notice = message(b"N", b"SNOTICE\0M" + b"x" * (900 * KIB) + b"\0\0")
     with scripted(in_chunks(notice, *answer(data_row("a")))) as (connection, _):
         connection.autocommit = True
@@ -180,14 +180,14 @@ def test_a_message_that_is_announced_too_long_at_login_is_not_read(first: bytes)
 
 
 @pytest.mark.parametrize("repeated", [NOTICE, NOTIFICATION, STATUS, complete("SELECT 1")])
-def test_a_login_without_end_ends_at_its_limit(repeated: bytes) -> None:
+def test_an_endless_login_is_an_error_at_the_limit(repeated: bytes) -> None:
     reply = Endless(message(b"R", bytes(4)), repeated=lambda _: repeated)
     with pytest.raises(dbapi.OperationalError), scripted(greeting=reply):
         pass
     assert reply.taken <= stream.LOGIN_LIMIT + 2 * CHUNK
 
 
-def test_parameters_without_end_are_refused_at_login() -> None:
+def test_endless_parameters_are_rejected_at_login() -> None:
     reply = Endless(message(b"R", bytes(4)), repeated=lambda number: message(b"S", f"p{number}\0x\0".encode()))
     with pytest.raises(dbapi.OperationalError, match="more than 100 parameters"), scripted(greeting=reply):
         pass
@@ -209,7 +209,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_a_row_that_is_not_its_message_is_no_row(row: bytes) -> None:
+def test_a_row_that_does_not_fill_its_message_is_an_error(row: bytes) -> None:
     with pytest.raises(dbapi.OperationalError, match="violated the protocol"):
         ask(answer(message(b"D", row)))
 
@@ -224,13 +224,13 @@ DESCRIPTIONS = {
 
 
 @pytest.mark.parametrize("description", DESCRIPTIONS.values(), ids=DESCRIPTIONS)
-def test_a_description_that_cannot_be_is_an_error(description: bytes) -> None:
+def test_an_invalid_row_description_is_an_error(description: bytes) -> None:
     rows = data_row(*"x" * int.from_bytes(description[:2]))
     with pytest.raises(dbapi.OperationalError, match="violated the protocol"):
         ask(in_chunks(PARSED, BOUND, message(b"T", description), rows, complete("SELECT 1"), ready("I")))
 
 
-def test_a_result_has_as_many_columns_as_postgresql_gives_it_and_a_long_description_is_not_kept() -> None:
+def test_a_result_may_have_1664_columns_and_a_long_description_is_not_cached() -> None:
     before = results.cached_columns.cache_info().currsize
     values = ["x"] * 1664
     assert ask(in_chunks(*answer(data_row(*values), count=1664))) == [values]
@@ -260,7 +260,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_type_takes_a_time_that_grows_with_the_square_of_its_text(shape: str) -> None:
+def test_no_type_takes_quadratic_time(shape: str) -> None:
     """A timestamp of 200 KB took 1.1 s, and one of 1 MB 36 s; what grows with the length takes 0.1 s."""
     slow = {}
     with scripted() as (connection, _):
@@ -272,7 +272,7 @@ def test_no_type_takes_a_time_that_grows_with_the_square_of_its_text(shape: str)
     assert {oid: seconds for oid, seconds in slow.items() if seconds > 0.7} == {}
 
 
-def test_a_timestamp_longer_than_any_is_an_error_of_the_one_statement() -> None:
+def test_a_timestamp_that_is_too_long_is_an_error_of_one_statement() -> None:
     for oid in (converters.TIMESTAMP, converters.TIMESTAMPTZ):
         replies = (in_chunks(*answer(data_row(DIGITS), oid=oid)), answer(data_row("a")))
         with scripted(*replies) as (connection, _):
@@ -283,14 +283,14 @@ def test_a_timestamp_longer_than_any_is_an_error_of_the_one_statement() -> None:
 
 
 @pytest.mark.parametrize("oid", [converters.INTEGER_ARRAY, converters.TEXT_ARRAY, converters.RECORD])
-def test_a_value_that_python_reads_by_letters_is_limited(oid: int) -> None:
+def test_a_value_that_python_reads_by_characters_is_limited(oid: int) -> None:
     text = "{" + "1," * (3 * MIB) + "1}"
     with pytest.raises(dbapi.OperationalError, match="a value of 6291459 bytes"):
         ask(in_chunks(*answer(data_row("a", text), oid=oid, count=2)))
     assert ask(in_chunks(*answer(data_row("a", text), count=2))) == [["a", text]]
 
 
-def test_an_array_of_moments_that_only_pg8000_reads_ends_at_the_deadline() -> None:
+def test_an_array_of_timestamps_that_only_pg8000_reads_ends_at_the_deadline() -> None:
     """Each takes 0.1 ms, and a value may have 150,000."""
     odd = ",".join(['"17.12.1997 07:37:16 +01:00"'] * 100_000)
     with scripted(in_chunks(*answer(data_row(f"{{{odd}}}"), oid=converters.TIMESTAMPTZ_ARRAY))) as (connection, _):
@@ -309,5 +309,5 @@ def test_an_array_of_moments_that_only_pg8000_reads_ends_at_the_deadline() -> No
         (converters.TIMESTAMP, "4713-01-01 00:00:00 BC", "4713-01-01 00:00:00 BC"),
     ],
 )
-def test_a_moment_that_no_datetime_is_stays_its_text(oid: int, text: str, value: Any) -> None:
+def test_a_timestamp_outside_of_datetime_is_returned_as_text(oid: int, text: str, value: Any) -> None:
     assert ask(answer(data_row(text), oid=oid)) == [[value]]

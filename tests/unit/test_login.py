@@ -148,7 +148,7 @@ OUT_OF_ORDER = {
 
 @pytest.mark.parametrize("replies", OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)
 @pytest.mark.parametrize("channel_binding", [False, True])
-def test_an_authentication_request_out_of_order_is_a_protocol_error_and_gets_no_password(
+def test_an_authentication_request_out_of_order_is_a_protocol_error_and_no_password_is_sent(
     replies: tuple[bytes, ...], channel_binding: bool, serve: Serve
 ) -> None:
     with serve(*replies) as (server, address), pytest.raises(dbapi.OperationalError) as error:
@@ -157,7 +157,7 @@ def test_an_authentication_request_out_of_order_is_a_protocol_error_and_gets_no_
     assert_kept(PASSWORD, server)
 
 
-def test_the_password_in_clear_is_asked_for_once(certificates: Path) -> None:
+def test_a_second_request_for_the_cleartext_password_is_a_protocol_error(certificates: Path) -> None:
     for again in (CLEARTEXT, MD5, SASL):
         with (
             tls_server(certificates)(CLEARTEXT, again, AUTHENTICATED + READY) as (server, address),
@@ -169,7 +169,7 @@ def test_the_password_in_clear_is_asked_for_once(certificates: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [CLEARTEXT, MD5, SASL])
-def test_a_server_that_asks_for_the_password_in_the_middle_of_a_query_gets_none(asked: bytes, serve: Serve) -> None:
+def test_no_password_is_sent_during_a_query(asked: bytes, serve: Serve) -> None:
     with serve(AUTHENTICATED + KEY + READY, asked) as (server, address):
         connection = connect(address)
         with pytest.raises(dbapi.OperationalError) as error:
@@ -180,7 +180,7 @@ def test_a_server_that_asks_for_the_password_in_the_middle_of_a_query_gets_none(
 
 
 @pytest.mark.parametrize("asked", [CLEARTEXT, MD5], ids=["cleartext", "MD5"])
-def test_in_clear_and_as_md5_the_password_is_sent_only_in_tls(asked: bytes, certificates: Path, tmp_path: Path) -> None:
+def test_cleartext_and_md5_passwords_are_sent_only_in_tls(asked: bytes, certificates: Path, tmp_path: Path) -> None:
     with (
         plain_server(tmp_path)(asked) as (server, address),
         pytest.raises(dbapi.OperationalError, match="TLS is not used"),
@@ -193,7 +193,7 @@ def test_in_clear_and_as_md5_the_password_is_sent_only_in_tls(asked: bytes, cert
     assert (b"md5" in server.heard) == (asked == MD5)
 
 
-def test_a_certificate_that_was_not_verified_is_no_tls(certificates: Path) -> None:
+def test_no_cleartext_password_is_sent_without_a_verified_certificate(certificates: Path) -> None:
     for asked in (CLEARTEXT, MD5):
         with tls_server(certificates)(asked) as (server, (host, port, context)):
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -205,7 +205,7 @@ def test_a_certificate_that_was_not_verified_is_no_tls(certificates: Path) -> No
 @pytest.mark.parametrize(
     "names", [b"SCRAM-SHA-1", b"SCRAM-SHA-512\x00SCRAM-SHA3-512-PLUS", b"PLAIN", b"OAUTHBEARER", b""]
 )
-def test_a_server_that_offers_neither_scram_sha_256_nor_its_plus_is_refused(names: bytes, serve: Serve) -> None:
+def test_a_server_without_scram_sha_256_is_rejected(names: bytes, serve: Serve) -> None:
     with (
         serve(request(10, names + b"\x00\x00")) as (_, address),
         pytest.raises(dbapi.OperationalError, match="neither SCRAM-SHA-256 nor SCRAM-SHA-256-PLUS"),
@@ -232,13 +232,13 @@ def scram(iterations: int = 4096, offered: bytes = SASL) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("offered", [SASL, request(10, b"OAUTHBEARER\x00SCRAM-SHA-256\x00SCRAM-SHA-512\x00\x00")])
-def test_scram_sha_256_is_chosen_among_what_is_offered(offered: bytes, serve: Serve) -> None:
+def test_scram_sha_256_is_chosen_among_the_offered_mechanisms(offered: bytes, serve: Serve) -> None:
     with serve(*scram(offered=offered)) as (server, address):
         connect(address).close()
     assert_kept(PASSWORD, server)
 
 
-def test_a_server_that_asks_for_more_iterations_than_the_limit_is_refused_before_they_are_made(serve: Serve) -> None:
+def test_too_many_iterations_are_rejected_before_hashing(serve: Serve) -> None:
     with (
         serve(*scram(authentication.MAX_ITERATIONS + 1)) as (server, address),
         pytest.raises(dbapi.OperationalError, match="more than 600000 iterations"),
@@ -257,7 +257,7 @@ def test_a_server_that_asks_for_more_iterations_than_the_limit_is_refused_before
         (SASL, "does not offer channel binding"),
     ],
 )
-def test_channel_binding_that_is_required_is_not_left_out(reply: bytes, reason: str, serve: Serve) -> None:
+def test_required_channel_binding_cannot_be_skipped(reply: bytes, reason: str, serve: Serve) -> None:
     with serve(reply) as (server, address), pytest.raises(dbapi.OperationalError, match=reason):
         connect(address, channel_binding=True)
     assert_kept(PASSWORD, server)
@@ -271,7 +271,7 @@ def test_channel_binding_needs_tls(tmp_path: Path) -> None:
         connect(address, channel_binding=True)
 
 
-def test_a_server_that_asks_for_nothing_is_accepted_and_gets_nothing(serve: Serve) -> None:
+def test_a_server_without_authentication_is_accepted_and_gets_no_password(serve: Serve) -> None:
     with serve(AUTHENTICATED + KEY + READY) as (server, address):
         connection = connect(address)
         assert not connection.closed

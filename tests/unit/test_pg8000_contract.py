@@ -90,7 +90,7 @@ def test_connecting_uses_the_given_socket_through_one_file_object() -> None:
     assert wire.sent == pack("!ii", len(parameters) + 8, 196608) + parameters
 
 
-def test_connecting_remembers_what_the_server_said() -> None:
+def test_connecting_stores_the_reported_parameters() -> None:
     connection = connected()
     assert connection._backend_key_data == b"12345678"
     assert connection.parameter_statuses == {"server_version": "18.6"}
@@ -99,7 +99,7 @@ def test_connecting_remembers_what_the_server_said() -> None:
     assert connection.autocommit is False
 
 
-def test_a_refusal_closes_through_close_and_raises_the_fields_of_the_server() -> None:
+def test_a_rejected_login_calls_close_and_raises_the_fields_of_the_server() -> None:
     closed = []
 
     class Watched(dbapi.Connection):  # type: ignore[misc] # pg8000 ships no types
@@ -113,7 +113,7 @@ def test_a_refusal_closes_through_close_and_raises_the_fields_of_the_server() ->
     assert closed == [wire]
 
 
-def test_a_connection_has_no_state_that_is_not_known() -> None:
+def test_a_connection_has_only_known_attributes() -> None:
     """Another attribute may belong to the socket: SOCKET_ATTRIBUTES, which a new socket replaces."""
     assert set(vars(connected())) - set(SOCKET_ATTRIBUTES) == {
         *("_caches", "_commands_with_count", "_statement_nums", "_xid", "autocommit", "message_types"),
@@ -166,7 +166,7 @@ def test_ready_for_query_tells_whether_a_transaction_is_open(status: bytes, open
 
 
 @pytest.mark.parametrize("statement", ["commit", "COMMIT;"])
-def test_the_commit_of_a_failed_transaction_is_noticed(statement: str) -> None:
+def test_the_commit_of_a_failed_transaction_raises(statement: str) -> None:
     """SynchronizedConnection._raise_error makes 25P02 of the InterfaceError."""
     connection = connected()
     connection._transaction_status = b"E"
@@ -251,13 +251,13 @@ def test_a_cursor_reads_what_the_driver_writes() -> None:
         (dialect.Dialect, PGDialect_pg8000, set()),
     ],
 )
-def test_what_is_overridden_is_there_to_be_overridden(ours: type, theirs: type, own: set[str]) -> None:
+def test_every_overridden_method_exists_in_pg8000(ours: type, theirs: type, own: set[str]) -> None:
     """A method that upstream renamed is no longer replaced, and nothing else says so."""
     defined = {name for name in vars(ours) if not name.startswith("__")}
     assert {name for name in defined - own if not hasattr(theirs, name)} == set()
 
 
-def test_no_other_method_of_the_connection_speaks_to_the_server() -> None:
+def test_no_other_method_of_the_connection_uses_the_socket() -> None:
     """A new one would bypass the deadline and the check of the replies: override it, or see that nobody calls it."""
     methods = inspect.getmembers(dbapi.Connection, inspect.isfunction)
     speaking = {name for name, method in methods if "_flush(" in inspect.getsource(method)}
@@ -352,6 +352,6 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("function", "digest", "why"), READ, ids=[case[0].__qualname__ for case in READ])
-def test_a_function_is_as_it_was_read(function: Callable[..., Any], digest: str, why: str) -> None:
+def test_a_function_of_pg8000_has_not_changed(function: Callable[..., Any], digest: str, why: str) -> None:
     found = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
     assert found == digest, f"read {function.__module__}.{function.__qualname__} again: {why}"

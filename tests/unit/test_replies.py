@@ -326,7 +326,7 @@ def missized(replies: Replies) -> Iterator[Replies]:
 
 
 @MUTABLE
-def test_a_whole_reply_is_the_answer_and_leaves_the_connection_in_step(exchange: Exchange) -> None:
+def test_a_complete_reply_is_the_result_and_leaves_the_connection_synchronized(exchange: Exchange) -> None:
     result, closed = converse(exchange, b"".join(exchange.replies))
 
     assert is_answer(exchange, result)
@@ -334,7 +334,7 @@ def test_a_whole_reply_is_the_answer_and_leaves_the_connection_in_step(exchange:
 
 
 @MUTABLE
-def test_a_reply_split_at_any_byte_is_the_answer(exchange: Exchange) -> None:
+def test_a_reply_split_at_any_byte_is_the_result(exchange: Exchange) -> None:
     data = b"".join(exchange.replies)
     for place in range(1, len(data)):
         result, closed = converse(exchange, data[:place], data[place:])
@@ -343,7 +343,7 @@ def test_a_reply_split_at_any_byte_is_the_answer(exchange: Exchange) -> None:
 
 
 @MUTABLE
-def test_a_reply_that_drips_byte_by_byte_is_the_answer(exchange: Exchange) -> None:
+def test_a_reply_in_single_bytes_is_the_result(exchange: Exchange) -> None:
     result, closed = converse(exchange, *(bytes((byte,)) for byte in b"".join(exchange.replies)))
 
     assert is_answer(exchange, result)
@@ -361,32 +361,34 @@ def test_a_reply_truncated_at_any_byte_closes_the_connection(exchange: Exchange)
 
 @MUTABLE
 @pytest.mark.parametrize("mutate", [shortened, doubled, swapped, interspersed])
-def test_a_mutated_reply_is_no_wrong_answer(exchange: Exchange, mutate: Callable[[Replies], Iterator[Replies]]) -> None:
+def test_a_mutated_reply_gives_no_wrong_result(
+    exchange: Exchange, mutate: Callable[[Replies], Iterator[Replies]]
+) -> None:
     for replies in mutate(exchange.replies):
         converse(exchange, b"".join(replies), exact=not is_legal_too(exchange, replies))
 
 
 @MUTABLE
-def test_a_message_of_a_wrong_length_is_no_wrong_answer(exchange: Exchange) -> None:
+def test_a_message_of_a_wrong_length_gives_no_wrong_result(exchange: Exchange) -> None:
     for replies in missized(exchange.replies):
         converse(exchange, b"".join(replies))
 
 
 @MUTABLE
-def test_the_reply_to_another_statement_is_no_wrong_answer(exchange: Exchange) -> None:
+def test_the_reply_to_another_statement_gives_no_wrong_result(exchange: Exchange) -> None:
     """Unless it has the right form: a reply does not say what it answers."""
     for other in EXCHANGES.values():
         converse(exchange, b"".join(other.replies), exact=not is_well_formed(exchange, other.replies))
 
 
 @MUTABLE
-def test_a_reply_that_nobody_asked_for_does_not_answer_the_next_statement(exchange: Exchange) -> None:
+def test_an_extra_reply_is_not_the_result_of_the_next_statement(exchange: Exchange) -> None:
     converse(exchange, b"".join(exchange.replies * 2))
     converse(exchange, b"".join((*exchange.replies, *EXCHANGES["select"].replies)))
 
 
 @MUTABLE
-def test_the_server_s_last_words_behind_a_reply_take_nothing_from_it_and_answer_no_other(exchange: Exchange) -> None:
+def test_a_fatal_error_after_a_reply_changes_neither_that_result_nor_the_next(exchange: Exchange) -> None:
     """A server process that is ended between two statements."""
     replies = (*exchange.replies, error("57P01", "FATAL"))
     before = [(NEXT_REPLIES["begin"],)] if exchange.begun else []
@@ -403,7 +405,7 @@ def test_the_server_s_last_words_behind_a_reply_take_nothing_from_it_and_answer_
 @MUTABLE
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
-def test_garbage_in_a_reply_is_no_wrong_answer(exchange: Exchange, data: st.DataObject) -> None:
+def test_garbage_in_a_reply_gives_no_wrong_result(exchange: Exchange, data: st.DataObject) -> None:
     """Between messages: inside of one it could make another value, which only the transport can notice."""
     index = data.draw(st.integers(0, len(exchange.replies) - 1), label="where")
     lost = data.draw(st.integers(0, 2), label="messages that it replaces")
@@ -414,14 +416,14 @@ def test_garbage_in_a_reply_is_no_wrong_answer(exchange: Exchange, data: st.Data
 @MUTABLE
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(replies=st.lists(st.sampled_from(MESSAGES), max_size=8))
-def test_messages_in_any_order_are_no_wrong_answer(exchange: Exchange, replies: list[bytes]) -> None:
+def test_messages_in_any_order_give_no_wrong_result(exchange: Exchange, replies: list[bytes]) -> None:
     replies = [*replies, ready(exchange.status)]
     converse(exchange, b"".join(replies), exact=not is_well_formed(exchange, replies))
 
 
 @pytest.mark.parametrize("mutate", [shortened, doubled, swapped, interspersed, missized])
 @pytest.mark.parametrize("name", [name for name, exchange in EXCHANGES.items() if exchange.status == "T"])
-def test_commit_after_a_mutated_reply_returns_only_when_the_server_was_asked(
+def test_commit_after_a_mutated_reply_succeeds_only_if_it_was_sent(
     name: str, mutate: Callable[[Replies], Iterator[Replies]]
 ) -> None:
     exchange = EXCHANGES[name]

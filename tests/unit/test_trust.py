@@ -15,19 +15,19 @@ UNREADABLE = r"the CA file of DATABASE_CA_BUNDLE \(or of sslrootcert in DATABASE
 
 
 @pytest.mark.parametrize("query", ["sslmode=verify-ca", "sslmode=verify-ca&sslrootcert=system"])
-def test_verify_ca_without_a_ca_file_is_refused(query: str) -> None:
+def test_verify_ca_without_a_ca_file_is_rejected(query: str) -> None:
     with pytest.raises(SettingsError, match=r"sslmode=verify-ca needs a CA file \(sslrootcert or DATABASE_CA_BUNDLE\)"):
         read_database_settings({"DATABASE_URL": f"{URL}?{query}"})
 
 
-def test_verify_ca_takes_the_ca_file_of_either_setting(tmp_path: Path) -> None:
+def test_verify_ca_accepts_the_ca_file_of_either_setting(tmp_path: Path) -> None:
     file = str(tmp_path / "ca.pem")
     named = {"DATABASE_URL": f"{URL}?sslmode=verify-ca", "DATABASE_CA_BUNDLE": file}
     assert read_database_settings(named).ca_bundle == file
     assert read_database_settings({"DATABASE_URL": f"{URL}?sslmode=verify-ca&sslrootcert={file}"}).ca_bundle == file
 
 
-def test_a_ca_file_that_cannot_be_read_is_found_when_the_engine_is_made(tmp_path: Path) -> None:
+def test_an_unreadable_ca_file_is_an_error_when_the_engine_is_created(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     problems = {

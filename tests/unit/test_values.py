@@ -34,7 +34,7 @@ def test_an_interval_is_read_in_every_style(expected: Any, texts: list[str]) -> 
     assert [read_interval(text) for text in texts] == [expected] * len(texts)
 
 
-def test_what_no_timedelta_can_hold_is_read_all_the_same() -> None:
+def test_an_interval_beyond_the_range_of_timedelta_is_read() -> None:
     assert read_interval("1000000000 days") == PGInterval(days=1_000_000_000)
     assert read_interval("-infinity") == "-infinity"
 

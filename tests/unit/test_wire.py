@@ -54,7 +54,7 @@ def test_a_deadline_counts_down_and_passes() -> None:
             remaining()
 
 
-def test_a_deadline_within_another_is_the_earlier_and_ends_with_its_block() -> None:
+def test_the_earlier_of_nested_deadlines_applies_until_its_block_ends() -> None:
     with timeout_after(60):
         with timeout_after(1):
             assert (remaining() or math.inf) <= 1
@@ -64,12 +64,12 @@ def test_a_deadline_within_another_is_the_earlier_and_ends_with_its_block() -> N
     assert remaining() is None
 
 
-def test_there_is_overtime_to_clean_up_after_a_deadline() -> None:
+def test_a_grace_period_allows_cleanup_after_a_deadline() -> None:
     with timeout_after(0), grace_period(1):
         assert (remaining() or 0) > 0
 
 
-def test_a_message_is_read_whole_however_it_comes() -> None:
+def test_a_message_is_read_whole_in_any_chunks() -> None:
     with pair() as (stream, far):
         for byte in b"hello world":
             far.sendall(bytes([byte]))
@@ -80,7 +80,7 @@ def test_a_message_is_read_whole_however_it_comes() -> None:
         assert stream.read(0) == b""
 
 
-def test_what_is_written_is_sent_by_flush() -> None:
+def test_flush_sends_the_written_messages() -> None:
     with pair() as (stream, far):
         stream.write(b"a")
         stream.write(b"b")
@@ -91,7 +91,7 @@ def test_what_is_written_is_sent_by_flush() -> None:
         assert far.recv(10) == b"ab"
 
 
-def test_a_peer_that_reads_slowly_does_not_outlive_the_deadline_behind_tls(tmp_path: Path) -> None:
+def test_a_peer_that_reads_slowly_does_not_delay_the_deadline_with_tls(tmp_path: Path) -> None:
     context, server = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     issue(authority(tmp_path / "ca.pem"), tmp_path, "localhost")
     context.load_verify_locations(tmp_path / "ca.pem")
@@ -128,7 +128,7 @@ def test_a_negative_length_is_an_error() -> None:
         stream.read(-1)
 
 
-def test_a_server_that_drips_does_not_outlive_the_deadline() -> None:
+def test_a_server_that_sends_single_bytes_does_not_delay_the_deadline() -> None:
     """Each recv returns well within any timeout of the socket; the message does not come to its end."""
     with pair() as (stream, far):
         stop = threading.Event()
@@ -145,14 +145,14 @@ def test_a_server_that_drips_does_not_outlive_the_deadline() -> None:
         thread.join()
 
 
-def test_a_peer_that_does_not_read_does_not_outlive_the_deadline() -> None:
+def test_a_peer_that_does_not_read_does_not_delay_the_deadline() -> None:
     with pair() as (stream, _):
         stream.write(b"x" * 50_000_000)
         with timeout_after(0.1), pytest.raises(TimeoutError):
             stream.flush()
 
 
-def test_a_stream_has_something_when_the_server_speaks_or_leaves() -> None:
+def test_a_stream_has_unread_data_when_the_server_sends_or_closes() -> None:
     with pair() as (stream, far):
         assert not stream.has_unread()
         far.sendall(b"ab")
@@ -165,7 +165,7 @@ def test_a_stream_has_something_when_the_server_speaks_or_leaves() -> None:
         assert stream.has_unread()
 
 
-def test_tcp_does_not_wait_for_more_to_send() -> None:
+def test_nagle_s_algorithm_is_disabled() -> None:
     with listening(b"") as port, open_socket("127.0.0.1", port, None) as sock:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         sock.sendall(b"x")
@@ -184,7 +184,7 @@ def test_a_server_that_declines_tls_gets_no_further_byte() -> None:
         open_socket("127.0.0.1", port, ssl.create_default_context())
 
 
-def test_a_server_that_speaks_no_tls_after_all_is_an_error() -> None:
+def test_a_failed_tls_handshake_is_an_error() -> None:
     with listening(b"S") as port, pytest.raises(OSError):  # noqa: PT011 - any of them; nothing may be left open
         open_socket("127.0.0.1", port, ssl.create_default_context())
 
@@ -194,6 +194,6 @@ def test_a_name_without_an_address_is_an_error() -> None:
         open_socket("nothing.invalid", 1, None)
 
 
-def test_a_port_that_nobody_listens_on_is_an_error() -> None:
+def test_a_closed_port_is_an_error() -> None:
     with pytest.raises(ConnectionRefusedError):
         open_socket("127.0.0.1", 1, None)
