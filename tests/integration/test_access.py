@@ -1,4 +1,4 @@
-"""The API's user, which the migration creates: it reads and changes rows, and nothing else."""
+"""The API's user, which the migration creates, can read and change rows and nothing else."""
 
 import os
 import re
@@ -144,7 +144,7 @@ def sqlstate(connection: pg8000.native.Connection, statement: str) -> str:
 
 
 def granted(deployed: Deployed) -> Any:
-    """All that PostgreSQL knows of who may what in this database, and of the users of this test."""
+    """All access lists of this database, and the attributes and memberships of the roles of this test."""
     ours = f"LIKE '{deployed.user}%'"
     with deployed.connect(f"{deployed.user}_owner") as owner:
         return [
@@ -159,7 +159,7 @@ def granted(deployed: Deployed) -> Any:
         ]
 
 
-# What it may.
+# What the API's user may do.
 
 
 def test_the_api_serves_every_route(deployed: Deployed) -> None:
@@ -213,7 +213,7 @@ def test_the_api_user_may_use_what_a_later_migration_adds(
         api.run(use)
 
 
-# What it may not.
+# What the API's user may not do.
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_the_api_user_cannot_do_anything_else(statement: str, deployed: Deployed
         assert sqlstate(api, statement.format(**names)) == REFUSED
 
 
-# How it is made.
+# How the API's user is created.
 
 
 def test_migrating_again_changes_no_grant(deployed: Deployed) -> None:
@@ -380,7 +380,7 @@ EXCESS = [
     ),
     ("CREATE SCHEMA x AUTHORIZATION {user}", "owner of schema x", REASSIGN),
     ("CREATE PUBLICATION p; ALTER PUBLICATION p OWNER TO {user}", "owner of publication p", REASSIGN),
-    # Privileges, which are taken away by the word that they are named with.
+    # Privileges, which are revoked with the key word of their grant.
     *(
         (given, right, f"REVOKE {right} FROM {{user}}")
         for given, right in (
@@ -439,7 +439,7 @@ EXCESS = [
         "TRUNCATE ON TABLE public.probes",
         "SET ROLE {group}; REVOKE TRUNCATE ON TABLE public.probes FROM {user}; RESET ROLE",
     ),
-    # Of objects that do not exist yet.
+    # Privileges on objects that do not exist yet.
     (
         "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT, TRUNCATE ON TABLES TO {user}",
         "TRUNCATE ON TABLES by default",
@@ -451,7 +451,7 @@ EXCESS = [
         "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public REVOKE UPDATE ON SEQUENCES FROM PUBLIC",
     ),
 ]
-# What undoes the statements of EXCESS that make something.
+# Drops the objects that the statements of EXCESS create.
 UNDO = """
 DROP SEQUENCE IF EXISTS s; DROP VIEW IF EXISTS v; DROP TYPE IF EXISTS t; DROP FUNCTION IF EXISTS f;
 DROP SCHEMA IF EXISTS x; DROP PUBLICATION IF EXISTS p; DROP FOREIGN DATA WRAPPER IF EXISTS w CASCADE;
@@ -555,7 +555,7 @@ def test_the_remaining_abilities_of_the_api_user_are_documented(name: str, state
         api.run(f"BEGIN; {statement.format(**names_of(migrated))}; ROLLBACK")
 
 
-# What it might plant.
+# Objects with which the API's user could change what a migration runs.
 
 # A schema as PostgreSQL 14 and older have it, with what a caller without an exact match in pg_catalog would take.
 OPEN = "GRANT CREATE ON SCHEMA public TO PUBLIC"

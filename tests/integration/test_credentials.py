@@ -1,4 +1,4 @@
-"""Rotation under the real handler: a Secrets Manager by moto, a PostgreSQL whose passwords really change."""
+"""Rotation of passwords with the real handler, moto's Secrets Manager and a PostgreSQL whose passwords change."""
 
 import json
 import secrets
@@ -106,7 +106,7 @@ def reconnect() -> None:
 
 
 def let_time_pass() -> None:
-    """As if the last refresh had been long ago."""
+    """Make the last refresh old enough for another one."""
     secrets_manager._requested.clear()
 
 
@@ -139,7 +139,7 @@ def test_a_connection_that_is_lost_after_a_rotation_is_replaced_with_the_new_pas
 
 
 def test_the_pending_version_is_used_during_a_single_user_rotation(secret: Secret, admin: Any) -> None:
-    """Between setSecret and finishSecret the server takes only what is still pending."""
+    """Between setSecret and finishSecret the server accepts only the pending version."""
     create_probe()
     secret.put(secret.text("ann", "second"), "AWSPENDING")
     admin.run(f"ALTER ROLE ann PASSWORD 'second{SALT}'")
@@ -258,7 +258,7 @@ def test_a_secret_of_the_wrong_shape_is_one_log_line(
     shape: str, secret: Secret, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret.put(BAD_SECRETS[shape](secret))
-    assert_says("DATABASE_SECRET_ARN: ", caplog)
+    assert_ready_fails("DATABASE_SECRET_ARN: ", caplog)
 
 
 CONTROLS = {"NUL": "\0", "a line end": "\n", "a tab": "\t", "delete": "\x7f", "a C1 control": "\x85"}
@@ -269,10 +269,10 @@ CONTROLS = {"NUL": "\0", "a line end": "\n", "a tab": "\t", "delete": "\x7f", "a
 def test_a_control_character_in_a_secret_is_rejected_before_connecting(
     field: str, control: str, secret: Secret, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """PostgreSQL's protocol cannot carry NUL, SASLprep none of them; a line end is one that was pasted along."""
+    """PostgreSQL's protocol forbids NUL, and SASLprep every control character, such as a pasted line end."""
     fields = json.loads(secret.text("ann", "first"))
     secret.put(json.dumps(fields | {field: fields[field] + CONTROLS[control]}))
-    assert_says(f"DATABASE_SECRET_ARN: the secret has no valid {field}", caplog)
+    assert_ready_fails(f"DATABASE_SECRET_ARN: the secret has no valid {field}", caplog)
 
 
 @pytest.mark.parametrize("password", ["pä$$ wörd", "\u3000\u00a0", "'; -- \"\\", "x" * 1000])
@@ -294,11 +294,11 @@ def test_a_secret_may_omit_fields_that_the_url_has(
 @pytest.mark.usefixtures("secret")
 def test_a_missing_secret_is_one_log_line(configure: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     configure(secret_arn="not-there")
-    assert_says("DATABASE_SECRET_ARN: Secrets Manager responded with ResourceNotFoundException", caplog)
+    assert_ready_fails("DATABASE_SECRET_ARN: Secrets Manager responded with ResourceNotFoundException", caplog)
 
 
-def assert_says(text: str, caplog: pytest.LogCaptureFixture) -> Response:
-    """Ready is 503 and live is not; the log has one line that names the setting, and shows nothing."""
+def assert_ready_fails(text: str, caplog: pytest.LogCaptureFixture) -> Response:
+    """Ready is 503 and live is not; the log has one line that names the setting and contains no value."""
     caplog.clear()
     response = call("GET", "/health/ready")
     assert_unavailable(response)

@@ -1,4 +1,4 @@
-"""A peer that is dead is noticed within seconds, whatever the invocation's timeout, and a slow statement is waited for.
+"""A dead peer is detected within seconds, for any timeout of the invocation, and a slow statement is not interrupted.
 
 The packets are really lost (tests/support/network.py). Slow tests wait for the kernel to give a connection up.
 """
@@ -74,7 +74,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def request(method: str, path: str, body: Any = None) -> Response:
-    """In an invocation that may take as long as API Gateway waits."""
+    """Send a request in an invocation that may take as long as API Gateway waits."""
     return call(method, path, body, context=Context(timeout=29.0))
 
 
@@ -113,7 +113,7 @@ def test_a_commit_on_a_dead_connection_is_503_and_stored_at_most_once(
 
 @pytest.mark.usefixtures("database_port")
 def test_a_peer_that_dies_before_it_replies_is_detected(network: Network, database: Any) -> None:
-    """It has acknowledged the statement: nothing is sent again, and only probes find out."""
+    """The peer has acknowledged the statement, so nothing is sent again, and only keepalive probes detect its death."""
     probe = create_probe()
     database.run("BEGIN; LOCK probes")
 

@@ -1,4 +1,4 @@
-"""No request outlives its invocation: whatever it waits for, it answers before the time is up."""
+"""Every request gets a response before its invocation ends, for every kind of wait."""
 
 import os
 import time
@@ -24,10 +24,10 @@ BUSY = (
 )
 
 
-def nobody_is_busy() -> bool:
-    """Soon: the server hears of a cancellation before its backend does.
+def no_backend_is_busy() -> bool:
+    """Wait for it, because a backend stops some time after the cancel request was accepted.
 
-    Asked on a connection of its own: in a transaction, pg_stat_activity stays as it was first read.
+    Uses a separate connection, because pg_stat_activity does not change within a transaction.
     """
     deadline = time.monotonic() + 10
     with connect(os.environ["DATABASE_URL"]) as observer:
@@ -45,7 +45,7 @@ def test_a_lock_that_is_not_granted_is_503_and_its_backend_stops_waiting(databas
     context = Context(timeout=1.0)
     assert_unavailable(call("PATCH", probe_path(1), {"name": "new"}, context=context))
     assert context.get_remaining_time_in_millis() > 0
-    assert nobody_is_busy(), "the statement was not cancelled on the server"
+    assert no_backend_is_busy(), "the statement was not cancelled on the server"
     database.run("ROLLBACK")
     assert call("PATCH", probe_path(1), {"name": "new"}).json["version"] == 2
 
@@ -58,7 +58,7 @@ def test_a_statement_that_takes_too_long_is_503_and_is_cancelled_on_the_server(a
     context = Context(timeout=1.0)
     assert_unavailable(call("GET", "/test/slow", context=context))
     assert context.get_remaining_time_in_millis() > 0
-    assert nobody_is_busy()
+    assert no_backend_is_busy()
     assert call("GET", "/probes/").status == 200
 
 

@@ -1,4 +1,4 @@
-"""A network or a server that fails costs at most the request that it hits, and often not even that."""
+"""A fault of the network or of the server fails at most one request, and often none."""
 
 import os
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_after_an_idle_time_every_dead_connection_is_replaced_within_the_request
 
 @pytest.mark.parametrize("fault", SEEN_AFTER_A_REST)
 def test_a_peer_that_acknowledges_and_never_replies_fails_one_request_at_its_deadline(fault: str, proxy: Proxy) -> None:
-    """Its kernel lives, as that of a server with a slow statement does; test_dead_peers.py has those whose does not."""
+    """The peer's kernel is alive, as with a slow statement. test_dead_peers.py tests dead kernels."""
     create_probe()
     SEEN_AFTER_A_REST[fault](proxy)
     context = Context(timeout=1.0)
@@ -160,7 +160,7 @@ def test_a_server_without_a_free_connection_is_503(database: Any, configure: Cal
 
 
 def test_a_connection_to_a_former_primary_is_closed(database: Any) -> None:
-    """After a failover the old primary answers reads and refuses writes; a new connection finds the new one."""
+    """After a failover the old primary accepts reads and rejects writes; a new connection reaches the new primary."""
     create_probe()
     name = database.run("SELECT current_database()")[0][0]
     engine.dispose()
@@ -173,7 +173,7 @@ def test_a_connection_to_a_former_primary_is_closed(database: Any) -> None:
 
 
 def test_a_read_that_always_loses_its_race_leaves_no_open_transaction(database: Any) -> None:
-    """Its COMMIT goes along with it, and is left out with every error, the last one too."""
+    """The COMMIT is in the batch of the read, and the server skips it after each error."""
     database.run(
         "CREATE FUNCTION loses() RETURNS int LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$"

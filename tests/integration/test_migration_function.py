@@ -1,4 +1,4 @@
-"""The function that CloudFormation calls: it migrates or leaves all as it was, and always responds in time."""
+"""The custom resource: it migrates or changes nothing, and always responds before the timeout."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 
 @pytest.fixture(autouse=True)
 def url(server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty database, which is all that the function is told of."""
+    """An empty database, whose URL is the function's only setting."""
     name = f"deploy_{os.getpid()}"
     with temporary_database(server_url, name) as url:
         monkeypatch.setenv("DATABASE_URL", url)
@@ -84,7 +84,7 @@ def add(scripts: Path, revision: str, upgrade: str, after: str | None = HEAD) ->
 
 
 def deploy(s3: Bucket, kind: str = "Create", timeout: float = 60.0, **changes: Any) -> dict[str, Any]:
-    """What CloudFormation reads after one invocation, which ends before Lambda's timeout."""
+    """Invoke the function, assert that it ends before the timeout, and return the response to CloudFormation."""
     event = CREATE | {"RequestType": kind, "ResponseURL": s3.url} | changes
     if kind != "Create":
         event |= {"PhysicalResourceId": changes.get("PhysicalResourceId", "Migration")}
@@ -108,7 +108,7 @@ def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name.startswith("handler.")]
 
 
-# What CloudFormation asks for.
+# The request types.
 
 
 def test_a_create_migrates_and_the_response_has_the_revision(s3: Bucket, url: str) -> None:
@@ -192,7 +192,7 @@ def test_two_invocations_at_the_same_time_both_succeed(s3: Bucket, url: str) -> 
     assert tables(url) == MIGRATED
 
 
-# What fails leaves everything as it was, and says why.
+# Failures change nothing, and the response has the reason.
 
 
 def test_a_migration_that_fails_rolls_back_those_before_it(s3: Bucket, url: str, scripts: Path) -> None:
@@ -366,7 +366,7 @@ def test_an_error_while_describing_a_failure_gets_a_response(s3: Bucket, monkeyp
     assert (response["Status"], response["Reason"]) == ("FAILED", "unexpected TypeError: see the log")
 
 
-# In time.
+# Timeouts.
 
 
 @contextmanager
@@ -433,7 +433,7 @@ def test_a_statement_that_does_not_end_is_cancelled_on_the_server(s3: Bucket, ur
 
 
 def test_the_timeouts_of_a_migration_follow_from_the_remaining_time(s3: Bucket, url: str, scripts: Path) -> None:
-    """The last of them lets go of our locks when the function has vanished."""
+    """The idle timeout makes the server release the locks of a function that has disappeared."""
     add(
         scripts,
         "0100",
@@ -512,7 +512,7 @@ def test_an_invocation_without_time_gets_a_response(s3: Bucket, url: str) -> Non
     assert tables(url) == EMPTY
 
 
-# When S3 does not take the response.
+# S3 does not accept the response.
 
 
 @pytest.mark.parametrize("statuses", [[500], [503, 500], [HANG]])
@@ -666,7 +666,7 @@ def test_a_server_without_a_valid_certificate_gets_no_response(
     assert s3.puts == []
 
 
-# A deploy that is rolled back runs the code from before it.
+# A deployment that is rolled back runs the older code.
 
 
 def test_older_code_leaves_a_newer_schema_alone(
@@ -736,7 +736,7 @@ def test_the_database_stores_its_migration_history(url: str) -> None:
     assert comment() is None
 
 
-# By hand.
+# Manual invocations.
 
 
 @pytest.mark.parametrize("event", [{}, None])

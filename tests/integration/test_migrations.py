@@ -1,4 +1,4 @@
-"""Migrations: the models' schema, up and down, two at once, and beside requests that use the tables."""
+"""Migrations create the models' schema, can be downgraded, and run beside other migrations and requests."""
 
 import logging
 import os
@@ -198,7 +198,7 @@ def test_a_migration_that_cannot_get_a_lock_runs_again_from_the_beginning(
 
 
 def test_waits_for_several_tables_share_one_timeout(server_url: str, later: Callable[..., None]) -> None:
-    """What holds nobody up may take its time; from the first table on, the second that is left is shared."""
+    """Waits before the first blocking lock are not limited. From that lock on, all waits share one second."""
     record = "op.execute(\"INSERT INTO waits SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'\")"
     later(
         "op.execute('SELECT FROM idempotency_keys')",
@@ -242,7 +242,7 @@ def test_the_log_shows_a_waiting_statement_up_to_its_first_literal(statement: st
 
 
 def test_migrations_run_in_a_checkout_with_any_path(server_url: str, tmp_path: Path) -> None:
-    """configparser, which Alembic keeps its options in, and the % operator read a percent sign as their own."""
+    """configparser, which stores Alembic's options, and the % operator interpret percent signs."""
     tree = tmp_path / "100%(here)s of %s and %% {0} ä"
     for name in ("handler", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

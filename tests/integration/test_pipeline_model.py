@@ -1,7 +1,7 @@
-"""One connection on PostgreSQL against a model of a table: in step or closed, whatever is done to it, in any order.
+"""A connection to PostgreSQL, compared with a model of a table: it stays synchronized or is closed, after any steps.
 
-After each step the connection is closed, or answers a question with that question's own token; and what a second
-connection sees in the table is what the model says was committed.
+After each step the connection is closed, or a query with a unique token returns that token. A second connection sees
+in the table the rows that are committed in the model.
 """
 
 import io
@@ -33,7 +33,7 @@ from tests.support.database import connect
 
 LOST, LATE, STOPPED = ConnectionResetError("lost"), TimeoutError("late"), KeyboardInterrupt()
 NAME = 19  # the oid of a type that nothing else here uses: its values cannot be read
-PATIENCE = 5.0  # seconds that anything may take, the end of a server process whose client is gone included
+PATIENCE = 5.0  # seconds that any step may take, and the end of a server process whose client is gone
 KEYS = st.integers(0, 4)
 HOW = st.booleans()  # with parameters, or without
 
@@ -43,7 +43,7 @@ class Unsendable:
         raise ValueError("no text")
 
 
-# What is refused on this side; nothing of it reaches the server.
+# Statements that the driver rejects without sending them.
 UNSENDABLE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "lone surrogate": ("select %s", ("\ud800",)),
     "no text": ("select %s", (Unsendable(),)),
@@ -54,7 +54,7 @@ UNSENDABLE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "surrogate in a query": ("select '\ud800'", ()),
     "surrogate in a statement": ("select '\ud800', %s", (1,)),
 }
-# What the server refuses, and its SQLSTATE.
+# Statements that the server rejects, and their SQLSTATEs.
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "22012": ("select 1 / %s", (0,)),
     "22021": ("select %s::text", ("\0",)),
@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
         self.connection.abandon()
         self.wait_for_end()
 
-    # What a statement is expected to do.
+    # The expected effects of a statement.
 
     def run(self, statement: str, *values: Any, stream: Any = None) -> Any:
         with timeout_after(PATIENCE):
@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
         return self.stored if self.seen is None else self.seen
 
     def begin(self) -> None:
-        """A statement has reached the server: where it is not alone, there is a transaction now."""
+        """A statement has reached the server: unless it runs alone, a transaction is open now."""
         if not self.connection.autocommit and self.seen is None:
             self.seen = dict(self.stored)
 
@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         self.doomed |= dooms
 
     def refuse(self, sqlstate: str, ask: Callable[[], Any]) -> None:
-        """The server refuses what `ask` does, and the transaction has failed, if there is one."""
+        """The server rejects what `ask` does, and the transaction, if there is one, has failed."""
         self.begin()
         with pytest.raises(dbapi.DatabaseError) as refused:
             ask()
@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         self.failed = self.seen is not None
 
     def lose(self, maybe: dict[int, str] | None = None) -> None:
-        """The connection is gone, and with it the transaction, unless `maybe` has been stored."""
+        """The connection is closed and its transaction is lost, unless `maybe` was stored."""
         assert self.connection.closed
         self.wait_for_end()
         if maybe is not None and self.stored_in_fact() == maybe:
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
             time.sleep(0.002)
         self.processes.clear()
 
-    # The steps, and what must hold before them.
+    # The steps, and their preconditions.
 
     is_open = precondition(lambda self: not self.connection.closed)
     is_well = precondition(lambda self: not self.connection.closed and not self.failed)
@@ -195,7 +195,7 @@ class Machine(RuleBasedStateMachine):
         self.listen()
 
     def listen(self) -> None:
-        """In the session, which is lost with the connection."""
+        """A setting of the session, which is lost with the connection."""
         autocommit, self.connection.autocommit = self.connection.autocommit, True
         self.connection.run("listen model")
         self.connection.autocommit = autocommit
@@ -258,7 +258,7 @@ class Machine(RuleBasedStateMachine):
     @is_well
     @rule(first=KEYS, second=KEYS)
     def run_two_statements_at_once(self, first: int, second: int) -> None:
-        """Without parameters, they travel in one query, which is a transaction where there is no other."""
+        """Without parameters they are sent in one query, which is a transaction unless one is open."""
         one, two = next(self.tokens), next(self.tokens)
         inserts = f"insert into model values ({first}, '{one}'); insert into model values ({second}, '{two}')"
         if first in self.current or second in self.current or first == second:
@@ -272,7 +272,7 @@ class Machine(RuleBasedStateMachine):
     @rule(sqlstate=st.sampled_from(sorted(REFUSED)))
     def ask_what_the_server_refuses(self, sqlstate: str) -> None:
         statement, values = REFUSED[sqlstate]
-        # A syntax error is noticed before a failed transaction is.
+        # The server reports a syntax error rather than the failed transaction.
         if self.failed and sqlstate == "42601":
             with pytest.raises(dbapi.ProgrammingError):
                 self.run(statement, *values)
@@ -290,7 +290,7 @@ class Machine(RuleBasedStateMachine):
     @is_well
     @rule(key=KEYS, with_parameters=HOW)
     def write_what_cannot_be_read(self, key: int, with_parameters: bool) -> None:
-        """The statement happens; its result is lost."""
+        """The statement is executed, and its result is lost."""
         token = next(self.tokens)
         with pytest.raises(dbapi.InternalError, match="cannot be read"):
             self.run(
@@ -312,7 +312,7 @@ class Machine(RuleBasedStateMachine):
     @is_well
     @rule(key=KEYS, with_parameters=HOW)
     def insert_what_fails_at_commit(self, key: int, with_parameters: bool) -> None:
-        """A deferred constraint, which is looked at when the transaction ends."""
+        """A deferred constraint, which is checked when the transaction ends."""
         token = next(self.tokens)
         values = (key, token) if with_parameters else ()
         row = "%s, %s" if with_parameters else f"{key}, '{token}'"
@@ -348,7 +348,7 @@ class Machine(RuleBasedStateMachine):
     @is_open
     @rule(key=KEYS, count=st.integers(0, 16), failure=st.sampled_from([LOST, STOPPED]), with_parameters=HOW)
     def insert_and_stop_listening(self, key: int, count: int, failure: BaseException, with_parameters: bool) -> None:
-        """Ctrl-C, or the end of the connection, at any moment of the reply. What began a transaction is asked again."""
+        """Ctrl-C or the end of the connection during the reply. The first statement of a transaction is retried."""
         token, process = next(self.tokens), process_of(self.connection)
         values = (key, token) if with_parameters else ()
         row = "%s, %s" if with_parameters else f"{key}, '{token}'"
@@ -388,7 +388,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.connection.closed and self.seen is not None)
     @rule(count=st.integers(0, 5), failure=st.sampled_from([LOST, STOPPED, LATE]))
     def roll_back_and_stop_listening(self, count: int, failure: BaseException) -> None:
-        """There is nothing left to tell: the server rolls back what it loses."""
+        """A lost connection needs no rollback, because the server rolls back."""
         with self.failing_after(count, failure):
             error = error_of(self.connection.rollback)
         assert error is None or (error is STOPPED and self.connection.closed)
@@ -448,7 +448,7 @@ class Machine(RuleBasedStateMachine):
     @is_open
     @rule()
     def lose_the_server_process(self) -> None:
-        """What begins a transaction is asked again on a new connection; the rest is lost with the old one."""
+        """The first statement of a transaction is retried on a new connection; a later one fails."""
         process = process_of(self.connection)
         self.observer.run("select pg_terminate_backend(:process)", process=process)
         self.wait_for_end()
@@ -468,7 +468,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.connection.closed and self.seen is None and not self.connection.autocommit)
     @rule(key=KEYS)
     def write_in_a_read_only_transaction(self, key: int) -> None:
-        """After a failover it may be the server that is read-only."""
+        """After a failover the server itself may be read-only."""
         self.run("set transaction read only")
         with pytest.raises(dbapi.InternalError) as refused:
             self.run("insert into model values (%s, 'x')", key)
@@ -502,7 +502,7 @@ class Machine(RuleBasedStateMachine):
     @is_well
     @rule(kind=st.sampled_from([None, ValueError, KeyboardInterrupt]), key=KEYS)
     def copy_in_from_a_stream_that_fails(self, kind: type[BaseException] | None, key: int) -> None:
-        """The server waits for more, and what it has must not be stored."""
+        """The server waits for more data, and must not store the data that it has."""
 
         def stream() -> Iterator[str]:
             yield f"{key}\thalf\t\\N\n"
@@ -561,7 +561,7 @@ class Machine(RuleBasedStateMachine):
                 self.wait_for_message()
 
     def wait_for_message(self) -> None:
-        """What follows must not depend on when a notification comes: Hypothesis repeats it."""
+        """The next steps must not depend on the time of the notification, because Hypothesis repeats them."""
         deadline = time.monotonic() + PATIENCE
         while not self.connection._sock.has_unread():
             assert time.monotonic() < deadline
@@ -569,7 +569,7 @@ class Machine(RuleBasedStateMachine):
     @is_open
     @rule()
     def ask_whether_it_is_alive(self) -> None:
-        """A notification that has come in between makes it doubtful."""
+        """After a notification, the connection does not count as alive."""
         assert self.connection.is_alive() or self.notified
 
     @is_open
@@ -581,7 +581,7 @@ class Machine(RuleBasedStateMachine):
             self.connection.abandon()
         self.lose()
 
-    # What holds after each step.
+    # The invariants, which are checked after each step.
 
     @invariant()
     def answers_what_it_is_asked(self) -> None:
@@ -631,7 +631,7 @@ def connection() -> Iterator[Connection]:
 def test_a_connection_is_synchronized_or_closed_after_any_steps(
     observer: pg8000.native.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Derandomized: a failure here is the change's, not the day's."""
+    """Derandomized, so that a failure is caused by a change and not by chance."""
     monkeypatch.setattr(Machine, "observer", observer, raising=False)
     run_state_machine_as_test(
         Machine,

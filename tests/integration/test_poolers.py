@@ -1,7 +1,7 @@
-"""Behind poolers: PgBouncer in transaction mode gives right answers, and nothing pins RDS Proxy or is left behind.
+"""Poolers: results through PgBouncer in transaction mode are correct, and no statement would pin RDS Proxy.
 
-What pins RDS Proxy: Amazon RDS user guide, "Avoiding pinning an RDS Proxy". It cannot run here; what it would see can
-be recorded.
+What pins RDS Proxy: Amazon RDS user guide, "Avoiding pinning an RDS Proxy". RDS Proxy cannot run here, so the tests
+record what it would receive.
 """
 
 import os
@@ -103,7 +103,7 @@ def test_pgbouncer_listens_on_loopback_and_requires_the_password(password: str |
         connect(settings.model_copy(update={"password": password}))
 
 
-# ---------------------------------------------------------------- right answers behind PgBouncer
+# ---------------------------------------------------------------- results through PgBouncer
 
 MANY = f"""
 import multiprocessing, sys
@@ -124,7 +124,7 @@ sys.exit(any(process.exitcode for process in processes))
 
 
 def use_the_service(number: int) -> None:
-    """What each of the many processes does. Reads and lists are in AUTOCOMMIT, the others are transactions."""
+    """The requests of each process. Reads and lists are in AUTOCOMMIT, the others are transactions."""
     from tests.support.client import call, listed  # a process that forks must not have made the handler's event loop
     from tests.support.cursors import probe_cursor
 
@@ -163,7 +163,7 @@ def test_many_processes_on_two_connections_get_their_own_results(pooler: str, po
 
 
 def take_steps(url: str, seed: int) -> int:
-    """Statements of all kinds on several connections, each step on another. Returns how many rows it has stored."""
+    """Execute statements of all kinds, in turn on several connections. Returns the number of stored rows."""
     choice, stored = random.Random(seed), 0
     connections = [open_connection(url) for _ in range(CONNECTIONS)]
     for step in range(STEPS):
@@ -224,7 +224,7 @@ def test_migrations_run_behind_the_pooler(port: int, server_url: str) -> None:
             assert connection.run("SELECT count(*) FROM probes") == [[0]]
 
 
-# ---------------------------------------------------------------- what is given up on
+# ---------------------------------------------------------------- statements that exceed their deadline
 
 
 @needs_pgbouncer
@@ -243,7 +243,7 @@ def test_a_statement_that_exceeds_its_deadline_is_cancelled(
     assert connection.closed
     running = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND query ~ '(^|;)SELECT pg_sleep'"
     assert wait_until(lambda: database.run(f"{running} AND state = 'active'") == [], 2)
-    # Nobody else is hit by what was meant for it.
+    # The cancel request stops no other statement.
     for number in range(20):
         assert other.run("SELECT %s::int", (number,)).rows == [[number]]
     other.close()
@@ -269,7 +269,7 @@ def test_a_statement_that_exceeds_its_deadline_in_the_queue_never_runs(pooler: s
     assert database.run("SELECT count(*) FROM probes") == [[0]]
 
 
-# ---------------------------------------------------------------- what happens to PgBouncer between two requests
+# ---------------------------------------------------------------- faults between two requests
 
 
 class Event(NamedTuple):
@@ -363,7 +363,7 @@ def test_requests_are_503_while_the_pooler_is_full(port: int, monkeypatch: pytes
         assert wait_until(lambda: call("GET", "/probes/").status == 200)
 
 
-# ---------------------------------------------------------------- what RDS Proxy refuses or pins on
+# ---------------------------------------------------------------- what RDS Proxy rejects, and what pins it
 
 # The statements that the service and SQLAlchemy may send, by their first word. SET, RESET, DISCARD, PREPARE, EXECUTE,
 # DEALLOCATE, DECLARE, LISTEN, LOAD, LOCK and CREATE are not among them.
@@ -381,14 +381,14 @@ CONVERSATION = re.compile(r"pp(Q|(PBE)*PBDE(PBE)?S)*X")
 
 
 class Recorder(Proxy):
-    """Keeps what each client sends."""
+    """Records what each client sends."""
 
     def __init__(self, upstream: str | tuple[str, int]) -> None:
         self._sent: dict[ProxiedConnection, bytearray] = {}
         super().__init__(upstream)
 
     def conversations(self) -> list[bytes]:
-        """What was sent until now, by connection."""
+        """The data that was sent until now, by connection."""
         with self.halted():
             return [bytes(sent) for sent in self._sent.values()]
 
@@ -399,7 +399,7 @@ class Recorder(Proxy):
 
 
 class Conversation(NamedTuple):
-    """What one client said: PostgreSQL manual, 54.7 "Message Formats"."""
+    """The messages of one client: PostgreSQL manual, 54.7 "Message Formats"."""
 
     startup: dict[str, str]
     codes: str
@@ -446,7 +446,7 @@ def assert_harmless(conversation: Conversation) -> None:
 
 
 def live(life: Engine) -> None:
-    """Whatever an engine does, but end."""
+    """Use every feature of an engine, except disposing of it."""
     some = insert(Probe).values(name="some")
     with life.connect() as connection:
         connection.execute(select(Probe)).all()  # and rolls back on return to the pool
@@ -523,7 +523,7 @@ def test_no_statement_of_an_engine_pins_a_proxy(recorder: Recorder) -> None:
 
 
 def test_the_recorder_detects_statements_that_pin_a_proxy(recorder: Recorder) -> None:
-    """Stock pg8000 does all of it: names its statements, and SETs what it is told."""
+    """Stock pg8000 does both: it names its statements and sends SET."""
     url = over_tcp(os.environ["DATABASE_URL"], recorder.port)
     stock = create_engine(url.replace("postgresql", "postgresql+pg8000", 1), connect_args={"ssl_context": False})
     with stock.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -537,7 +537,7 @@ def test_the_recorder_detects_statements_that_pin_a_proxy(recorder: Recorder) ->
         assert_harmless(conversation)
 
 
-# ---------------------------------------------------------------- what is left behind
+# ---------------------------------------------------------------- session state
 
 SESSION = {
     # Those of pg_trgm are there once a search has loaded it.

@@ -1,4 +1,4 @@
-"""How values travel does not depend on the defaults of a role, a database or a server.
+"""Values are sent and read correctly with any defaults of a role, a database or a server.
 
 Every type is written and read by the real engine, and the probe's routes are called with a replay, under each setting
 that changes how PostgreSQL writes or reads text. The results are those without the setting.
@@ -134,7 +134,7 @@ def write(url: str, **options: Any) -> int:
 
 
 def read(url: str, row: int, *expressions: str, **options: Any) -> list[Any]:
-    """What SQLAlchemy's types make of a row, what the driver makes of it, and what the server says of expressions."""
+    """A row as SQLAlchemy's types read it, the row as the driver reads it, and the values of expressions."""
     everything = text("SELECT * FROM default_values WHERE id = :id").bindparams(id=row)
     asked = text(f"SELECT {', '.join(expressions)}".replace(":", "\\:"))
     with engine_on(url) as engine, engine.connect().execution_options(**options) as connection:
@@ -144,7 +144,7 @@ def read(url: str, row: int, *expressions: str, **options: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def expected() -> Iterator[tuple[int, list[Any], list[Any]]]:
-    """A row that was written under the defaults of PostgreSQL, what is read of it, and what the server casts."""
+    """A row that was written with PostgreSQL's defaults, the values that are read from it, and the server's casts."""
     url = os.environ["DATABASE_URL"]
     with engine_on(url) as engine:
         TABLE.drop(engine, checkfirst=True)
@@ -183,7 +183,7 @@ def current(database: Any) -> str:
 
 
 def assert_values_travel(url: str, row: int, values: list[Any], casts: list[Any], *, is_lossy: bool) -> None:
-    """What is read now, by whichever statement is a connection's first, is what was written then, and the reverse."""
+    """The row is read as it was written with PostgreSQL's defaults, by any first statement, and the other way round."""
     for options in (READ_SESSION, {}):
         assert read(url, row, *EXPRESSIONS, **options) == values
         assert read(url, row, *CASTS, **options) == casts

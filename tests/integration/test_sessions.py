@@ -1,4 +1,4 @@
-"""The session's contract, through routes that are added to the real application for a test."""
+"""The contract of the session dependencies, tested with routes that are added to the real application."""
 
 import asyncio
 import subprocess
@@ -24,7 +24,7 @@ Write = Callable[[Any], object]
 
 
 class Base(DeclarativeBase):
-    """Of the tables of this file, which no migration knows."""
+    """The base of this file's tables, which no migration creates."""
 
 
 class Shelf(Base):
@@ -96,7 +96,7 @@ def test_any_exception_rolls_back(error: BaseException, status: int, app: FastAP
 
 
 def test_a_commit_that_fails_is_an_error_response(app: FastAPI, database: Any) -> None:
-    """A deferred constraint lets the insert pass and refuses at COMMIT, when the route has long returned."""
+    """A deferred constraint fails at COMMIT, after the route has returned."""
     database.run("CREATE TABLE parents (id int PRIMARY KEY)")
     database.run("CREATE TABLE children (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
     try:
@@ -218,7 +218,7 @@ def test_a_dependency_and_its_route_share_one_session_and_one_connection(
 def test_a_dependency_that_changes_something_after_its_yield_is_in_the_transaction_of_the_route(
     session_dep: Any, fails: bool, app: FastAPI, database: Any
 ) -> None:
-    """It was entered before the route's SessionDep: the session ends with the dependency that was entered first."""
+    """The dependency was entered before the route's SessionDep, and the first dependency ends the session."""
 
     async def audit(session: session_dep) -> AsyncIterator[None]:
         yield
@@ -251,7 +251,7 @@ def test_changes_of_a_read_dependency_are_an_error_if_the_route_writes(
     assert_stored(database)
 
 
-# ReadSessionDep: nothing that a route changes is lost silently.
+# ReadSessionDep: changes of a route are an error.
 
 
 def add_and_catch(session: Any) -> None:
@@ -371,7 +371,7 @@ def test_an_error_of_a_read_route_takes_precedence_over_its_changes(app: FastAPI
     assert names(database) == ["before"]
 
 
-# SessionDep: its transaction is ended by the dependency, whatever a route does to end it.
+# SessionDep: only the dependency ends the transaction.
 
 
 def begin_again(session: Any) -> None:
@@ -544,7 +544,7 @@ def test_savepoints_work_and_end_with_the_request(fails: bool, app: FastAPI, dat
 def test_a_database_error_that_a_route_catches_stores_nothing(
     write: Write, then: str, app: FastAPI, database: Any
 ) -> None:
-    """PostgreSQL has undone the transaction; a route that goes on after an error puts a savepoint around it."""
+    """PostgreSQL has rolled back the transaction. To continue after an error, a route needs a savepoint."""
 
     @app.post("/test/catch")
     async def _route(session: SessionDep) -> None:

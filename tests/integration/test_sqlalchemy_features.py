@@ -1,4 +1,4 @@
-"""What users of SQLAlchemy reach for works on the pipelined connection, on real PostgreSQL."""
+"""The features of SQLAlchemy work with this driver, on real PostgreSQL."""
 
 import datetime as dt
 import enum

@@ -1,4 +1,4 @@
-"""A 2xx is stored, an error response stores nothing, and no request sees another's statement, whatever a route does."""
+"""For any route, a 2xx is stored, an error response stores nothing, and no request reads another request's replies."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def names(database: Any) -> list[str]:
 
 
 class Impatient:
-    """The usual timeout middleware: it leaves a thread behind that still waits for its statement."""
+    """A typical timeout middleware, which abandons a thread that still waits for its statement."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -116,7 +116,7 @@ def test_a_failed_commit_is_an_error_response_if_a_dependency_catches_it(
 
 @pytest.mark.usefixtures("refuses_at_commit")
 def test_a_failed_commit_after_the_response_is_an_error_response(app: FastAPI, database: Any) -> None:
-    """`Depends(get_session)` without its scope: Lambda has not sent the response yet."""
+    """`Depends(get_session)` without a scope commits after FastAPI's response, and before Lambda sends it."""
 
     @app.post("/test/late")
     async def _route(session: Annotated[Session, Depends(get_session)]) -> str:

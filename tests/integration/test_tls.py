@@ -1,4 +1,4 @@
-"""TLS between the real handler and a real PostgreSQL, which accepts clear text too: the handler must not use it."""
+"""TLS between the real handler and a real PostgreSQL, which also accepts cleartext; the handler must not use that."""
 
 import secrets
 import subprocess
@@ -22,7 +22,7 @@ from tests.support.database import connect, free_port, required_program
 from tests.support.migrated import grant_probes, migrate
 from tests.support.pool import pooled
 
-# Clear text is accepted as well as TLS. `plain` sends its password itself, and only by TLS.
+# The server accepts cleartext and TLS. `plain` sends its password in cleartext, and only with TLS.
 HBA = """
 local all all scram-sha-256
 hostssl all plain all password
@@ -36,7 +36,7 @@ Configure = Callable[..., None]
 
 @dataclass
 class TlsServer:
-    """Its `admin` connection is a unix socket's; `present` makes it show another certificate."""
+    """A server; `admin` is a connection by its unix socket, and `present` replaces its certificate."""
 
     port: int
     folder: Path
@@ -72,7 +72,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
 
 @pytest.fixture
 def tls(running: TlsServer, configure: Configure) -> TlsServer:
-    """The handler's server, from now on, with a certificate that is in order."""
+    """Make the handler use the server, with a valid certificate."""
     running.present(running.trusted)
     running.admin.run("TRUNCATE probes, probe_readings RESTART IDENTITY")
     configure(

@@ -1,4 +1,4 @@
-"""What programs write to the tables directly: each row that PostgreSQL accepts can be shown, listed and changed."""
+"""Every row that PostgreSQL accepts from another program can be read, listed and changed through the API."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Signatures are those of the SDK; whatever else AWS responds is one clear error."""
+"""Signatures are equal to the SDK's, and every failure of a request to AWS is an AwsError."""
 
 import contextlib
 import http.server
@@ -90,7 +90,7 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Endpoint]]:
-    """Somebody who answers for AWS."""
+    """A server that responds in place of AWS."""
     server = http.server.HTTPServer(("127.0.0.1", 0), Endpoint)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -1,4 +1,4 @@
-"""A server that sends too much, or what no server sends, costs one error and its connection, and little memory."""
+"""A server that sends too much or invalid messages causes one error, closes its connection, and takes little memory."""
 
 import itertools
 import time

@@ -1,4 +1,4 @@
-"""What a server must say, and in which order, before it gets a password or a statement."""
+"""The authentication requests that the driver accepts, and their order."""
 
 import socket
 import ssl
@@ -39,9 +39,9 @@ KEY = message(b"K", bytes(8))
 
 
 class Server:
-    """A server that answers each message with the next of `replies`, whatever it was, and remembers what it heard.
+    """A server that replies to each message with the next of `replies`, and records the messages.
 
-    A reply may be a function of what the client said. After the last reply it waits for the client to leave.
+    A reply may be a function of the client's message. After the last reply, the server waits until the client closes.
     """
 
     def __init__(self, listener: socket.socket, tls: ssl.SSLContext | None, replies: tuple[Any, ...]) -> None:

@@ -1,7 +1,7 @@
-"""What `handler.database` leans on in pg8000 is there, and does what it did when it was read.
+"""The parts of pg8000 that `handler.database` uses exist and have not changed.
 
-An upgrade of pg8000 that fails here may still be a good one: read what the message names, mend `handler/database/` or
-this file, and run `python -m tests.upstream.run`.
+After an upgrade of pg8000 that fails here, read the code that the message names, adapt `handler/database/` or this
+file, and run `python -m tests.upstream.run`.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Wire:
-    """What a connection sees of a socket: the server's bytes, all there from the start, and its own."""
+    """A socket that has received all bytes of the server already, and records what the connection sends."""
 
     def __init__(self, answers: bytes) -> None:
         self.answers = io.BytesIO(answers)
@@ -252,13 +252,13 @@ def test_a_cursor_reads_what_the_driver_writes() -> None:
     ],
 )
 def test_every_overridden_method_exists_in_pg8000(ours: type, theirs: type, own: set[str]) -> None:
-    """A method that upstream renamed is no longer replaced, and nothing else says so."""
+    """If pg8000 renames a method, ours no longer overrides it, and no other test detects that."""
     defined = {name for name in vars(ours) if not name.startswith("__")}
     assert {name for name in defined - own if not hasattr(theirs, name)} == set()
 
 
 def test_no_other_method_of_the_connection_uses_the_socket() -> None:
-    """A new one would bypass the deadline and the check of the replies: override it, or see that nobody calls it."""
+    """A new one would bypass the deadline and the check of the replies: override it, or check that it is not called."""
     methods = inspect.getmembers(dbapi.Connection, inspect.isfunction)
     speaking = {name for name, method in methods if "_flush(" in inspect.getsource(method)}
     overridden = {"execute_unnamed", "execute_simple", "close"}

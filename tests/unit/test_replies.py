@@ -1,7 +1,7 @@
-"""A connection against mutated replies: it gives the right answer, or it raises; never a wrong answer, then or later.
+"""With mutated replies, a connection returns the right result or raises. It never returns a wrong result, also later.
 
-The server is a script behind a real socket: it answers each flush with the chunks that the test has laid out. Some
-mutations of a legal reply are legal themselves, and mean something else: `is_legal_too` knows them.
+The server is a script behind a real socket: it replies to each flush with the chunks of the test. Some mutations of a
+valid reply are valid replies with another meaning; `is_legal_too` recognizes them.
 """
 
 import io
@@ -318,7 +318,7 @@ def interspersed(replies: Replies) -> Iterator[Replies]:
 
 
 def missized(replies: Replies) -> Iterator[Replies]:
-    """Lengths that cannot be, that are too short, and that are too long."""
+    """Lengths that are invalid, too short or too long."""
     for index, reply in enumerate(replies):
         right = len(reply) - 1
         for length in {-(2**31), -1, 0, 3, 4, right - 1, right + 1, right + 5, 2**31 - 1} - {right}:
@@ -376,7 +376,7 @@ def test_a_message_of_a_wrong_length_gives_no_wrong_result(exchange: Exchange) -
 
 @MUTABLE
 def test_the_reply_to_another_statement_gives_no_wrong_result(exchange: Exchange) -> None:
-    """Unless it has the right form: a reply does not say what it answers."""
+    """Unless it has the same form, because a reply does not name its statement."""
     for other in EXCHANGES.values():
         converse(exchange, b"".join(other.replies), exact=not is_well_formed(exchange, other.replies))
 
@@ -406,7 +406,7 @@ def test_a_fatal_error_after_a_reply_changes_neither_that_result_nor_the_next(ex
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_garbage_in_a_reply_gives_no_wrong_result(exchange: Exchange, data: st.DataObject) -> None:
-    """Between messages: inside of one it could make another value, which only the transport can notice."""
+    """Between messages. Inside a message it could change a value, which only the transport can detect."""
     index = data.draw(st.integers(0, len(exchange.replies) - 1), label="where")
     lost = data.draw(st.integers(0, 2), label="messages that it replaces")
     garbage = data.draw(st.binary(min_size=1, max_size=12), label="garbage")
@@ -440,7 +440,7 @@ def test_commit_after_a_mutated_reply_succeeds_only_if_it_was_sent(
 
 @pytest.mark.parametrize("last", ["", "E", "E without fields", "C"])
 def test_the_end_of_the_stream_is_an_operational_error_with_its_fields(last: str) -> None:
-    """Whoever maps errors reads the SQLSTATE of each (`exc.args[0]["C"]`)."""
+    """The API maps errors by their SQLSTATE (`exc.args[0]["C"]`)."""
     words = {
         "": b"",
         "E": error("57P01", "FATAL"),

@@ -1,4 +1,4 @@
-"""Which authorities a server's certificate may come from, and what is found at startup."""
+"""The trusted authorities of a server's certificate, and the errors that are found at startup."""
 
 import subprocess
 import sys

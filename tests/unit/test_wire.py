@@ -1,4 +1,4 @@
-"""Sockets under a deadline."""
+"""Deadlines, the Stream and the sockets of the driver."""
 
 import math
 import socket
@@ -129,7 +129,7 @@ def test_a_negative_length_is_an_error() -> None:
 
 
 def test_a_server_that_sends_single_bytes_does_not_delay_the_deadline() -> None:
-    """Each recv returns well within any timeout of the socket; the message does not come to its end."""
+    """Each recv returns before any timeout of the socket, and the message never ends."""
     with pair() as (stream, far):
         stop = threading.Event()
 
