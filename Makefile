@@ -191,7 +191,7 @@ KNOWN_ENV = grep -qFx '[$(ENV).deploy.parameters]' samconfig.toml || \
 # SAM takes the parameters of the command line in place of those in samconfig.toml, so that deploy/preflight.py prints both.
 deploy: $(SAM_VENV)/ready ## Check the account, build and deploy: make deploy ENV=default PARAMETERS="AuthMode=iam"
 	@$(KNOWN_ENV)
-	@overrides=$$($(SAM_VENV)/bin/python -m deploy.preflight $(ENV) $(PARAMETERS)) && \
+	@overrides=$$($(SAM_VENV)/bin/python -m deploy.preflight $(ENV) '$(PARAMETERS)') && \
 		$(MAKE) --no-print-directory build && \
 		$(SAM) deploy --config-env $(ENV) --parameter-overrides $$overrides $(ARGS)
 

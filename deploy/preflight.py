@@ -1,4 +1,4 @@
-"""Check an AWS account before a deployment: `python -m deploy.preflight ENVIRONMENT [NAME=VALUE …]`.
+"""Check an AWS account before a deployment: `python -m deploy.preflight ENVIRONMENT "NAME=VALUE …"`.
 
 `make deploy` runs it with the SAM CLI's Python, which has boto3. It refuses what CloudFormation would find out after
 minutes. A check that the credentials do not allow is skipped, with a line on standard error. Standard output has the
@@ -38,13 +38,13 @@ class PreflightError(Exception):
     """The deployment would fail, or do harm; the message says what to do first."""
 
 
-def parameters_of(environment: str, given: list[str]) -> dict[str, str]:
+def parameters_of(environment: str, given: str) -> dict[str, str]:
     """The parameters of samconfig.toml, replaced by those `given`, and a new Release."""
     config = tomllib.loads((ROOT / "samconfig.toml").read_text())
     configured = config[environment]["deploy"]["parameters"]["parameter_overrides"].split()
-    if wrong := [one for one in given if not re.match(r"[A-Za-z]+=", one)]:
+    if wrong := [one for one in given.split() if not re.match(r"[A-Za-z]+=", one)]:
         raise PreflightError(f'{wrong[0]!r} is not NAME=VALUE: write PARAMETERS="AuthMode=jwt JwtIssuer=https://…"')
-    return {"Release": release()} | dict(one.split("=", 1) for one in [*configured, *given])
+    return {"Release": release()} | dict(one.split("=", 1) for one in [*configured, *given.split()])
 
 
 def release() -> str:
@@ -158,7 +158,7 @@ def main() -> None:
     import boto3  # noqa: PLC0415 - only the SAM CLI's environment has it
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-    environment, *given = sys.argv[1:]
+    environment, given = sys.argv[1:]
     try:
         parameters = parameters_of(environment, given)
         session = boto3.Session()

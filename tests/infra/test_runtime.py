@@ -5,11 +5,16 @@ The emulator is the one that the SAM CLI's wheel ships; a Linux program, no Dock
 
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +134,104 @@ def test_the_artifact_migrates_an_empty_database(artifact: Path, runtime: str, s
         assert done.returncode == 0, done.stderr
         with connect(url) as connection:
             assert count_rows(connection) == 0
+
+
+# ------------------------------------------------------------------------------------------------- Several workers
+
+WORKERS = 4
+
+
+class RuntimeApi(ThreadingHTTPServer):
+    """Lambda's Runtime API for several workers: hands out `events` once every worker asks for its next one.
+
+    Lambda developer guide, "Using the Lambda runtime API". The emulator serves one request at a time.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, event: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), RuntimeApiRequest)
+        self.event = event
+        self.everyone_asks = threading.Barrier(WORKERS)
+        self.answers: queue.Queue[Any] = queue.Queue()
+
+    def round(self) -> list[Any]:
+        """The responses of every worker to the event."""
+        return [self.answers.get(timeout=TIMEOUT) for _ in range(WORKERS)]
+
+
+class RuntimeApiRequest(BaseHTTPRequestHandler):
+    server: RuntimeApi
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """`/2018-06-01/runtime/invocation/next`."""
+        with suppress(threading.BrokenBarrierError):
+            self.server.everyone_asks.wait()
+            self.send_response(200)
+            self.send_header("Lambda-Runtime-Aws-Request-Id", str(uuid.uuid4()))
+            self.send_header("Lambda-Runtime-Deadline-Ms", str(int((time.time() + TIMEOUT) * 1000)))
+            self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-west-1:123456789012:function:f")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(self.server.event)))
+            self.end_headers()
+            self.wfile.write(self.server.event)
+
+    def do_POST(self) -> None:
+        """`/2018-06-01/runtime/invocation/ID/response`, `…/error` or `/2018-06-01/runtime/init/error`."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.answers.put(json.loads(body))
+        self.send_response(202)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the method that is replaced
+        pass
+
+
+@contextmanager
+def workers(api: RuntimeApi, artifact: Path, client_library: Path, runtime: str, log: Path) -> Iterator[None]:
+    """The artifact under awslambdaric as on Lambda Managed Instances: a process for each request at the same time."""
+    environment = {
+        "DATABASE_URL": f"{os.environ['DATABASE_URL']}?application_name=workers",
+        "AUTH_MODE": "none",
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
+        "AWS_LAMBDA_MAX_CONCURRENCY": str(WORKERS),
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": "10",
+        "AWS_LAMBDA_LOG_FORMAT": "JSON",
+    }
+    command = [runtime, "-I", "-S", "-c", RUNTIME_CLIENT, str(artifact), str(client_library), "handler.main.handler"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=artifact, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+    thread = threading.Thread(target=api.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the workers too
+        process.wait(TIMEOUT)
+        api.everyone_asks.abort()
+        api.shutdown()
+        thread.join()
+        api.server_close()
+
+
+def test_each_worker_of_an_environment_has_one_connection_of_its_own(
+    artifact: Path, client_library: Path, runtime: str, database: Any, tmp_path: Path
+) -> None:
+    """So the connection budget is environments x processes x pool size: docs/adr/0045."""
+
+    def connections() -> set[int]:
+        rows = database.run("SELECT pid FROM pg_stat_activity WHERE application_name = 'workers'")
+        return {pid for (pid,) in rows}
+
+    api = RuntimeApi((ROOT / "events" / "health-ready.json").read_bytes())
+    with workers(api, artifact, client_library, runtime, tmp_path / "log.txt"):
+        assert [answer["statusCode"] for answer in api.round()] == [200] * WORKERS, (tmp_path / "log.txt").read_text()
+        first = connections()
+        assert len(first) == WORKERS
+        assert [answer["statusCode"] for answer in api.round()] == [200] * WORKERS
+        assert connections() == first

@@ -22,14 +22,14 @@ def stack(status: str = "UPDATE_COMPLETE", **parameters: str) -> dict[str, Any]:
 
 
 def test_a_deployment_has_the_parameters_of_samconfig_and_of_the_command_line() -> None:
-    found = preflight.parameters_of("staging", ["Rollout=without-alarms", "JwtIssuer=https://issuer.example/?a=b"])
+    found = preflight.parameters_of("staging", "Rollout=without-alarms JwtIssuer=https://issuer.example/?a=b")
     assert found["Environment"] == "staging"
     assert found["Rollout"] == "without-alarms"
     assert found["JwtIssuer"] == "https://issuer.example/?a=b"
 
 
 def test_a_release_is_named_as_the_template_allows() -> None:
-    parameters = preflight.parameters_of("default", [])
+    parameters = preflight.parameters_of("default", "")
     pattern = load("template.yaml")["Parameters"]["Release"]["AllowedPattern"]
     assert re.search(pattern, parameters["Release"])
     assert not broken_rules(load("template.yaml"), parameters | {"AuthMode": "none"})
@@ -37,7 +37,7 @@ def test_a_release_is_named_as_the_template_allows() -> None:
 
 def test_a_parameter_without_a_value_is_refused() -> None:
     with pytest.raises(PreflightError, match="'AuthMode' is not NAME=VALUE"):
-        preflight.parameters_of("default", ["AuthMode"])
+        preflight.parameters_of("default", "AuthMode")
 
 
 @pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "UPDATE_ROLLBACK_FAILED"])
