@@ -73,7 +73,7 @@ def sam_local(arguments: list[str], url: str) -> Iterator["subprocess.Popen[byte
         arguments = [*arguments, "--add-host", f"{HOST}:host-gateway"]
     architecture = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x86_64"
     command = [str(SAM), "local", *arguments, "--template", str(TEMPLATE)]
-    command += ["--parameter-overrides", f"Architecture={architecture}"]
+    command += ["--parameter-overrides", f"Architecture={architecture} AuthMode=none Release=local"]
     environment = os.environ | ENVIRONMENT | {"DATABASE_URL": url, "SAM_CLI_TELEMETRY": "0"}
     # A session of its own: Ctrl-C is for us. SAM removes its containers on SIGTERM.
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
