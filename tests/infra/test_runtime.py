@@ -155,6 +155,9 @@ class RuntimeApi(ThreadingHTTPServer):
         self.everyone_asks = threading.Barrier(WORKERS)
         self.answers: queue.Queue[Any] = queue.Queue()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A worker that was killed at the end of the test has closed its connection."""
+
     def round(self) -> list[Any]:
         """The responses of every worker to the event."""
         return [self.answers.get(timeout=TIMEOUT) for _ in range(WORKERS)]
@@ -192,8 +195,9 @@ class RuntimeApiRequest(BaseHTTPRequestHandler):
 @contextmanager
 def workers(api: RuntimeApi, artifact: Path, client_library: Path, runtime: str, log: Path) -> Iterator[None]:
     """The artifact under awslambdaric as on Lambda Managed Instances: a process for each request at the same time."""
+    url = os.environ["DATABASE_URL"]
     environment = {
-        "DATABASE_URL": f"{os.environ['DATABASE_URL']}?application_name=workers",
+        "DATABASE_URL": f"{url}{'&' if '?' in url else '?'}application_name=workers",
         "AUTH_MODE": "none",
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{api.server_port}",
         "AWS_LAMBDA_MAX_CONCURRENCY": str(WORKERS),
@@ -230,8 +234,8 @@ def test_each_worker_of_an_environment_has_one_connection_of_its_own(
 
     api = RuntimeApi((ROOT / "events" / "health-ready.json").read_bytes())
     with workers(api, artifact, client_library, runtime, tmp_path / "log.txt"):
-        assert [answer["statusCode"] for answer in api.round()] == [200] * WORKERS, (tmp_path / "log.txt").read_text()
+        assert [answer.get("statusCode", answer) for answer in api.round()] == [200] * WORKERS
         first = connections()
         assert len(first) == WORKERS
-        assert [answer["statusCode"] for answer in api.round()] == [200] * WORKERS
+        assert [answer.get("statusCode", answer) for answer in api.round()] == [200] * WORKERS
         assert connections() == first
