@@ -4,10 +4,12 @@
 is when DATABASE_URL is set already.
 """
 
+import errno
 import fcntl
 import json
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -48,8 +50,7 @@ class Database(NamedTuple):
         """Raise PostgresError when the embedded server has ended, which it does by itself only when it failed."""
         if self.process is not None and not _is_running(self.process):
             log = FOLDER / "postgres" / "log.txt"
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise PostgresError(f"PostgreSQL has ended: {said[-1] if said else 'no log'} ({log})")
+            raise PostgresError(f"PostgreSQL has ended: {_cause(log.read_text(errors='replace'))} ({log})")
 
 
 # The servers that this process has started, by their process ids.
@@ -334,8 +335,7 @@ def _create(folder: Path, programs: Path, temporary: Path, *options: str) -> Non
             process.kill()
         if failed:
             log.seek(0)
-            said = log.read().decode(errors="replace").strip().splitlines()
-            raise PostgresError(f"initdb failed in {folder}: {said[-1] if said else failed}")
+            raise PostgresError(f"initdb failed in {folder}: {_cause(log.read().decode(errors='replace'))}")
     _hand_over(new)
     new.rename(folder / "cluster")
 
@@ -376,9 +376,16 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", cluster: Path, log: Pa
             if lines[:1] == [str(process.pid)] and lines[7:] == ["ready"]:
                 return
         if process.poll() is not None or time.monotonic() > deadline:
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise PostgresError(f"PostgreSQL did not start: {said[-1] if said else 'no log'} ({log})")
+            raise PostgresError(f"PostgreSQL did not start: {_cause(log.read_text(errors='replace'))} ({log})")
         time.sleep(0.02)
+
+
+def _cause(log: str) -> str:
+    """The line of a program's log that says why it ended: of a full disk, else its last error, else its last line."""
+    lines = log.strip().splitlines()
+    full_disk = [line for line in lines if os.strerror(errno.ENOSPC) in line]
+    errors = [line for line in lines if re.search("(FATAL|PANIC|error): ", line)]
+    return (full_disk or errors or lines or ["it has written no log"])[-1]
 
 
 def _write_private(file: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from tests.support.database import free_port
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-m", "local.run"]
-TIMEOUT = 60  # seconds; on a machine that is busy with other tests
+TIMEOUT = 180  # seconds; on a machine that is busy with other tests
 
 
 def copy_project(folder: Path) -> Path:
