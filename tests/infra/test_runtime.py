@@ -33,7 +33,7 @@ from tests.support.event_files import (
     name_of,
     store_one_of_each,
 )
-from tests.support.event_kinds import received
+from tests.support.event_sources import parse_response
 
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 TIMEOUT = 60  # seconds; on a machine that is busy with other tests
@@ -122,7 +122,7 @@ def test_every_event_is_answered(path: Path, function: Callable[[Any], Any], dat
     if method_of(event) is None:
         assert (answer is None) if path.stem == "scheduled" else (answer["errorType"] == "NotHttpEvent")
         return
-    response = received(event, answer)
+    response = parse_response(event, answer)
     assert response.status == expected_status(event), response
     assert_rows_changed(event, before, count_rows(database))
 

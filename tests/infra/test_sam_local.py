@@ -26,7 +26,7 @@ from tests.support.event_files import (
     name_of,
     store_one_of_each,
 )
-from tests.support.event_kinds import received
+from tests.support.event_sources import parse_response
 
 if "SAM_LOCAL_TEST" not in os.environ:
     pytest.skip("needs a Docker engine, and minutes: make sam-local-test", allow_module_level=True)
@@ -105,7 +105,7 @@ def test_every_event_is_answered_by_an_invocation(path: Path, database: Any) -> 
         if answer["statusCode"] != 503:
             break
         answer = invoke(path)
-    assert received(event, answer).status == expected_status(event)
+    assert parse_response(event, answer).status == expected_status(event)
     assert_rows_changed(event, before, count_rows(database))
 
 

@@ -24,10 +24,10 @@ from handler.database.engine import engine
 from handler.main import app as served
 from tests.support.client import example_bodies, probe_path
 from tests.support.event_files import FILES, load
-from tests.support.event_kinds import (
+from tests.support.event_sources import (
     ARN,
     AUTHORIZER_CONTEXTS,
-    KINDS,
+    EVENT_SOURCES,
     Received,
     Request,
     authorized,
@@ -226,14 +226,14 @@ def test_a_request_with_an_authorizer_context_is_answered(mode: str, kind: str, 
     assert (made.status, send(authorized(mode, kind, LISTED)).status) == (201, 200)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVENT_SOURCES)
 @pytest.mark.parametrize(("mode", "challenge"), [("jwt", BEARER), ("iam", SIGV4)])
 def test_a_request_without_an_authorizer_context_is_401(
     mode: str, challenge: str, kind: str, authorize: Authorize
 ) -> None:
     authorize(mode)
     for route in ROUTES:
-        assert_refused(send(KINDS[kind](request_of(route))), 401, challenge)
+        assert_refused(send(EVENT_SOURCES[kind](request_of(route))), 401, challenge)
 
 
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
@@ -308,12 +308,12 @@ def test_what_only_resembles_an_authorizer_context_is_none(name: str, mode: str,
 def test_an_authorizer_context_of_payload_2_is_none_in_payload_1(mode: str, authorize: Authorize) -> None:
     authorize(mode)
     for kind in ("HTTP API 1.0", "REST API"):
-        event = KINDS[kind](LISTED)
+        event = EVENT_SOURCES[kind](LISTED)
         AUTHORIZER_CONTEXTS[mode]["HTTP API 2.0"](event, CLAIMS)
         assert send(event).status == 401
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVENT_SOURCES)
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
 def test_nothing_that_a_client_sends_is_an_authorizer_context(mode: str, kind: str, authorize: Authorize) -> None:
     authorize(mode)
@@ -331,7 +331,7 @@ def test_nothing_that_a_client_sends_is_an_authorizer_context(mode: str, kind: s
         JSON,
     ]
     forging = Request("GET", "/probes/", "scope=probes:read&authorizer[jwt]=1", headers, forged.encode())
-    assert send(KINDS[kind](forging)).status == 401
+    assert send(EVENT_SOURCES[kind](forging)).status == 401
 
 
 ANYTHING = st.recursive(
@@ -351,9 +351,9 @@ def test_whatever_an_authorizer_says_is_read_or_refused(mode: str, authorize: Au
     authorize(mode)
 
     @limits(max_examples=300, deadline=None)
-    @given(kind=st.sampled_from(sorted(KINDS)), authorizer=ANYTHING, identity=ANYTHING)
+    @given(kind=st.sampled_from(sorted(EVENT_SOURCES)), authorizer=ANYTHING, identity=ANYTHING)
     def try_one(kind: str, authorizer: Any, identity: Any) -> None:
-        event = KINDS[kind](LISTED)
+        event = EVENT_SOURCES[kind](LISTED)
         event["requestContext"] |= {"authorizer": authorizer, "identity": identity}
         # 400: payload 1.0 has the client's address in `identity` too.
         assert send(event).status in ((200, 400, 401, 403) if kind in AUTHORIZER_CONTEXTS[mode] else (400, 401))
@@ -403,7 +403,7 @@ def test_a_signature_has_no_scopes_and_needs_none(kind: str, authorize: Authoriz
 
 
 def with_claims(kind: str, claims: dict[str, Any]) -> int:
-    event = KINDS[kind](LISTED)
+    event = EVENT_SOURCES[kind](LISTED)
     AUTHORIZER_CONTEXTS["jwt"][kind](event, {"sub": "ann"} | claims)
     return send(event).status
 
@@ -558,7 +558,7 @@ def test_documentation_and_liveness_are_public_where_the_setting_says_so(authori
 def test_what_is_public_is_so_behind_a_stage_and_a_base_path(authorize: Authorize) -> None:
     authorize("jwt", auth_public=True, base_path="/shop")
     for path, status in [("/shop/health/live", 200), ("/shop/docs", 200), ("/shop/probes/", 401), ("/shop", 401)]:
-        assert send(KINDS["REST API"](Request("GET", path))).status == status
+        assert send(EVENT_SOURCES["REST API"](Request("GET", path))).status == status
     staged = rest_api(Request("GET", "/health/live"))
     staged["requestContext"]["domainName"] = "a1b2c3.execute-api.eu-central-1.amazonaws.com"
     assert send(staged).status == 200

@@ -237,7 +237,7 @@ def things() -> APIRouter:
 
 
 def test_a_plain_router_with_a_prefix_is_served_and_logged_by_its_whole_path(
-    serve_app: Serve, request_lines: Lines
+    serve_app: Serve, logged_requests: Lines
 ) -> None:
     app, shop = make_app(), APIRouter(prefix="/shop")
     shop.include_router(things())
@@ -246,7 +246,7 @@ def test_a_plain_router_with_a_prefix_is_served_and_logged_by_its_whole_path(
     assert call("GET", "/v1/shop/things/7").json == 7
     assert_problem(call("GET", "/v1/shop/things/x"), 422)
     assert_problem(call("GET", "/things/7"), 404)
-    assert [line["route"] for line in request_lines] == [*["/v1/shop/things/{thing_id}"] * 2, "other"]
+    assert [line["route"] for line in logged_requests] == [*["/v1/shop/things/{thing_id}"] * 2, "other"]
     assert "/v1/shop/things/{thing_id}" in app.openapi()["paths"]
 
 
@@ -288,7 +288,7 @@ def test_authorization_may_be_declared_where_a_router_is_included(serve_app: Ser
 # Middleware
 
 
-def test_middleware_wraps_every_request(serve_app: Serve, database: Any, request_lines: Lines) -> None:
+def test_middleware_wraps_every_request(serve_app: Serve, database: Any, logged_requests: Lines) -> None:
     app, seen = make_app(), []
 
     @app.middleware("http")
@@ -306,12 +306,12 @@ def test_middleware_wraps_every_request(serve_app: Serve, database: Any, request
     assert_problem(call("GET", probe_path(9)), 404)
     assert call("GET", probe_path(9)).headers["x-tag"] == "1"
     assert seen == ["/probes/", probe_path(9), probe_path(9)]
-    assert [line["route"] for line in request_lines] == ["/probes/", "/probes/{probe_id}", "/probes/{probe_id}"]
+    assert [line["route"] for line in logged_requests] == ["/probes/", "/probes/{probe_id}", "/probes/{probe_id}"]
     assert names(database) == ["x" * 200]
 
 
 def test_middleware_changes_nothing_of_commits_and_repeats(
-    serve_app: Serve, database: Any, request_lines: Lines
+    serve_app: Serve, database: Any, logged_requests: Lines
 ) -> None:
     """`call_next` runs the application in a task of its own; a race that is lost there is run again all the same."""
     app = make_app()
@@ -335,7 +335,7 @@ def test_middleware_changes_nothing_of_commits_and_repeats(
     serve_app(app)
     assert call("POST", "/test/race").status == 200
     assert_problem(call("POST", "/test/broken"), 500)
-    assert [(line["status"], line["repeats"]) for line in request_lines] == [(200, 2), (500, 0)]
+    assert [(line["status"], line["repeats"]) for line in logged_requests] == [(200, 2), (500, 0)]
     assert names(database) == ["x"]
 
 
@@ -537,7 +537,7 @@ def test_settings_of_the_user_s_own_work_beside_the_service_s(app: FastAPI, monk
 
 
 def test_a_dependency_with_yield_uses_the_route_s_session_before_and_after(
-    app: FastAPI, database: Any, request_lines: Lines
+    app: FastAPI, database: Any, logged_requests: Lines
 ) -> None:
     async def audit(session: SessionDep) -> AsyncIterator[Probe]:
         probe = Probe(name="before")
@@ -553,7 +553,7 @@ def test_a_dependency_with_yield_uses_the_route_s_session_before_and_after(
 
     assert call("POST", "/test/audit").status == 200
     assert names(database) == ["before", "after the route"]
-    assert [line["connections"] for line in request_lines] == [0]
+    assert [line["connections"] for line in logged_requests] == [0]
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
@@ -603,7 +603,7 @@ def list_authors(app: FastAPI, session_dep: Any, *options: Any) -> None:
 )
 @pytest.mark.usefixtures("authors")
 def test_relationships_are_loaded_as_they_are_serialized(
-    options: Any, statements: int, app: FastAPI, request_lines: Lines
+    options: Any, statements: int, app: FastAPI, logged_requests: Lines
 ) -> None:
     for session_dep in (ReadSessionDep, SessionDep):
         before = list(app.router.routes)
@@ -613,7 +613,7 @@ def test_relationships_are_loaded_as_they_are_serialized(
             {"name": "bob", "version": 1, "books": [{"title": "c"}, {"title": "d"}]},
         ]
         app.router.routes[:] = before
-    assert [line["RoundTrips"] for line in request_lines] == [statements, statements + 1], "and a COMMIT"
+    assert [line["RoundTrips"] for line in logged_requests] == [statements, statements + 1], "and a COMMIT"
 
 
 @pytest.mark.usefixtures("authors")
@@ -687,7 +687,7 @@ def test_version_id_col_counts_and_is_stored_with_the_change(app: FastAPI, autho
 # Sync routes and dependencies
 
 
-def test_sync_routes_and_dependencies_use_the_session(app: FastAPI, database: Any, request_lines: Lines) -> None:
+def test_sync_routes_and_dependencies_use_the_session(app: FastAPI, database: Any, logged_requests: Lines) -> None:
     threads = []
 
     def dependency(session: SessionDep) -> Iterator[Session]:
@@ -713,8 +713,8 @@ def test_sync_routes_and_dependencies_use_the_session(app: FastAPI, database: An
     assert names(database) == ["of the dependency", "of the route", "after the route"]
     assert call("GET", "/test/sync").json == 3
     assert threading.main_thread() not in threads
-    assert [line["connections"] for line in request_lines] == [0, 0]
-    assert request_lines[1]["RoundTrips"] == 1
+    assert [line["connections"] for line in logged_requests] == [0, 0]
+    assert logged_requests[1]["RoundTrips"] == 1
 
 
 def test_an_error_of_a_sync_route_rolls_back(app: FastAPI, database: Any) -> None:

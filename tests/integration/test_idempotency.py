@@ -17,7 +17,7 @@ from handler.api.auth import requires_scopes
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
 from tests.support.client import Response, call, probe_path
-from tests.support.event_kinds import AUTHORIZER_CONTEXTS, KINDS, Received, Request, authorized, send
+from tests.support.event_sources import AUTHORIZER_CONTEXTS, EVENT_SOURCES, Received, Request, authorized, send
 from tests.support.proxy import Proxy
 
 Authorize = Callable[..., FastAPI]
@@ -157,13 +157,13 @@ KEYED = Request(
 
 
 def on_stage(stage: str) -> Received:
-    event = KINDS["REST API"](KEYED)
+    event = EVENT_SOURCES["REST API"](KEYED)
     event["requestContext"] |= {"domainName": DEFAULT_DOMAIN, "stage": stage}
     return send(event)
 
 
 def below(base_path: str) -> Received:
-    event = KINDS["function URL"](Request(KEYED.method, f"{base_path}/probes/", "", KEYED.headers, KEYED.body))
+    event = EVENT_SOURCES["function URL"](Request(KEYED.method, f"{base_path}/probes/", "", KEYED.headers, KEYED.body))
     return send(event)
 
 
@@ -192,7 +192,7 @@ def test_a_location_that_is_not_below_the_stage_is_given_again_as_it_was(
         app.include_router(router)
 
     serve(add)
-    event = KINDS["REST API"](Request("POST", "/test/", "", [("idempotency-key", "one")]))
+    event = EVENT_SOURCES["REST API"](Request("POST", "/test/", "", [("idempotency-key", "one")]))
     event["requestContext"] |= {"domainName": DEFAULT_DOMAIN, "stage": "dev"}
     responses = [send(event), send(event)]
     assert [response.headers["location"] for response in responses] == [location, location]
@@ -256,7 +256,7 @@ def test_the_owner_of_a_key_is_the_token_s_issuer_subject_and_client(kind: str, 
     authorize("jwt")
     for number, tokens in enumerate(SAME_CLIENT, start=1):
         for claims in tokens * 2:
-            event = KINDS[kind](KEYED)
+            event = EVENT_SOURCES[kind](KEYED)
             AUTHORIZER_CONTEXTS["jwt"][kind](
                 event, {"iss": "https://issuer.example", "scope": "probes:write", **claims}
             )
@@ -271,7 +271,7 @@ def test_a_key_of_a_token_that_names_neither_subject_nor_client_is_400(
 ) -> None:
     authorize("jwt")
     for headers, status in [(KEYED.headers, 400), (KEYED.headers[:1], 201)]:
-        event = KINDS["HTTP API 2.0"](Request("POST", "/probes/", "", headers, KEYED.body))
+        event = EVENT_SOURCES["HTTP API 2.0"](Request("POST", "/probes/", "", headers, KEYED.body))
         AUTHORIZER_CONTEXTS["jwt"]["HTTP API 2.0"](event, {"scope": "probes:write", **claims})
         assert send(event).status == status
     assert stored(database) == 1, "the one without a key"

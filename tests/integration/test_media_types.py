@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, FastAPI
 from handler.api.auth import requires_scopes
 from handler.api.routing import ApiRoute
 from tests.support.client import Response, call, create_probe, listed, probe_path
-from tests.support.event_kinds import KINDS, Request, send
+from tests.support.event_sources import EVENT_SOURCES, Request, send
 
 ACCEPT = ("accept", "application/json")
 ACCEPT_PATCH = ("accept-patch", "application/merge-patch+json, application/json")
@@ -83,7 +83,7 @@ def test_a_body_of_another_type_is_415_and_the_response_names_those_that_are_acc
 @pytest.mark.parametrize(("method", "path", "accepted"), WRITES)
 def test_a_body_without_a_type_is_415(method: str, path: str, accepted: tuple[str, str]) -> None:
     create_probe()
-    for kind in KINDS.values():
+    for kind in EVENT_SOURCES.values():
         response = send(kind(Request(method, path, body=BODY)))
         assert (response.status, response.headers[accepted[0]]) == (415, accepted[1])
     assert names() == ["Lamp"]

@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import ignored_auth
 from handler import main
 from local.gateway import Gateway
 from local.openapi import PATH
-from tests.support.event_kinds import AUTHORIZER_CONTEXTS
+from tests.support.event_sources import AUTHORIZER_CONTEXTS
 
 TOKEN = "Bearer of-a-caller-that-the-gateway-knows"
 OPENAPI = json.loads(PATH.read_text())

@@ -34,8 +34,8 @@ from handler.database.engine import engine
 from handler.database.session import ReadSessionDep
 from tests.support.client import ELEMENTS, call, create_probe
 from tests.support.client import Response as Answer
-from tests.support.event_kinds import KINDS, send
-from tests.support.event_kinds import Request as Sent
+from tests.support.event_sources import EVENT_SOURCES, send
+from tests.support.event_sources import Request as Sent
 
 Serve = Callable[..., FastAPI]
 
@@ -330,7 +330,7 @@ def test_the_limit_the_order_of_parameters_and_the_spelling_of_a_filter_may_chan
 def test_a_cursor_is_good_behind_every_stage(serve: Serve, orders: list[Order]) -> None:
     serve(add_orders)
     cursor = listed(limit=1).json["next_cursor"]
-    event = KINDS["REST API"](Sent("GET", "/orders/", f"limit=1&cursor={cursor}"))
+    event = EVENT_SOURCES["REST API"](Sent("GET", "/orders/", f"limit=1&cursor={cursor}"))
     event["requestContext"] |= {"domainName": "a1b2c3.execute-api.eu-central-1.amazonaws.com", "stage": "dev"}
     response = send(event)
     assert response.status == 200

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.event_kinds import KINDS, Request, send
+from tests.support.event_sources import EVENT_SOURCES, Request, send
 
 # As a client sends them.
 ALIASES = [
@@ -16,12 +16,12 @@ ALIASES = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVENT_SOURCES)
 @pytest.mark.parametrize("path", ALIASES)
 def test_an_item_has_no_other_path_than_its_id_in_canonical_decimals(path: str, kind: str, database: Any) -> None:
     database.run("INSERT INTO items (name) VALUES ('unchanged')")
     for method in ("GET", "HEAD", "DELETE"):
-        response = send(KINDS[kind](Request(method, path)))
+        response = send(EVENT_SOURCES[kind](Request(method, path)))
         assert response.status == 422, method
         assert b"unchanged" not in response.body
     assert database.run("SELECT name, version FROM items") == [["unchanged", 1]]

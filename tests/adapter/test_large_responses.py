@@ -17,21 +17,21 @@ from handler.api.pagination import Keyset, Page, PageQuery, paginate
 from handler.database.session import ReadSessionDep, SessionDep
 from handler.main import handler
 from tests.support.client import ELEMENTS, probe_id
-from tests.support.event_kinds import KINDS, Received, received
-from tests.support.event_kinds import Request as Sent
+from tests.support.event_sources import EVENT_SOURCES, Received, parse_response
+from tests.support.event_sources import Request as Sent
 from tests.support.probe.models import Probe
 
-LIMITS = dict.fromkeys(KINDS, 6_291_556) | {"ALB": 1_048_576, "ALB, multi-value": 1_048_576}
+LIMITS = dict.fromkeys(EVENT_SOURCES, 6_291_556) | {"ALB": 1_048_576, "ALB, multi-value": 1_048_576}
 INSERT = "INSERT INTO probes (name, note) SELECT 'probe ' || lpad(g::text, 4, '0'), {} FROM generate_series(1, {}) g"
 WIDE = "repeat('字', 10000)"  # 30,000 bytes
 ESCAPED = "repeat(chr(1), 10000)"  # 60,000 bytes in JSON, and 70,000 in a JSON string in JSON
 
 
 def get(kind: str, path: str, query: str = "", method: str = "GET") -> Received:
-    event = KINDS[kind](Sent(method, path, query))
+    event = EVENT_SOURCES[kind](Sent(method, path, query))
     returned = handler(event, None)
     assert len(json.dumps(returned, ensure_ascii=False).encode()) <= LIMITS[kind]
-    return received(event, returned)
+    return parse_response(event, returned)
 
 
 def pages(kind: str, path: str, query: str) -> list[list[Any]]:

@@ -90,12 +90,12 @@ def test_a_race_that_is_lost_three_times_is_won_by_the_fourth_attempt(
 
 @pytest.mark.parametrize("headers", [(), (KEY,)], ids=["", "with a key"])
 def test_a_race_that_is_always_lost_is_503_after_eight_repeats_and_stores_nothing(
-    headers: tuple[tuple[str, str], ...], races: Races, database: Any, request_lines: list[dict[str, Any]]
+    headers: tuple[tuple[str, str], ...], races: Races, database: Any, logged_requests: list[dict[str, Any]]
 ) -> None:
     attempts = races(1000)
     assert_busy(post(*headers))
     assert attempts() == ATTEMPTS
-    assert [(line["status"], line["repeats"]) for line in request_lines] == [(503, ATTEMPTS - 1)]
+    assert [(line["status"], line["repeats"]) for line in logged_requests] == [(503, ATTEMPTS - 1)]
     assert names(database) == []
     database.run("ALTER TABLE probes DISABLE TRIGGER lose")
     assert post(*headers).status == 201, "the key is not taken by a request that has failed"
@@ -104,16 +104,16 @@ def test_a_race_that_is_always_lost_is_503_after_eight_repeats_and_stores_nothin
 
 @pytest.mark.parametrize("times", [0, 1, 2])
 def test_the_log_line_says_how_many_repeats_there_were(
-    times: int, races: Races, request_lines: list[dict[str, Any]]
+    times: int, races: Races, logged_requests: list[dict[str, Any]]
 ) -> None:
     races(times)
     assert post().status == 201
-    (line,) = request_lines
+    (line,) = logged_requests
     assert (line["repeats"], line["route"], line["RoundTrips"]) == (times, "/probes/", 2 * (times + 1))
 
 
 def test_a_race_that_is_really_lost_is_run_again(
-    include: Callable[..., None], database: Any, request_lines: list[dict[str, Any]]
+    include: Callable[..., None], database: Any, logged_requests: list[dict[str, Any]]
 ) -> None:
     """Write skew: each counts, then adds (PostgreSQL manual, 13.2.3 "Serializable Isolation Level")."""
     count = "SELECT count(*) FROM probes"
@@ -131,21 +131,21 @@ def test_a_race_that_is_really_lost_is_run_again(
     include(RepeatableRoute, endpoint)
     assert call("POST", "/test/race").json == 1
     assert names(database) == ["theirs", "ours"]
-    assert [line["repeats"] for line in request_lines] == [1]
+    assert [line["repeats"] for line in logged_requests] == [1]
 
 
 def test_a_constraint_that_refuses_at_commit_is_409_after_one_attempt(
-    races: Races, database: Any, request_lines: list[dict[str, Any]]
+    races: Races, database: Any, logged_requests: list[dict[str, Any]]
 ) -> None:
     attempts = races(1000, "23505")
     assert post().status == 409
     assert attempts() == 1
-    assert [line["repeats"] for line in request_lines] == [0]
+    assert [line["repeats"] for line in logged_requests] == [0]
     assert names(database) == []
 
 
 def test_a_commit_in_doubt_is_never_repeated(
-    include: Callable[..., None], proxy: Proxy, database: Any, request_lines: list[dict[str, Any]]
+    include: Callable[..., None], proxy: Proxy, database: Any, logged_requests: list[dict[str, Any]]
 ) -> None:
     calls = []
 
@@ -157,10 +157,10 @@ def test_a_commit_in_doubt_is_never_repeated(
 
     include(RepeatableRoute, endpoint)
     create_probe("before")
-    request_lines.clear()
+    logged_requests.clear()
     assert_busy(call("POST", "/test/race"))
     assert len(calls) == 1
-    assert [line["repeats"] for line in request_lines] == [0]
+    assert [line["repeats"] for line in logged_requests] == [0]
     assert names(database) == ["before"]
     assert create_probe("after")["name"] == "after"
 

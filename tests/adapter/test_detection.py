@@ -1,4 +1,4 @@
-"""Events that are not HTTP: a warm-up is quiet, and every other one raises, so that its sender keeps or retries it."""
+"""The event source of an event. A warm-up logs nothing, and other events that are not HTTP raise an exception."""
 
 import json
 import logging
@@ -12,18 +12,23 @@ from hypothesis import strategies as st
 from sqlalchemy import event as database_event
 
 from handler.adapter import request_log
-from handler.adapter.detection import NotHttpEvent
+from handler.adapter.detection import NotHttpEvent, detect_event_source
+from handler.adapter.event_source import EventSource
+from handler.adapter.function_url import FUNCTION_URL
+from handler.adapter.http_api import HTTP_API_1, HTTP_API_2
+from handler.adapter.load_balancer import ALB, ALB_MULTI_VALUE
+from handler.adapter.rest_api import REST_API
 from handler.database.engine import engine
 from handler.main import handler
 from local.events import Context
 from tests.support.client import create_probe, probe_id, probe_path
-from tests.support.event_kinds import KINDS, Request
+from tests.support.event_sources import EVENT_SOURCES, Request
 
 EVENTS = Path(__file__).parents[2] / "events"
-CONTENT = "CONTENT"  # in every value that a log must not repeat
+CONTENT = "CONTENT"  # every value that must not be logged contains it
 ARN = "arn:aws:execute-api:eu-central-1:123456789012:a1b2c3/prod/DELETE/probes/1"
 
-# As the Lambda developer guide shows them, shortened, by what the message must name.
+# Events of the Lambda developer guide, shortened, each with the source that the message must name.
 FOREIGN: dict[str, tuple[str, Any]] = {
     "SNS": (
         "aws:sns",
@@ -59,11 +64,11 @@ FOREIGN: dict[str, tuple[str, Any]] = {
     "Lambda authorizer, TOKEN": ("type dict", {"type": "TOKEN", "methodArn": ARN, "authorizationToken": CONTENT}),
     "Lambda authorizer, REST API": (
         "type dict",
-        KINDS["REST API"](Request("DELETE", probe_path(1), CONTENT)) | {"type": "REQUEST", "methodArn": ARN},
+        EVENT_SOURCES["REST API"](Request("DELETE", probe_path(1), CONTENT)) | {"type": "REQUEST", "methodArn": ARN},
     ),
     "Lambda authorizer, HTTP API": (
         "type dict",
-        KINDS["HTTP API 2.0"](Request("DELETE", probe_path(1), CONTENT)) | {"type": "REQUEST", "routeArn": ARN},
+        EVENT_SOURCES["HTTP API 2.0"](Request("DELETE", probe_path(1), CONTENT)) | {"type": "REQUEST", "routeArn": ARN},
     ),
     "WebSocket": (
         "type dict",
@@ -72,12 +77,12 @@ FOREIGN: dict[str, tuple[str, Any]] = {
     "console's test event": ("type dict", {"key1": CONTENT}),
     "warm-up that is text": ("type dict", {"warmup": "true"}),
     "warm-up that is a number": ("type dict", {"warmup": 1}),
-    "no warm-up": ("type dict", {"warmup": False}),
-    "source that is no name": ("type dict", {"source": f"{CONTENT} and more"}),
+    "warm-up that is false": ("type dict", {"warmup": False}),
+    "source with spaces": ("type dict", {"source": f"{CONTENT} and more"}),
     "source of another type": ("type dict", {"source": [CONTENT]}),
-    "no records": ("type dict", {"Records": []}),
+    "empty records": ("type dict", {"Records": []}),
     "records of another type": ("type dict", {"Records": CONTENT}),
-    "odd records": ("type dict", {"Records": [1, {}]}),
+    "records of several types": ("type dict", {"Records": [1, {}]}),
     "empty": ("type dict", {}),
     "null": ("type NoneType", None),
     "list": ("type list", [CONTENT]),
@@ -108,20 +113,20 @@ def checkouts() -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     monkeypatch.setattr(request_log, "sinks", [found.append])
     return found
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_an_event_that_is_not_http_raises_one_exception_that_names_its_source_and_no_content(
-    name: str, checkouts: list[int], lines: list[Any], caplog: pytest.LogCaptureFixture, database: Any
+def test_an_event_that_is_not_http_raises_an_exception_that_names_its_source_without_its_contents(
+    name: str, checkouts: list[int], logged: list[Any], caplog: pytest.LogCaptureFixture, database: Any
 ) -> None:
     source, event = FOREIGN[name]
     probe = create_probe()
     checkouts.clear()
-    lines.clear()
+    logged.clear()
     with pytest.raises(NotHttpEvent) as raised:
         handler(event, Context())
     message = str(raised.value)
@@ -130,19 +135,19 @@ def test_an_event_that_is_not_http_raises_one_exception_that_names_its_source_an
     assert CONTENT not in message + caplog.text
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None
-    assert (checkouts, lines, caplog.records) == ([], [], [])
+    assert (checkouts, logged, caplog.records) == ([], [], [])
     assert [[str(one)] for (one,) in database.run("SELECT id FROM probes")] == [[probe["id"]]]
     assert create_probe()["id"] == str(probe_id(2))
 
 
 @pytest.mark.parametrize("name", WARM_UPS)
-def test_a_warm_up_is_answered_quietly_and_without_a_connection(
-    name: str, checkouts: list[int], lines: list[Any], caplog: pytest.LogCaptureFixture, capsys: Any
+def test_a_warm_up_logs_nothing_and_takes_no_connection(
+    name: str, checkouts: list[int], logged: list[Any], caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         assert handler(WARM_UPS[name], Context()) is None
         assert handler(WARM_UPS[name], None) is None
-    assert (checkouts, lines) == ([], [])
+    assert (checkouts, logged) == ([], [])
     assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "")
@@ -154,8 +159,8 @@ def test_the_files_of_events_that_are_not_http_raise(path: str) -> None:
         handler(json.loads((EVENTS / f"{path}.json").read_text()), Context())
 
 
-def test_a_warm_up_in_an_http_request_is_a_request() -> None:
-    event = KINDS["HTTP API 2.0"](Request("GET", "/health/live")) | {"warmup": True, "source": "aws.events"}
+def test_an_http_request_with_the_members_of_a_warm_up_is_a_request() -> None:
+    event = EVENT_SOURCES["HTTP API 2.0"](Request("GET", "/health/live")) | {"warmup": True, "source": "aws.events"}
     response = handler(event, None)
     assert response is not None
     assert response["statusCode"] == 200
@@ -171,10 +176,25 @@ NAMES = st.sampled_from(["Records", "source", "eventSource", "EventSource", "tri
 
 @settings(max_examples=300, deadline=None)
 @given(event=VALUES | st.dictionaries(NAMES, VALUES | st.lists(st.dictionaries(NAMES, VALUES), max_size=2)))
-def test_no_value_of_an_event_is_in_the_message(event: Any) -> None:
+def test_the_message_has_no_value_of_the_event(event: Any) -> None:
     if isinstance(event, dict) and event.get("warmup") is True:
         assert handler(event, None) is None
         return
     with pytest.raises(NotHttpEvent) as raised:
         handler(event, None)
     assert CONTENT not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("HTTP API 2.0", HTTP_API_2),
+        ("HTTP API 1.0", HTTP_API_1),
+        ("REST API", REST_API),
+        ("function URL", FUNCTION_URL),
+        ("ALB", ALB),
+        ("ALB, multi-value", ALB_MULTI_VALUE),
+    ],
+)
+def test_each_event_source_is_detected(name: str, source: EventSource) -> None:
+    assert detect_event_source(EVENT_SOURCES[name](Request("GET", "/health/live"))) is source
