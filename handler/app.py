@@ -20,7 +20,7 @@ from handler.settings import Settings
 
 # Above the longest valid body: 10,200 characters, each of them twelve bytes as an escaped surrogate pair.
 MAX_BODY_BYTES = 256 * 1024
-# What a page of another origin may send beside what every page may, and what it may read of a response.
+# Headers that a page of another origin may send, and read from a response, beside those that CORS always allows.
 CORS_REQUEST_HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match")
 CORS_RESPONSE_HEADERS = ("ETag", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
 DESCRIPTION = """
@@ -28,14 +28,14 @@ Every error is `application/problem+json` (RFC 9457) with the request's id, whic
 A list returns one page, and `next_cursor` for the page after it. A resource with a `version` returns it as its `ETag`,
 for `If-Match` and `If-None-Match` of later requests.
 """.strip()
-# Of what is served, as SPDX names it; the same as in LICENSE.
+# The SPDX name of the licence in the file LICENSE.
 LICENSE = {"name": "MIT", "identifier": "MIT"}
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The application with these settings; they are in `app.state.settings`.
 
-    The database is that of the process (`handler/database/engine.py`), whatever `settings.database` is.
+    `settings.database` is not used: the process has one engine (`handler/database/engine.py`).
     """
     app = FastAPI(
         title=settings.service_name,
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         license_info=LICENSE,
         openapi_tags=[*resources.tags(), {"name": "health", "description": health.__doc__}],
         generate_unique_id_function=_operation_id,
-        # FastAPI would look for OpenTelemetry's providers in every request: 2 % of a GET (docs/adr/0020).
+        # With telemetry, FastAPI looks for OpenTelemetry's providers in every request: 2 % of a GET (docs/adr/0020).
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.settings = settings
@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     replace_docs_pages(app)
     # Requests are matched in the order of the routes: the documentation's come last.
     app.router.routes.sort(key=lambda route: isinstance(route, Route))
-    app.openapi = partial(describe, app)  # type: ignore[method-assign] # the way that FastAPI documents
+    app.openapi = partial(describe, app)  # type: ignore[method-assign] # FastAPI documents this assignment
     return app
 
 
@@ -66,14 +66,14 @@ def _operation_id(route: APIRoute) -> str:
 def add_middleware(app: FastAPI) -> ASGI:
     """`app` behind its middleware: CORS first, then the limit of bodies, then authorization, then routing.
 
-    FastAPI's `add_middleware` would put them inside of the handler of unexpected exceptions: a page of another origin
+    FastAPI's `add_middleware` would put CORS inside the handler of unexpected exceptions, and a page of another origin
     could not read a 500. Raises TypeError when a route declares no authorization.
     """
     return _with_cors(_with_body_limit(with_authorization(app)), app.state.settings.cors_origins)
 
 
 def _with_body_limit(app: ASGI) -> ASGI:
-    """A body of more than MAX_BODY_BYTES is a 413."""
+    """Respond with 413 to a body of more than MAX_BODY_BYTES."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         response = too_large(scope["request_id"], MAX_BODY_BYTES) if scope["body_size"] > MAX_BODY_BYTES else app
@@ -83,7 +83,7 @@ def _with_body_limit(app: ASGI) -> ASGI:
 
 
 def _with_cors(app: ASGI, origins: Sequence[str]) -> ASGI:
-    """Pages of these origins may read the responses."""
+    """Allow pages of these origins to read the responses."""
     if not origins:
         return app
     return CORSMiddleware(

@@ -1,4 +1,4 @@
-"""Health checks: whether the process is alive, and whether it can serve."""
+"""Health checks: whether the process is running, and whether its database responds."""
 
 from typing import Literal
 
@@ -17,7 +17,8 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-# The session connects to no database before its first statement. Init sends this request, to load what all others use.
+# The session connects at its first statement, so this request uses no database. The adapter sends it during init, to
+# import and cache what other requests use.
 @router.get("/live", dependencies=[PUBLIC, Depends(get_read_session, scope="function")])
 async def live() -> Health:
     """The process is running. No database is used."""

@@ -2,7 +2,7 @@
 
 import gc
 
-# Nothing that an import makes is garbage, and looking for it takes a tenth of a cold start. Until the end of this file.
+# Imports create no garbage, and collecting takes a tenth of a cold start. Enabled again at the end of this file.
 gc.disable()
 
 import logging
@@ -11,9 +11,9 @@ from typing import Any
 
 from handler.settings import read_settings
 
-settings = read_settings(os.environ)  # before the imports below take time: a problem stops the start here
+settings = read_settings(os.environ)  # first, so that a problem stops the start before the imports take time
 
-from handler.api import deferred_models  # noqa: F401, I001 - before FastAPI is imported by what follows
+from handler.api import deferred_models  # noqa: F401, I001 - before the imports below import FastAPI
 
 from handler.adapter import request_log
 from handler.adapter.adapter import Adapter
@@ -41,5 +41,5 @@ def handler(event: Any, context: Any) -> Any:
 
 
 adapter.prime()
-gc.freeze()  # no later collection looks at the objects that exist now
+gc.freeze()  # later collections ignore the objects that exist now
 gc.enable()

@@ -1,1 +1,1 @@
-"""Lambda events in, Lambda responses out: what holds for every request, whichever event source sent it."""
+"""From a Lambda event to the response of its event source: parsing, running the application, formatting and logging."""

@@ -21,16 +21,16 @@ from handler.database.deadline import timeout_after
 from handler.database.usage import track_usage
 from handler.settings import Settings
 
-TIME_TO_RESPOND = 0.5  # seconds of the invocation that the database does not get
+TIME_TO_RESPOND = 0.5  # seconds at the end of the invocation that are reserved for the response
 
 logger = logging.getLogger(__name__)
 
 
 class Adapter:
-    """The handler of Lambda's events, in front of an application that `create_app(settings)` has made."""
+    """Handles Lambda events with an application that `create_app(settings)` created."""
 
     def __init__(self, app: FastAPI) -> None:
-        """Start the lifespan of `app`. Its exceptions are raised here."""
+        """Start the lifespan of `app`. Raises the exceptions of its startup."""
         self._settings: Settings = app.state.settings
         self._runner = Runner(app)
         self._path_templates = path_templates(app)
@@ -51,8 +51,8 @@ class Adapter:
     def prime(self) -> None:
         """Run one request that needs no database.
 
-        The first request imports, compiles and caches what all others use. Here that is done with the whole processor
-        that Lambda gives to init, and with SnapStart before the snapshot.
+        The first request imports, compiles and caches what all other requests use. During init, Lambda provides a whole
+        processor for it, and with SnapStart it is done before the snapshot.
         """
         http = {"method": "GET", "path": "/health/live"}
         authorizer = {"jwt": {"claims": {"sub": "prime"}}, "iam": {"userArn": "prime"}}  # for every AUTH_MODE
@@ -61,9 +61,9 @@ class Adapter:
         run_with_retries(self._runner, parse_request(HTTP_API_2, event, None, "prime", self._settings), None)
 
     def close(self) -> None:
-        """Shut down the lifespan and close the event loop. The adapter handles no event afterwards.
+        """Shut down the lifespan and close the event loop. The adapter cannot handle events afterwards.
 
-        For tests, and for programs that embed the handler and end. Lambda does not say when an environment ends.
+        For tests and for programs that embed the handler. Lambda does not announce the end of an environment.
         """
         self._runner.close()
 
@@ -71,7 +71,7 @@ class Adapter:
         started, usage, request_id = perf_counter(), track_usage(), _request_id(context)
         try:
             request = parse_request(source, event, context, request_id, self._settings)
-        except Exception as error:  # noqa: BLE001 - a malformed event may raise any exception, and gets a response
+        except Exception as error:  # noqa: BLE001 - a malformed event may raise any exception, and must get a response
             logger.info("the event cannot be parsed as a request: %s", type(error).__name__)
             method = method_of(source, event)
             problem = problem_response(400, "The request cannot be parsed", request_id)

@@ -1,4 +1,4 @@
-"""Which event source sent an event, and what happens to an event that is not an HTTP request."""
+"""Detect which event source sent an event, and describe an event that is not an HTTP request."""
 
 import re
 from typing import Any
@@ -9,20 +9,21 @@ from handler.adapter.http_api import HTTP_API_1, HTTP_API_2
 from handler.adapter.load_balancer import ALB, ALB_MULTI_VALUE
 from handler.adapter.rest_api import REST_API
 
-# Where events name their source: Lambda developer guide, "Invoking Lambda with events from other AWS services".
+# The members in which events name their source: Lambda developer guide, "Invoking Lambda with events from other AWS
+# services".
 SOURCE_MEMBERS = ("eventSource", "EventSource", "source", "triggerSource")
 
 
 class NotHttpEvent(Exception):
-    """The event is not an HTTP request. The function handles nothing else."""
+    """The event is not an HTTP request. The function handles only HTTP requests."""
 
 
 def detect_event_source(event: Any) -> EventSource | None:
     """The event source that sent `event`; None for an event that is not an HTTP request.
 
-    An HTTP request that no other event source is detected for is read as payload 2.0 of an HTTP API. The event of a
-    Lambda authorizer describes a request that is not authorized yet, and the event of a WebSocket API looks like a
-    request: both are not HTTP requests (API Gateway developer guide, "Input to an API Gateway Lambda authorizer",
+    A request is read as payload 2.0 of an HTTP API where no other event source is detected. The event of a Lambda
+    authorizer describes a request that is not authorized yet, and the event of a WebSocket API has the same members as
+    a request. Neither is an HTTP request (API Gateway developer guide, "Input to an API Gateway Lambda authorizer",
     "$context variables").
     """
     if not isinstance(event, dict) or event.keys().isdisjoint(("requestContext", "httpMethod", "rawPath")):
@@ -46,7 +47,7 @@ def is_warmup(event: Any) -> bool:
 
 
 def describe_event(event: Any) -> str:
-    """The message of NotHttpEvent: the source of the event, without its contents, which may be secret."""
+    """The message of NotHttpEvent. It names the source of the event, but not its contents, which may be secret."""
     records = event.get("Records") if isinstance(event, dict) else None
     record = records[0] if isinstance(records, list) and records else event
     found = [record.get(name) for name in SOURCE_MEMBERS] if isinstance(record, dict) else []

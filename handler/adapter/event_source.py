@@ -1,8 +1,8 @@
-"""What an event source is: how its events are read, and what it takes as a response.
+"""The type of an event source: how its events are read, and how its responses are formatted.
 
-A module of this package describes each event source, with AWS's documentation as its source: `http_api.py`,
-`rest_api.py`, `function_url.py` and `load_balancer.py`. This module has their common type, and the functions that more
-than one of them uses.
+Each event source has a module in this package, which cites AWS's documentation: `http_api.py`,
+`rest_api.py`, `function_url.py` and `load_balancer.py`. This module has their type and the functions that several of
+them use.
 """
 
 import base64
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 Event = Mapping[str, Any]
 
 LAMBDA_LIMIT = 6_291_556  # bytes of a response, as JSON: Lambda developer guide, "Lambda quotas"
-# A media type outside of TEXT_TYPES is text where its suffix declares JSON or XML (RFC 6839).
+# Other media types are text where their suffix declares JSON or XML (RFC 6839).
 TEXT_TYPES = ("text/", "application/json", "application/javascript", "application/xml")
 TEXT_SUFFIXES = ("+json", "+xml")
 
@@ -22,8 +22,8 @@ TEXT_SUFFIXES = ("+json", "+xml")
 class Response(NamedTuple):
     """A response before it is formatted for an event source.
 
-    The names of `headers` are in lower case. Cookies are apart: they are the only headers that must not be joined with
-    commas (RFC 9110, 5.3).
+    The names of `headers` are in lower case. Cookies are separate, because they are the only headers that must
+    not be joined with commas (RFC 9110, 5.3).
     """
 
     status: int
@@ -32,14 +32,14 @@ class Response(NamedTuple):
     body: bytes
 
 
-# Where an event has the result of an authorizer, by AUTH_MODE: the names of the members from the root, and the type.
+# The position of an authorizer's result in an event, by AUTH_MODE: the member names from the root, and the type.
 AuthorizerContext = dict[str, tuple[tuple[str, ...], type]]
 
 
 class EventSource(NamedTuple):
     """An AWS service that sends HTTP requests as events.
 
-    The functions raise ValueError, TypeError, KeyError or AttributeError for an event that has no such part.
+    The functions raise ValueError, TypeError, KeyError or AttributeError where the event lacks the part.
     """
 
     method: Callable[[Event], str]
@@ -64,7 +64,7 @@ def domain_name(event: Event) -> str:
 
 
 def is_default_domain(event: Event) -> bool:
-    """Whether the client called API Gateway's own domain: the path starts with the stage only there."""
+    """Whether the client called API Gateway's own domain. Only there, paths start with the stage."""
     return ".execute-api." in domain_name(event)
 
 
@@ -88,7 +88,7 @@ def split_base_path(base_path: str, path: str) -> tuple[str, str]:
 def decode_path(path: str) -> str:
     """Percent-decode a path once, except its slashes.
 
-    To IAM policies too, `/items%2F1` is another path than `/items/1` (RFC 3986, 2.2).
+    `/items%2F1` and `/items/1` are different paths (RFC 3986, 2.2), also for IAM policies.
     """
     return "%2F".join(map(unquote, re.split("%2F", path, flags=re.IGNORECASE)))
 
@@ -102,9 +102,9 @@ def query_parameters(event: Event) -> list[tuple[str, str]]:
 
 
 def format_status_and_body(response: Response) -> dict[str, Any]:
-    """The members that every event source takes. A body is text where it is UTF-8 and its media type is text.
+    """The members that every event source accepts. A body is text where it is UTF-8 and its media type is text.
 
-    Every other body is base64: one that is compressed or binary, or in another character encoding.
+    Other bodies are base64: those that are compressed, binary or in another character encoding.
     """
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_text = media_type.startswith(TEXT_TYPES) or media_type.endswith(TEXT_SUFFIXES)

@@ -7,7 +7,7 @@ your integration" and "Control access to HTTP APIs with IAM authorization":
 - Behind a custom domain, payload 2.0 has the stage in the path and not the mapping key (BASE_PATH); payload 1.0 has the
   mapping key and not the stage.
 - The query of payload 2.0 is raw. Payload 1.0 has decoded parameters.
-- Payload 2.0 takes cookies as a list of their own, payload 1.0 as a header with several values.
+- Payload 2.0 accepts cookies as a separate list, payload 1.0 as a header with several values.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def client_ip_2(event: Event, _: Mapping[str, str]) -> str | None:
 
 
 def format_response_2(response: Response) -> dict[str, Any]:
-    """The response that payload 2.0 takes."""
+    """The response in the format of payload 2.0."""
     formatted = format_status_and_body(response) | {"headers": response.headers}
     return formatted | {"cookies": response.cookies} if response.cookies else formatted
 

@@ -3,10 +3,10 @@
 Elastic Load Balancing user guide, "Lambda functions as targets":
 
 - Path and query are percent-encoded.
-- The load balancer takes `headers`, or `multiValueHeaders` where its target group has multi-value headers.
+- The load balancer accepts `headers`, or `multiValueHeaders` where its target group has multi-value headers.
 - A response has at most 1 MB.
-- The result of the load balancer's own authentication is in headers (x-amzn-oidc-*), whose signature is not verified
-  here. So there is no authorizer context.
+- The result of the load balancer's own authentication is in headers (x-amzn-oidc-*). Their signature is not verified
+  here, so there is no authorizer context.
 """
 
 from collections.abc import Mapping
@@ -40,12 +40,12 @@ def _query_string(event: Event) -> str:
 
 
 def _client_ip(_: Event, headers: Mapping[str, str]) -> str | None:
-    """The last address: the client may have written those before it."""
+    """The last address. The client may have written the addresses before it."""
     return headers.get("x-forwarded-for", "").rpartition(",")[2].strip() or None
 
 
 def _format_response(response: Response) -> dict[str, Any]:
-    """A header has one value here, so each cookie has a name of its own: set-cookie, in another case."""
+    """A header has one value, so each cookie uses another spelling of set-cookie: upper and lower case differ."""
     names = islice(all_casings("set-cookie"), len(response.cookies))
     headers = response.headers | dict(zip(names, response.cookies, strict=True))
     return _format_status(response) | {"headers": headers}

@@ -1,10 +1,10 @@
-"""Log records that quote neither a row nor a parameter nor what a client sent (docs/adr/0029).
+"""Log records that quote no row, no parameter and no text of a client (docs/adr/0029).
 
 The texts of some exceptions quote values: PostgreSQL's messages and details, SQLAlchemy's statements, pydantic's
 inputs, Python's own `KeyError` and `ValueError`. In a log record such an exception is replaced by one of the same type
-and traceback whose text is known to be safe, wherever it is: as the exception of the record, in its causes, contexts
-and groups, as the message or one of its arguments. All loggers of the process make their records here, so it holds for
-every logger, handler and formatter.
+and traceback with a safe text: as the exception of the record, in its causes, contexts and groups, and as the message
+or one of its arguments. All loggers of the process create their records here, so this applies to every logger, handler
+and formatter.
 """
 
 import logging
@@ -23,16 +23,16 @@ from sqlalchemy.exc import CompileError, SQLAlchemyError, StatementError
 from handler.database.base import Base
 from handler.database.error_fields import describe, fields_of
 
-# Their ValueErrors and LookupErrors quote the value that they could not use. Those of the rest are written here.
+# ValueErrors and LookupErrors of these packages quote the invalid value. Other modules are the application's own.
 LIBRARIES = {"sqlalchemy", "pg8000", "dateutil", "pydantic", "pydantic_core", *sys.stdlib_module_names}
 VERBS = {"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "CALL", "DO", "COPY", "LOCK", "SET"}
-# A StatementError's text, in that of the error of a session that is used after it: (pg8000.dbapi.IntegrityError) …
+# A session that is used after an error quotes the text of that error: (pg8000.dbapi.IntegrityError) …
 QUOTED_ERROR = re.compile(r"\(\w+(?:\.\w+)+\) .*", re.DOTALL)
 RAISE = opmap["RAISE_VARARGS"]
 
 
 def redact_log_records() -> None:
-    """Redact every record that any logger of this process makes from now on."""
+    """Redact every record that any logger of this process creates from now on."""
     make_record = logging.getLogRecordFactory()
 
     def make_redacted_record(*args: Any, **options: Any) -> logging.LogRecord:
@@ -51,9 +51,9 @@ def redact_log_records() -> None:
 
 
 def redact(error: BaseException) -> BaseException:
-    """`error`, if nothing in its chain quotes a value; else a copy of the chain in which nothing does.
+    """Return `error` if no exception in its chain quotes a value, and otherwise a copy of the chain without values.
 
-    A copy has the type's name, the traceback, the notes and the place in the chain of its original. Raises nothing.
+    A copy has the type's name, the traceback, the notes and the position in the chain of its original. Raises nothing.
     """
     try:
         safe_texts = {id(one): _safe_text(one) for one in _chain(error)}
@@ -77,10 +77,10 @@ def _copy(
     *,
     below: bool = False,
 ) -> BaseException:
-    """A copy of `error` and all that is chained to it, each made once and kept in `copies`, by the original's id.
+    """Copy `error` and the exceptions in its chain, each once. `copies` has the copies by the original's id.
 
-    `safe_texts`, by id, are None where the original's own text is safe. `quoted` are texts to replace where another
-    exception repeats them. What is `below` an exception that quotes values was raised over them: it has no text.
+    `safe_texts`, by id, are None where the original's text is safe. `quoted` are texts to replace where another
+    exception repeats them. An exception `below` one that quotes values may quote them too, so its copy has no text.
     """
     if id(error) in copies:
         return copies[id(error)]
@@ -109,7 +109,7 @@ def _without(quoted: Mapping[str, str], text: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, its causes and contexts, and theirs, and the members of groups; each once."""
+    """`error`, all its causes and contexts, direct and indirect, and the members of groups, each once."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -134,7 +134,7 @@ def _stand_in(error: BaseException, text: str, members: Sequence[Any] = ()) -> B
 
 
 def _safe_text(error: BaseException) -> str | None:
-    """What to show in place of the text of `error`; None where its own quotes no value."""
+    """The text to show in place of that of `error`; None where its own text quotes no value."""
     text = None
     match error:
         case StatementError():
@@ -143,7 +143,7 @@ def _safe_text(error: BaseException) -> str | None:
             text = _describe(error)
         case ValidationError() | ValidationException():
             text = ", ".join(f"{_location(one)} {one['type']}" for one in error.errors())
-        case CompileError():  # it quotes a literal
+        case CompileError():  # its text quotes a literal
             text = ""
         case SQLAlchemyError() if QUOTED_ERROR.search(str(error)):
             text = QUOTED_ERROR.sub("…", str(error))
@@ -155,20 +155,20 @@ def _safe_text(error: BaseException) -> str | None:
 
 
 def _location(problem: Mapping[str, Any]) -> str:
-    # The name of a field that should not be there is the sender's own text.
+    # The client chose the name of an undeclared field.
     parts = problem["loc"][:-1] if problem["type"] == "extra_forbidden" else problem["loc"]
     return ".".join(map(str, parts))
 
 
 def _describe(cause: BaseException | None) -> str:
-    """SQLSTATE and message of a pg8000 error, or its text where the driver has no fields for it."""
+    """The SQLSTATE and message of a pg8000 error, or its text where it has no fields."""
     if isinstance(cause, dbapi.Error):
         return describe(fields_of(cause)) if fields_of(cause) else str(cause)
     return type(cause).__name__
 
 
 def _outline(statement: str) -> str:
-    """The verb of a statement and its tables, as `[INSERT items]`, and no other word: one may be a value."""
+    """The verb of a statement and its tables, as `[INSERT items]`. Other words may be values."""
     words = re.findall(r"\w+", statement)
     verbs = [word.upper() for word in words[:1] if word.upper() in VERBS]
     tables = {table.name for table in Base.metadata.tables.values()}
@@ -177,9 +177,9 @@ def _outline(statement: str) -> str:
 
 
 def _is_written(error: BaseException) -> bool:
-    """Whether the application raised it, with a text of its author's.
+    """Whether a `raise` in the application raised the error, with a text that its author wrote.
 
-    An expression such as `int(text)` or `prices[name]` raises what the interpreter writes, and libraries quote too.
+    The interpreter writes the text for an expression such as `int(text)` or `prices[name]`, and libraries quote values.
     """
     last = _last(error.__traceback__)
     if last is None:

@@ -1,10 +1,10 @@
 """One log line for each request, which also carries the metrics of the alarms.
 
-The line is a log event and a document in CloudWatch's embedded metric format at once, written to standard output
-without a call and without a library (docs/adr/0018). It has no text of a client: no path, query, header or body.
+The line is both a log event and a document in CloudWatch's embedded metric format. It is written to standard output
+without a library (docs/adr/0018). It contains no text of a client: no path, query, header or body.
 
-CloudWatch user guide, "Specification: Embedded metric format". Lambda developer guide, "Log-level filtering": a line
-that is JSON, with `level` and `timestamp`, is taken as it is.
+CloudWatch user guide, "Specification: Embedded metric format". Lambda developer guide, "Log-level filtering": Lambda
+passes on a line of JSON with `level` and `timestamp` unchanged.
 """
 
 import json
@@ -20,7 +20,7 @@ from handler.database.usage import DatabaseUsage
 
 RequestLog = dict[str, Any]
 
-# The template's alarms and dashboard name these.
+# The template's alarms and dashboard use these names.
 METRICS = {
     "Requests": "Count",
     "ServerErrors": "Count",
@@ -29,10 +29,10 @@ METRICS = {
     "DatabaseTime": "Milliseconds",
     "RoundTrips": "Count",
 }
-OTHER = "other"  # for methods and paths that are not the application's: clients may send any number of them
+OTHER = "other"  # for unknown methods and paths: clients can send any number of them
 
 Sink = Callable[[RequestLog], None]
-# Each request is passed to each of these. Empty where the handler runs in another program, such as a test.
+# Each sink gets the record of each request. Empty where the handler runs in another program, such as a test.
 sinks: list[Sink] = []
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -49,7 +49,7 @@ def cloudwatch_sink(namespace: str) -> Sink:
     # During a rollout a function has two versions.
     names = {"function": "AWS_LAMBDA_FUNCTION_NAME", "version": "AWS_LAMBDA_FUNCTION_VERSION"}
     function = {member: os.environ.get(variable, "local") for member, variable in names.items()}
-    # Encoded once: it is half of each line.
+    # Encoded once, because it is half of each line.
     constant = f"{_encode({'CloudWatchMetrics': [directive]})[1:]},{_encode(function)[1:-1]}"
 
     def write(line: RequestLog) -> None:
@@ -61,7 +61,7 @@ def cloudwatch_sink(namespace: str) -> Sink:
     return write
 
 
-def log_request(  # noqa: PLR0913 - the parts of a line
+def log_request(  # noqa: PLR0913 - the members of a line
     context: Any,
     request_id: str,
     *,
@@ -72,10 +72,10 @@ def log_request(  # noqa: PLR0913 - the parts of a line
     usage: DatabaseUsage,
     repeats: int,
 ) -> None:
-    """Pass a request that took `seconds` to the sinks. `repeats` is how often it was run again after a lost race.
+    """Pass the record of a request to the sinks. `repeats` is how often it was run again after a lost race.
 
-    `method` and `route`, a path template, are None where the request has none. A 5xx response is an ERROR; a mistake of
-    the client is not.
+    `method` and `route`, a path template, are None where the request has none. A 5xx response has level ERROR, a
+    4xx has level INFO.
     """
     if not sinks:
         return

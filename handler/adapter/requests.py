@@ -1,4 +1,4 @@
-"""An event as the HTTP request that it carries: its ASGI scope and body."""
+"""Parse an event into an HTTP request: an ASGI scope and a body."""
 
 import base64
 import re
@@ -28,7 +28,7 @@ def parse_request(source: EventSource, event: Event, context: Any, request_id: s
     """
     body, scope = _body(event), _scope(source, event, settings.base_path)
     method = scope["method"]
-    # Every GET route serves HEAD too; `format_response` removes the body.
+    # GET routes also handle HEAD; `format_response` removes the body.
     scope |= {
         "method": "GET" if method == "HEAD" else method,
         "request_id": request_id,
@@ -56,7 +56,8 @@ def _scope(source: EventSource, event: Event, base_path: str) -> dict[str, Any]:
         raise TypeError("the method is not a string")
     root_path, path = source.path(event, base_path)
     if CONTROL_CHARACTERS.search(path):
-        raise ValueError("a control character in the path")  # Starlette's patterns let a path end with a newline
+        # Starlette's patterns accept a path that ends with a newline.
+        raise ValueError("a control character in the path")
     query = source.query_string(event)
     client_ip = source.client_ip(event, headers)
     return {
@@ -68,10 +69,10 @@ def _scope(source: EventSource, event: Event, base_path: str) -> dict[str, Any]:
         "path": root_path + path,  # with the root path: ASGI, "HTTP Connection Scope"
         "raw_path": None,
         "root_path": root_path,
-        # Clients send ASCII. A query that the event source has decoded is encoded again.
+        # Clients send ASCII. A query that the event source decoded is encoded again.
         "query_string": (query if query.isascii() else quote(query, safe="%&=+;/?:@,$-_.!~*'()")).encode(),
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        "server": None,  # the Host header has it
+        "server": None,  # the application uses the Host header
         "client": (client_ip, 0) if client_ip else None,
     }
 
@@ -79,7 +80,7 @@ def _scope(source: EventSource, event: Event, base_path: str) -> dict[str, Any]:
 def _authorizer_context(source: EventSource, event: Event) -> dict[str, Any]:
     """The result of the authorizer by AUTH_MODE: the token's claims (`jwt`), the ARN of the signing principal (`iam`).
 
-    Empty where the request passed no authorizer.
+    Empty where no authorizer checked the request.
     """
     found: dict[str, Any] = {}
     for mode, (names, type_) in source.authorizer.items():

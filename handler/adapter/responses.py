@@ -1,4 +1,4 @@
-"""The response that the handler returns: the headers of every response, the event source's format, and its limit."""
+"""The response that the handler returns: common headers, the event source's format, and its size limit."""
 
 import json
 from typing import Any
@@ -13,13 +13,13 @@ SECURITY_HEADERS = {
     "referrer-policy": "no-referrer",
 }
 CONTENT_SECURITY_POLICY = "default-src 'none'; frame-ancestors 'none'"  # a response that is not a page
-# Bytes of JSON: one byte of a body has at most six, and the headers have fewer than 64 KiB.
+# JSON encodes one byte of a body as at most six, and the headers have fewer than 64 KiB.
 WORST_CASE, HEADERS = 6, 65_536
-HEADROOM = 0.9  # of the limit, for a page with fewer items: items differ in size
+HEADROOM = 0.9  # fraction of the limit that a page with fewer items may use, because items differ in size
 
 
 class ResponseTooLarge(Exception):
-    """The event source does not take a response of this size.
+    """The response is larger than the event source accepts.
 
     `max_items` is the number of items that fit on the page; None where the response is not a page of several items.
     """
@@ -47,20 +47,20 @@ def format_response(
     """
     response = _with_common_headers(response, method, request_id)
     formatted = source.format_response(response)
-    # Measured as the runtime serializes it, and only where it may be too large.
+    # The size is measured as the runtime serializes it, and only where it may be above the limit.
     if len(response.body) * WORST_CASE + HEADERS > source.max_response_bytes:
         size = len(json.dumps(formatted, ensure_ascii=False).encode())
         if size > source.max_response_bytes:
             cors = {name: text for name, text in response.headers.items() if name.startswith("access-control-")}
             raise ResponseTooLarge(size, source.max_response_bytes, cors, page_items)
-    # A HEAD is measured too: it has the headers that GET has (RFC 9110, 9.3.2).
+    # HEAD has the headers of GET, so its size is checked too (RFC 9110, 9.3.2).
     return formatted | {"body": "", "isBase64Encoded": False} if method == "HEAD" else formatted
 
 
 def _with_common_headers(response: Response, method: str, request_id: str) -> Response:
     status, headers, cookies, body = response
     if status >= 400 and headers.get("content-type", "").startswith("text/plain"):
-        # Starlette's response to a preflight request that it refuses, or Mangum's to an error of the application.
+        # Starlette's response to a refused preflight request, or Mangum's response to an exception of the application.
         plain = problem_response(status, body.decode() if status < 500 else None, request_id)
         headers, body = headers | plain.headers, plain.body
     elif method == "OPTIONS" and status == 200:

@@ -1,4 +1,4 @@
-"""Running a request again: after a lost race, and for fewer items where a page is too large for the event source."""
+"""Run a request again after a lost race, or with fewer items where a page is too large for the event source."""
 
 import logging
 import random
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """A formatted response, the endpoint that made it, and how often the request was repeated."""
+    """A formatted response, the endpoint that returned it, and how often the request was repeated."""
 
     response: dict[str, Any]
     endpoint: Any = None
@@ -33,25 +33,25 @@ def run_with_retries(runner: Runner, request: Request, context: Any) -> Outcome:
             return _repeat_lost_races(runner, request, context, max_items)
         except ResponseTooLarge as error:
             if error.max_items is None:
-                logger.error(error.detail)  # noqa: TRY400 - the traceback has no further information
+                logger.error(error.detail)  # noqa: TRY400 - the traceback adds no information
                 return Outcome(_server_error(request, error.detail, error.headers))
             max_items = error.max_items
-        except Exception:  # errors of the application have become responses before
+        except Exception:  # the application's own exceptions are responses already
             logger.exception("the response cannot be formatted")
             return Outcome(_server_error(request, None, {}))
 
 
 def _repeat_lost_races(runner: Runner, request: Request, context: Any, max_items: int | None) -> Outcome:
-    """Repeat a request that lost a race, where its session has undone everything that the route did.
+    """Repeat a request that lost a race, where the rollback of its session undid everything that the route did.
 
-    That is known of a RepeatableRoute whose session has not committed (docs/adr/0031).
+    This is the case for a RepeatableRoute whose session has not committed (docs/adr/0031).
     """
     for repeats, pause in enumerate(_pauses()):
         response, scope = runner.run(request, context, max_items)
         is_repeatable = getattr(scope.get("route"), "repeatable", False)
         is_ended = scope.get(IS_ENDED)
         if is_ended is False and 200 <= response["statusCode"] < 300:
-            logger.error("%s: a 2xx, but the session of the request was not committed", scope.get("path"))
+            logger.error("%s: the response was a 2xx, but the session was not committed", scope.get("path"))
             response = _server_error(request, None, {})
         lost_race = "lost_race" in scope and is_ended is False
         if not (lost_race and is_repeatable) or pause is None or not sleep(pause):

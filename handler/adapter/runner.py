@@ -1,4 +1,4 @@
-"""Running the application for a request: one event loop for the process, the lifespan on it, and Mangum."""
+"""Run the application for a request, with Mangum, on one event loop for the process that also runs the lifespan."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ logging.getLogger("mangum.http").addFilter(lambda record: not (record.exc_info a
 
 
 class MangumHandler:
-    """Mangum's handler of a Request: it has the scope and the body, and formats the response."""
+    """Mangum's handler for a Request: provides its scope and body, and formats the response."""
 
     @classmethod
     def infer(cls, request: Any, context: Any, config: LambdaConfig) -> bool:  # noqa: ARG003 - Mangum's interface
@@ -45,7 +45,7 @@ class MangumHandler:
             else:
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text
         source, method, scope, _, request_id = self.request
-        # The application may run again for fewer items only where the request changes nothing.
+        # The request may run again with fewer items only where it changes nothing.
         is_safe = scope["method"] == "GET" and IS_WRITING not in scope
         page_items = scope.get("page_items") if is_safe else None
         received = Response(response["status"], headers, cookies, response["body"])
@@ -53,13 +53,13 @@ class MangumHandler:
 
 
 class Runner:
-    """`app` and its middleware on an event loop of their own. Its lifespan starts here, once for each environment."""
+    """Runs `app` and its middleware on a separate event loop. The lifespan starts once for each environment."""
 
     def __init__(self, app: FastAPI) -> None:
         with_middleware = add_middleware(app)
         self._loop = asyncio.new_event_loop()
-        self._lock = Lock()  # a loop runs one request at a time, as Lambda does
-        asyncio.set_event_loop(self._loop)  # Mangum looks for one, and makes one where there is none
+        self._lock = Lock()  # an event loop runs one request at a time, as Lambda does
+        asyncio.set_event_loop(self._loop)  # otherwise Mangum creates one
         # Mangum would start and shut down the lifespan on every invocation.
         self._mangum = Mangum(with_middleware, lifespan="off", custom_handlers=[MangumHandler])
         self._lifespan = app.router.lifespan_context(app)
@@ -73,7 +73,7 @@ class Runner:
     def run(self, request: Request, context: Any, max_items: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The formatted response, and the scope as the application left it.
 
-        `max_items` limits the items of a page. Raises ResponseTooLarge, and what fails while a response is formatted.
+        `max_items` limits the items of a page. Raises ResponseTooLarge, and any exception of formatting.
         """
         scope = {**request.scope, "state": self._state.copy(), "max_items": max_items}
         event: Any = request._replace(scope=scope)  # as MangumHandler takes it
@@ -90,7 +90,7 @@ class Runner:
 
 
 def outside_running_loop(function: Any, *arguments: Any) -> Any:
-    """The result of `function`, called in a thread of its own where this thread already runs an event loop."""
+    """Call `function` and return its result. Where this thread already runs an event loop, use another thread."""
     if not _is_loop_running():
         return function(*arguments)
     with ThreadPoolExecutor(max_workers=1) as thread:

@@ -1,17 +1,18 @@
 """Authorization: the authorizer context of a request, and the scopes that each route requires.
 
-The gateway authorizes a request first, and the function a second time: a route that the gateway leaves open by mistake
-stays protected. The authorizer context is what the gateway writes into `requestContext` (`handler/adapter/requests.py`
-reads it). Headers do not count, since clients write them. The gateway verifies the signature and the expiry of a token.
-A principal that may invoke the function itself (lambda:InvokeFunction) writes the whole event.
+The gateway authorizes a request first, and the function checks it again. So a route that the gateway leaves open by
+mistake is still protected. The authorizer context is what the gateway writes into `requestContext`
+(`handler/adapter/requests.py` reads it). Headers are not used, because clients write them. The gateway verifies the
+signature and the expiry of a token. A principal that may invoke the function itself (lambda:InvokeFunction) can write
+any event.
 
-- `jwt`: the claims of a JWT authorizer, or of a REST API's Cognito authorizer, and in them the route's scopes.
+- `jwt`: the claims of a JWT authorizer, or of a REST API's Cognito authorizer. They must contain the route's scopes.
 - `iam`: the ARN of the principal that signed the request (SigV4). IAM has no scopes: the policy of the principal allows
   execute-api:Invoke on method and path, or lambda:InvokeFunctionUrl on the whole function.
 - `none`: no authorization.
 
-The events of a load balancer have no authorizer context: its x-amzn-oidc-* are headers, whose signature is not verified
-here.
+The events of a load balancer have no authorizer context. Its x-amzn-oidc-* headers are not used, because their
+signature is not verified here.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ from handler.api.problems import PROBLEM_JSON, describe_responses, problem
 from handler.api.settings import get_settings
 from handler.settings import Settings
 
-# RFC 9110, 11.6.1: a 401 says how to authenticate. RFC 6750, 3: a Bearer challenge has a parameter.
+# A 401 names how to authenticate (RFC 9110, 11.6.1). A Bearer challenge has a parameter (RFC 6750, 3).
 CHALLENGES = {"jwt": 'Bearer realm="api"', "iam": "AWS4-HMAC-SHA256"}
 NO_AUTHORIZER = "The request passed no authorizer"
 # API Gateway developer guide, "x-amazon-apigateway-authtype property".
@@ -50,7 +51,7 @@ Caller = Mapping[str, Any] | str | None
 
 
 class Authorizer(SecurityBase):
-    """The dependency of `Security(authorizer, scopes=[...])`, which FastAPI describes in OpenAPI."""
+    """The dependency for `Security(authorizer, scopes=[...])`. FastAPI describes it in OpenAPI."""
 
     scheme_name = "jwt"
     model = HTTPBearer(
@@ -59,7 +60,7 @@ class Authorizer(SecurityBase):
     )
 
     async def __call__(self, request: Request, required: SecurityScopes) -> Caller:
-        """Return the caller. Raises HTTPException 401 where there is none, 403 where a required scope is missing."""
+        """Return the caller. Raises HTTPException 401 without a caller, 403 where a required scope is missing."""
         return authorize(request, required.scopes)
 
 
@@ -67,7 +68,7 @@ authorizer = Authorizer()
 
 
 def requires_scopes(*scopes: str) -> Any:
-    """For `dependencies=` of a route or router: the caller passed an authorizer, and the token has all of `scopes`."""
+    """For `dependencies=` of a route or router: require an authorizer context, and a token with all of `scopes`."""
     return Security(authorizer, scopes=list(scopes))
 
 
@@ -102,11 +103,11 @@ def required_scopes(route: APIRoute) -> list[str] | None:
 
 
 def caller_digest(request: Request) -> str:
-    """A digest that identifies the caller: the same for each request of a client, another for every other client.
+    """A digest that identifies the caller: equal for all requests of a client, and different for other clients.
 
-    Of a token: issuer, subject and client (RFC 9068, 2.2; OpenID Connect Core, "azp"). Of an ARN: the user, or the role
-    without its session, whose name differs from one process to the next. Raises HTTPException 400 where a token names
-    neither subject nor client.
+    It contains the issuer, subject and client of a token (RFC 9068, 2.2; OpenID Connect Core, "azp"). Of an ARN, it
+    contains the user, or the role without its session, whose name differs between processes. Raises HTTPException 400
+    where a token names neither subject nor client.
     """
     caller = _caller(request.scope, get_settings(request).auth_mode)
     if isinstance(caller, Mapping):
@@ -120,7 +121,7 @@ def caller_digest(request: Request) -> str:
 
 
 def with_authorization(app: FastAPI) -> ASGI:
-    """`app` behind a check that comes before routing: without an authorizer every path is 401.
+    """`app` behind a check before routing: without an authorizer context, every path gets 401.
 
     Raises TypeError when a route of `app` declares no authorization.
     """
@@ -144,7 +145,7 @@ def with_authorization(app: FastAPI) -> ASGI:
 
 
 def describe_authorization(openapi: dict[str, Any], settings: Settings) -> None:
-    """Make the security of an OpenAPI document what this deployment enforces, and 401 and 403 what follows from it."""
+    """Describe in an OpenAPI document the security that this deployment enforces, with its 401 and 403."""
     mode = settings.auth_mode
     operations = [one for path in openapi["paths"].values() for one in path.values()]
     components = openapi["components"]
@@ -168,7 +169,7 @@ def _caller(scope: Mapping[str, Any], mode: str) -> Caller:
 
 
 def _granted_scopes(claims: Mapping[str, Any]) -> Collection[Any]:
-    """The scopes in a token, from the claims that JWT authorizers look at: `scope`, or else `scp`.
+    """The scopes in a token, from the claims that JWT authorizers read: `scope`, or else `scp`.
 
     A string has spaces between them (RFC 6749, 3.3). A list is "[a b]" from an HTTP API and a list from a REST API.
     """
@@ -201,7 +202,7 @@ def _public_paths(app: FastAPI) -> frozenset[str]:
 
 
 def calls_of(dependant: Dependant) -> Iterator[Callable[..., Any]]:
-    """Every dependency of a route, however deep."""
+    """Every dependency of a route, direct or indirect."""
     for one in dependant.dependencies:
         if one.call:
             yield one.call

@@ -1,6 +1,6 @@
 """Conditional requests: a version as a strong ETag, and the preconditions that clients send (RFC 9110, 8.8 and 13).
 
-An entity that takes part has a column `version`. If-Match is evaluated before If-None-Match (13.2.2). A POST that
+The entities have a column `version`. If-Match is evaluated before If-None-Match (13.2.2). A POST that
 creates ignores both: a new entity has no earlier version.
 """
 
@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 from handler.api.problems import describe_responses
 from handler.api.settings import get_settings
 
-# The entity tags of this service are versions. Every other tag, and text that is not a list of tags, matches none.
+# The entity tags of this service are versions. Other tags, and text that is not a list of tags, match no version.
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
@@ -38,15 +38,15 @@ MODIFIED = "The resource was modified by another request"
 
 
 def etag(version: int) -> str:
-    """The entity tag of a version, as it stands in a header."""
+    """The entity tag of a version, as a header has it."""
     return f'"{version}"'
 
 
 def check_preconditions(request: Request, version: int) -> None:
-    """Compare the request's preconditions with the version of the entity that it asks for.
+    """Compare the request's preconditions with the version of its entity.
 
-    Raises HTTPException 412 where they do not hold, 304 where a GET or HEAD names this version in If-None-Match, and
-    428 where REQUIRE_IF_MATCH asks for an If-Match and a change has none.
+    Raises HTTPException 412 where they fail, 304 where a GET or HEAD names this version in If-None-Match, and 428 where
+    REQUIRE_IF_MATCH is set and a change has no If-Match.
 
     Between this check and a change, another request may change the entity: read it with `with_for_update=True`, or give
     its model a `version_id_col`, or use `update_if_match`.
@@ -63,8 +63,8 @@ def check_preconditions(request: Request, version: int) -> None:
 def update_if_match(session: Session, entity: Any, ident: Any, values: dict[str, Any], request: Request) -> Row[Any]:
     """Set `values` of an entity and increment its version, in the statement that evaluates the preconditions.
 
-    Of several changes at the same time, one succeeds. Without `values` nothing changes. Returns the row as it is now,
-    with all columns of the entity's table, and no entity. For a response with relations, or a change that
+    Only one of several concurrent changes succeeds. Without `values` nothing changes. Returns the new row with all
+    columns of the entity's table, not an entity. For a response with relations, or a change that
     depends on what is stored, read the entity with `session.get(..., with_for_update=True)`, call
     `check_preconditions`, and increment its version. An entity that the session has loaded is expired.
 
@@ -90,7 +90,7 @@ def _one(session: Session, request: Request, entity: Any, statement: Any, parame
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"{entity.__name__} not found")
     loaded = session.identity_map.get(inspect(entity).identity_key_from_primary_key((parameters["ident"],)))
     if loaded is not None:
-        session.expire(loaded)  # it is as it was before the statement
+        session.expire(loaded)  # its attributes are those before the statement
     return row
 
 
@@ -125,10 +125,10 @@ def _versions(header: str, *, weak: bool) -> list[int]:
     return [version for version in versions if version <= MAX_VERSION]
 
 
-# Built once for each entity: to build and compare a statement takes SQLAlchemy as long as to execute it.
+# Built once for each entity: building and comparing a statement takes SQLAlchemy as long as executing it.
 @cache
 def _update(entity: Any) -> Update:
-    """SQLAlchemy sets the columns that the parameters name, and those with `onupdate`."""
+    """SQLAlchemy sets the columns that are named by the parameters, and those with `onupdate`."""
     table = _table(entity)
     return update(table).where(_is_ident(table)).values(version=table.c.version + 1).returning(*table.c)
 
@@ -158,10 +158,10 @@ def _is_ident(table: Table) -> ColumnElement[bool]:
 def describe_preconditions(operation: dict[str, Any], method: str, *, require_if_match: bool) -> None:
     """Add to an operation of an OpenAPI document the headers that it reads, and 428 where If-Match is required."""
     is_required = require_if_match and method not in SAFE_METHODS
-    if_match = "Entity tags: the request is done only where one of them is the version's ETag; else 412"
+    if_match = "Entity tags. The request succeeds only if one of them is the current ETag; otherwise 412"
     if_none_match = (
-        "Entity tags: the request is done only where none of them is the version's ETag; else a read is 304, and a"
-        " change 412"
+        "Entity tags. The request succeeds only if none of them is the current ETag; otherwise a read gets 304, and"
+        " a change 412"
     )
     operation.setdefault("parameters", []).extend(
         [_header("If-Match", if_match, etag(1), is_required), _header("If-None-Match", if_none_match, etag(2), False)]

@@ -1,8 +1,8 @@
-"""The documentation pages, in place of FastAPI's: fixed and verified files, and a policy of what the pages may do.
+"""Documentation pages that replace FastAPI's: pinned and verified files, and a Content-Security-Policy.
 
 FastAPI's pages load the newest release of a major version from a CDN, unverified, and a page of any origin may show
-them in a frame. Here the browser refuses a file whose hash is another than the one below (Subresource Integrity), and
-the Content-Security-Policy allows no other script.
+them in a frame. With these pages, the browser refuses a file with another hash than the one below (Subresource
+Integrity), and the Content-Security-Policy allows no other script.
 """
 
 import json
@@ -22,7 +22,7 @@ CDN = "https://cdn.jsdelivr.net/npm"
 
 
 class File(NamedTuple):
-    """A file of an npm package, by its path below the base URL, and its hash as browsers verify it."""
+    """A file of an npm package, by its path below the base URL, and its hash, which browsers verify."""
 
     path: str
     integrity: str
@@ -52,7 +52,7 @@ class Files(NamedTuple):
 
 
 FILES = Files(SWAGGER_UI_CSS, SWAGGER_UI_JS, REDOC_JS)
-# What no page may do: the directives that default-src does not cover.
+# Forbidden on every page, with the directives that default-src does not cover.
 NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 # An empty icon: browsers ask the API for /favicon.ico otherwise.
 HEAD = """<!DOCTYPE html>
@@ -66,7 +66,7 @@ HEAD = """<!DOCTYPE html>
 
 
 def replace_docs_pages(app: FastAPI, base: str = CDN, files: Files = FILES) -> None:
-    """Replace the documentation pages that `app` has, at their paths; a page that is disabled stays so.
+    """Replace the documentation pages of `app` at their paths. A disabled page stays disabled.
 
     `base` is the URL of the folder with `files`, without a trailing slash; a path is relative to the page.
     """
@@ -94,11 +94,11 @@ def _page(html: str, policy: str) -> Page:
 
 
 def _swagger_ui_page(app: FastAPI, base: str, files: Files) -> Page:
-    # URLs are relative to the page: a stage or a base path in front of it needs no mention, and cannot inject a script.
+    # URLs are relative to the page, so they need no stage or base path, which could inject a script.
     folder = dirname(app.docs_url or "/")
     parameters = {
         **swagger_ui_default_parameters,
-        "validatorUrl": None,  # a badge of another server, which learns of the page
+        "validatorUrl": None,  # no badge from another server, which would see the page's URL
         **(app.swagger_ui_parameters or {}),
         "url": relpath(app.openapi_url or "/", folder),
     }
@@ -140,7 +140,7 @@ def _redoc_page(app: FastAPI, base: str, files: Files) -> Page:
 </body>
 </html>
 """
-    # ReDoc makes its styles in the page, and its search runs in a worker that it makes of a blob.
+    # ReDoc writes its styles into the page, and its search runs in a worker that is loaded from a blob.
     policy = (
         f"script-src {_source(base, files.redoc_js)}; style-src 'unsafe-inline'; img-src data:; connect-src 'self';"
         " worker-src blob:"

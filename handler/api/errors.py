@@ -1,4 +1,4 @@
-"""Every exception as a response: problem+json with the request's id, and nothing of SQL, values, hosts or code."""
+"""Responses to exceptions: problem+json with the request's id, without SQL, values, hosts or code."""
 
 import logging
 import re
@@ -57,7 +57,7 @@ async def invalid_request(request: Request, error: Exception) -> JSONResponse:
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         return _response(request, 400, "The body is not JSON")
-    # Fields that are not declared are not named, so a thousand of them are one error.
+    # Undeclared fields are not named, so a thousand of them are one error.
     different = dict.fromkeys((error["msg"], *_part(error)) for error in found)
     errors = [
         {"detail": detail, "in": location} | ({member: name} if name else {})
@@ -67,10 +67,10 @@ async def invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 
 def _part(error: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Where a validation error is (docs/adr/0036): `in`, the member that names the part, and its value."""
+    """The location of a validation error (docs/adr/0036): `in`, the member that names the part, and its value."""
     location, *names = map(str, error["loc"])
-    # A name that is not declared is the client's own text. No response repeats it, except that of a query parameter in
-    # plain letters, which is usually a spelling mistake.
+    # The client chose the name of an undeclared part, so responses do not repeat it. The exception is a query parameter
+    # in plain letters, which is usually a spelling mistake.
     if error["type"] == "extra_forbidden" and not (location == "query" and PLAIN_NAME.fullmatch(names[-1])):
         del names[-1]
     if location == "body":
@@ -101,18 +101,17 @@ def _outcome(error: Exception, fields: Mapping[str, str], *, is_read: bool) -> O
         return UNAVAILABLE
     if not isinstance(error, DBAPIError):
         return OURS
-    # The driver closes a connection that it can no longer use, such as one to a server that was the primary until a
-    # failover (25006). It keeps one that the session itself has made read-only. An error that only reports a closed
-    # connection has no SQLSTATE.
+    # The driver closes a connection to a server that is read-only since a failover (25006). It keeps a connection that
+    # the session itself made read-only. An error that only reports a closed connection has no SQLSTATE.
     if not fields or fields["C"] == READ_ONLY_TRANSACTION:
         return UNAVAILABLE if error.connection_invalidated else OURS
     outcome = outcome_of(fields["C"], is_read=is_read)
-    # An error that ends the session is about the connection: 42501 is then a user without the right to connect.
+    # An error that ends the session concerns the connection: 42501 is then a user without the right to connect.
     return UNAVAILABLE if ends_session(fields) and (outcome is None or outcome.status < 500) else outcome
 
 
 async def unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    # Records are redacted where they are made (handler/adapter/redaction.py).
+    # handler/adapter/redaction.py redacts the record.
     route = f"{request.method} {path_templates(request.app).get(request.scope.get('endpoint'), '-')}"
     logger.error("%s: %s", route, _summary(error), exc_info=error)
     vars(error)["is_logged"] = True
@@ -128,12 +127,12 @@ def _summary(error: Exception) -> str:
 
 
 def is_logged(error: BaseException | None) -> bool:
-    """Whether `unexpected_error` has logged it: Starlette raises the exception again after the response."""
+    """Whether `unexpected_error` logged the exception. Starlette raises it again after the response."""
     return getattr(error, "is_logged", False)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Give every exception that leaves a route a problem response."""
+    """Add the handlers that turn every exception of a route into a problem response."""
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(SQLAlchemyError, database_error)

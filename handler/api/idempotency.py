@@ -1,10 +1,10 @@
-"""Safe retries: `Idempotency-Key`, stored with its response in the transaction of what the request did.
+"""Safe retries: an `Idempotency-Key` is stored with its response in the request's transaction.
 
     @router.post("/", dependencies=[IDEMPOTENT])
 
 As in the IETF draft "The Idempotency-Key HTTP Header Field", the same key and request get the first response again, and
-another request with the same key gets a 422. A request that failed leaves no key, since both are rolled back together.
-Of two requests at the same time, the second waits for the first at the primary key. A key belongs to its caller, method
+another request with the same key gets a 422. A failed request leaves no key, because the key is rolled back with it. Of
+two concurrent requests, the second waits for the first at the primary key. A key belongs to its caller, method
 and path. Keys expire, and each new key deletes some that have expired.
 """
 
@@ -25,13 +25,13 @@ from handler.api.models import IdempotencyKey
 from handler.api.settings import get_settings
 from handler.database.session import SessionDep
 
-SWEEP = 10  # expired keys that a new one deletes, at most
+SWEEP = 10  # the maximum number of expired keys that a new key deletes
 
 
 HEADER = "Idempotency-Key"
 KEY: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[ -~]+$")])
 
-# In OpenAPI.
+# The parameter in OpenAPI documents.
 KEY_HEADER: dict[str, Any] = {
     "name": HEADER,
     "in": "header",
@@ -43,7 +43,7 @@ KEY_HEADER: dict[str, Any] = {
 KEYS = cast("Table", IdempotencyKey.__table__)
 _THIS_KEY = (KEYS.c.scope == bindparam("of_scope"), KEYS.c.key == bindparam("of_key"))
 _NEW = insert(KEYS).values(expires_at=func.now() + bindparam("ttl", type_=Interval))
-# Takes the key if it is new or has expired, and then returns a row.
+# Claims a key that is new or has expired. Returns a row only then.
 _CLAIM = _NEW.on_conflict_do_update(
     index_elements=[KEYS.c.scope, KEYS.c.key],
     set_={"fingerprint": _NEW.excluded.fingerprint, "response": None, "expires_at": _NEW.excluded.expires_at},
@@ -65,7 +65,7 @@ class ClaimedKey(NamedTuple):
 
 
 class StoredResponse(Exception):
-    """The request was done before; `response` is its first response."""
+    """The request was executed before; `response` is its first response."""
 
     def __init__(self, response: Response) -> None:
         super().__init__("the Idempotency-Key has a stored response")
@@ -75,8 +75,8 @@ class StoredResponse(Exception):
 async def claim_key(request: Request, session: SessionDep) -> None:
     """Claim the key of a request that has one; `handler.api.routing` stores the response before the commit.
 
-    Raises StoredResponse for a request that was done before; HTTPException 422 when the key was used for another
-    request, 409 when the first one has stored no response.
+    Raises StoredResponse for a request that was executed before, and HTTPException 422 when the key was used for
+    another request, or 409 when the first request has stored no response.
     """
     if not getattr(request.scope.get("route"), "stores_responses", False):
         raise RuntimeError("IDEMPOTENT stores responses only for routes of a router with route_class=ApiRoute")
@@ -87,9 +87,7 @@ async def claim_key(request: Request, session: SessionDep) -> None:
         KEY.validate_python(key)
     except ValidationError as error:
         raise RequestValidationError([{**one, "loc": ("header", HEADER)} for one in error.errors()]) from None
-    scope = (
-        f"{request.method} {_path(request)} {caller_digest(request)}"  # no caller gets what another caller's key stored
-    )
+    scope = f"{request.method} {_path(request)} {caller_digest(request)}"  # callers do not share keys
     fingerprint = hashlib.sha256(await _content(request)).digest()
     ttl = timedelta(seconds=get_settings(request).idempotency_ttl)
     new = {"scope": scope, "key": key, "fingerprint": fingerprint, "ttl": ttl}
@@ -104,12 +102,12 @@ async def claim_key(request: Request, session: SessionDep) -> None:
     raise StoredResponse(_restore(request, stored.response))
 
 
-# For `dependencies=` of a route whose retries must be safe, of the class handler.api.routing.ApiRoute.
+# For `dependencies=` of a route with safe retries. The route must be an ApiRoute (handler/api/routing.py).
 IDEMPOTENT = Depends(claim_key, scope="function")
 
 
 def store_response(request: Request, response: Response) -> None:
-    """Store the response beside the key that the request claimed, in its transaction; without a key, do nothing."""
+    """Store the response with the key that the request claimed, in its transaction. Without a key, do nothing."""
     claimed: ClaimedKey | None = request.scope.get("claimed_key")
     if claimed is None:
         return
@@ -126,7 +124,7 @@ def store_response(request: Request, response: Response) -> None:
 
 
 def _restore(request: Request, stored: dict[str, Any]) -> Response:
-    """The stored response, with a Location below the stage or base path of this request, not of the first."""
+    """The stored response, with the stage or base path of this request, not of the first, in its Location."""
     headers = stored["headers"]
     if stored.get("is_below_root_path"):
         headers["location"] = request.scope["root_path"] + headers["location"]
@@ -139,7 +137,7 @@ def _path(request: Request) -> str:
 
 
 async def _content(request: Request) -> bytes:
-    """The query and the body, of which the fingerprint is made. JSON is sorted, since its members have no order."""
+    """The query and the body, as input of the fingerprint. JSON is sorted, because its members have no order."""
     try:
         body = json.dumps(await request.json(), sort_keys=True).encode()
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The tables behind the conventions of `handler/api/`."""
+"""The tables that the conventions of `handler/api/` use."""
 
 from datetime import datetime
 from typing import Any

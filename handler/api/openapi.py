@@ -1,4 +1,4 @@
-"""What FastAPI cannot know of the contract, added to the OpenAPI document that it makes.
+"""Add to FastAPI's OpenAPI document what FastAPI does not know about the contract.
 
 FastAPI documentation, "Extending OpenAPI".
 """
@@ -15,7 +15,7 @@ from handler.api.problems import describe_problems
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of `app`, as this deployment enforces it. Made once."""
+    """The OpenAPI document of `app`, as this deployment enforces it. It is created once."""
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         describe_problems(document)
@@ -26,9 +26,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _describe_routes(app: FastAPI, document: dict[str, Any]) -> None:
-    """Add the headers that are read from the request, and every media type of a body that ApiRoute accepts.
+    """Add the headers that the code reads from the request, and every media type of a body that ApiRoute accepts.
 
-    A header that is declared takes FastAPI as long as a dependency.
+    Declared headers would cost as much time per request as a dependency.
     """
     for context in iter_route_contexts(app.routes):
         if not isinstance(context.original_route, APIRoute) or not context.include_in_schema:

@@ -1,4 +1,4 @@
-"""Keyset pagination: a cursor says after which row a page starts, so a page costs the same at any depth.
+"""Keyset pagination: a cursor names the row before a page, so a page costs the same at any depth.
 
     class OrderListQuery(PageQuery):
         status: OrderStatus | None = None
@@ -16,8 +16,9 @@
         keyset = Keyset(query, request, Order.created_at, Order.id, descending=True)
         return paginate(session, statement, keyset, response)
 
-A cursor belongs to its list: path and filters are in its checksum, and a cursor of another list is refused. The
-checksum is no secret; a cursor that a client computes starts a page elsewhere, and shows nothing that a list would not.
+A cursor belongs to its list: its checksum covers path and filters, and a cursor of another list is refused. The
+checksum is not secret: a client that computes a cursor can start a page elsewhere, but sees only rows that the list
+shows anyway.
 """
 
 import hashlib
@@ -54,22 +55,22 @@ from handler.database.base import Base
 Entity = TypeVar("Entity")
 
 CHECKSUM = 6  # bytes
-PATH = "/:@!$&'()*+,;=-._~"  # what stands for itself in a path: RFC 3986, 3.3
+PATH = "/:@!$&'()*+,;=-._~"  # characters that are not encoded in a path: RFC 3986, 3.3
 NOT_OF_THIS_LIST = "The cursor does not belong to this list"
 
 
 class PageQuery(BaseModel):
-    """The query parameters of a list. Derive from it, and add filters: `Annotated[OrderListQuery, Query()]`.
+    """The query parameters of a list. Subclass it to add filters: `Annotated[OrderListQuery, Query()]`.
 
-    A parameter that is not declared is refused: a misspelled filter would return the wrong rows.
+    An undeclared parameter is refused, because a misspelled filter would return the wrong rows.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=100, description="Items on the page, at most"), CANONICAL] = 50
-    cursor: Annotated[str | None, OR_ABSENT, Field(max_length=2000, description="`next_cursor` of the page before")] = (
-        None
-    )
+    limit: Annotated[int, Field(ge=1, le=100, description="The maximum number of items on the page"), CANONICAL] = 50
+    cursor: Annotated[
+        str | None, OR_ABSENT, Field(max_length=2000, description="`next_cursor` of the previous page")
+    ] = None
 
 
 class Page(BaseModel, Generic[Entity]):
@@ -81,9 +82,9 @@ class Page(BaseModel, Generic[Entity]):
     @model_validator(mode="before")
     @classmethod
     def _read_loaded(cls, value: Any) -> Any:
-        """Read entities whose fields are all loaded from their dictionaries.
+        """Read entities from their dictionaries, where all fields are loaded.
 
-        pydantic asks an entity for each attribute, which is a third of the time of a page.
+        pydantic would read each attribute from the entity, which takes a third of the time of a page.
         """
         (model,) = get_args(cls.__pydantic_fields__["items"].annotation)
         fields = model.__pydantic_fields__.keys()
@@ -92,11 +93,11 @@ class Page(BaseModel, Generic[Entity]):
 
 
 class Keyset:
-    """The order of a list, and where a page of it starts.
+    """The order of a list, and the start of a page.
 
-    `keys` are columns that are not null, and together unique; all of them ascend, or all of them descend, as one index
-    does. Raises HTTPException 400 when the query's cursor is not one of this list, and TypeError for keys that cannot
-    say where a page starts.
+    `keys` are columns that are not null, and unique together. Either all of them ascend or all descend, as in an index.
+    Raises HTTPException 400 when the query's cursor does not belong to this list, and TypeError for keys that do not
+    determine the start of a page.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Keyset:
         self._codec = _codec(keys)
         self.request = request
         self.descending = descending
-        # A response may be too large for its receiver: the adapter then asks once more, for fewer items.
+        # Where a response is too large for the event source, the adapter runs the request again with fewer items.
         self.limit = min(query.limit, request.scope.get("max_items") or query.limit)
         filters = query.model_dump_json(exclude={"limit", "cursor"})
         self._list = f"{_path(request)} {[key.key for key in keys]} {descending} {filters}".encode()
@@ -114,7 +115,7 @@ class Keyset:
         self._start = None if query.cursor is None else self._values(query.cursor)
 
     def order_by(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
-        """The keys, or the `columns` that stand for them in a subquery, as ORDER BY takes them."""
+        """The keys for ORDER BY, or the `columns` that correspond to them in a subquery."""
         return [key.desc() if self.descending else key.asc() for key in columns or self.keys]
 
     def after(self) -> ColumnElement[bool]:
@@ -138,7 +139,7 @@ class Keyset:
         try:
             packed = urlsafe_b64decode(cursor.encode("ascii") + b"==")
             checksum, data = packed[:CHECKSUM], packed[CHECKSUM:]
-            # The decoder ignores characters that are not of its alphabet.
+            # The decoder ignores characters outside its alphabet.
             if _encode(packed) == cursor and checksum == self._checksum(data):
                 return self._codec.validate_json(data, strict=True)
         except (ValueError, ValidationError):
@@ -152,12 +153,12 @@ class Keyset:
 def paginate(
     session: Session, statement: Select[Any], keyset: Keyset, response: Response, *, unique: bool = False
 ) -> dict[str, Any]:
-    """A page of the entities that `statement` selects, as a `Page` model takes it. One statement.
+    """A page of the entities that `statement` selects, for a `Page` model. It executes one statement.
 
-    It selects each entity once. `unique` is for a collection that is loaded with `joinedload`, as in
+    The statement must select each entity once. `unique` is for a collection that is loaded with `joinedload`, as in
     `Result.unique()` of SQLAlchemy.
     """
-    # order_by(None) removes an order that the statement has: a page is in the order of its keys.
+    # order_by(None) removes the statement's own order, because a page has the order of its keys.
     page = statement.order_by(None).order_by(*keyset.order_by()).limit(keyset.limit + 1)
     if not keyset.is_first:
         page = page.where(keyset.after())
@@ -166,7 +167,7 @@ def paginate(
 
 
 def page_of(found: Sequence[Any], keyset: Keyset, response: Response) -> dict[str, Any]:
-    """The page of the first `keyset.limit` entities of `found`; one more shows that there is a next page."""
+    """The page of the first `keyset.limit` entities of `found`. One more entity means that there is a next page."""
     items, cursor = found[: keyset.limit], None
     keyset.request.scope["page_items"] = len(items)
     if len(found) > keyset.limit:
@@ -177,7 +178,7 @@ def page_of(found: Sequence[Any], keyset: Keyset, response: Response) -> dict[st
 
 @cache
 def _codec(keys: tuple[InstrumentedAttribute[Any], ...]) -> TypeAdapter[tuple[Any, ...]]:
-    """Raises TypeError for keys that cannot say where a page starts: between equal rows, or after a null."""
+    """Raises TypeError for keys that do not determine the start of a page, because they may be equal or null."""
     columns = {key: key.property.columns[0] for key in keys}
     for key, column in columns.items():
         if column.nullable:
@@ -188,11 +189,11 @@ def _codec(keys: tuple[InstrumentedAttribute[Any], ...]) -> TypeAdapter[tuple[An
         names = ", ".join(map(str, keys))
         raise TypeError(f"{names}: the keys of a list must contain those of a primary key or a unique constraint")
     types = tuple(_stored(key.type) for key in keys)
-    return TypeAdapter(tuple.__class_getitem__(types))  # type: ignore[arg-type] # a type that is made at run time
+    return TypeAdapter(tuple.__class_getitem__(types))  # type: ignore[arg-type] # a type that is created at run time
 
 
 def _stored(type_: TypeEngine[Any]) -> Any:
-    """What a column of this type may hold, where Python's type may hold more (PostgreSQL manual, 8.1 and 8.3)."""
+    """The values that a column of this type stores; Python's type may have more (PostgreSQL manual, 8.1 and 8.3)."""
     match type_:
         case Integer():
             bits = 15 if isinstance(type_, SmallInteger) else 63 if isinstance(type_, BigInteger) else 31
@@ -211,7 +212,7 @@ def _link_to_next(request: Request, cursor: str) -> str:
 
 
 def _path(request: Request) -> str:
-    """Without stage or base path, and with the ids of a list below another resource."""
+    """The path without stage or base path. It includes the ids of a list below another resource."""
     path: str = request.scope["path"]
     return path.removeprefix(request.scope["root_path"])
 

@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 PROBLEM_JSON = "application/problem+json"
-# RFC 9110's names, where http.HTTPStatus before Python 3.13 has older ones.
+# RFC 9110's names. http.HTTPStatus before Python 3.13 has older ones.
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 class InvalidPart(BaseModel):
-    """A part of a request that is not valid (docs/adr/0036)."""
+    """An invalid part of a request (docs/adr/0036)."""
 
     detail: Annotated[str, Field(examples=["String should have at least 1 character"])]
     location: Annotated[
@@ -26,7 +26,7 @@ class InvalidPart(BaseModel):
     ] = None
     name: Annotated[
         str | None,
-        Field(examples=["limit"], description="The name of the parameter; absent for a parameter that is not declared"),
+        Field(examples=["limit"], description="The name of the parameter; absent for an undeclared parameter"),
     ] = None
 
 
@@ -39,9 +39,7 @@ class Problem(BaseModel):
     detail: Annotated[str | None, Field(examples=["Item not found"])] = None
     request_id: Annotated[str | None, Field(examples=["c6af9ac6-7b61-11e6-9a41-93e8deadbeef"])] = None
     errors: list[InvalidPart] | None = None
-    constraint: Annotated[str | None, Field(description="The name of the database constraint that does not hold")] = (
-        None
-    )
+    constraint: Annotated[str | None, Field(description="The name of the violated database constraint")] = None
 
 
 def phrase(status: int) -> str:
@@ -61,13 +59,13 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def describe_responses(operation: dict[str, Any], *statuses: int) -> None:
-    """Add these statuses to an operation of an OpenAPI document, where it does not declare them itself."""
+    """Add these statuses to an operation of an OpenAPI document, unless it declares them itself."""
     for status, response in problem_responses(*statuses).items():
         operation["responses"].setdefault(str(status), response)
 
 
 def problem(status: int, detail: str | None, request_id: str | None, **extensions: Any) -> dict[str, Any]:
-    """The members of a Problem. `type` is about:blank: the title is that of the status (RFC 9457, 4.2.1)."""
+    """The members of a Problem. `type` is about:blank, so the title is that of the status (RFC 9457, 4.2.1)."""
     members = {"type": "about:blank", "title": phrase(status), "status": status, "detail": detail}
     members |= {"request_id": request_id, **extensions}
     return {name: value for name, value in members.items() if value is not None}
@@ -80,6 +78,6 @@ def too_large(request_id: str, limit: int) -> Response:
 
 
 def describe_problems(openapi: dict[str, Any]) -> None:
-    """Add the schemas that `problem_responses` refers to: FastAPI itself adds only those of application/json."""
+    """Add the schemas that `problem_responses` refers to. FastAPI adds only those of application/json."""
     _, schemas = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
     openapi["components"]["schemas"] |= schemas["$defs"]

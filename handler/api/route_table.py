@@ -11,7 +11,7 @@ METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 def path_templates(app: FastAPI) -> dict[Callable[..., Any] | None, str | None]:
-    """The path template of each endpoint, with the prefixes of include_router(), which the route itself lacks."""
+    """The path template of each endpoint, with the prefixes of include_router(), which are not in the route itself."""
     return {context.endpoint: context.path for context in iter_route_contexts(app.routes)}
 
 
@@ -22,10 +22,10 @@ def accept_headers(media_types: tuple[str, ...]) -> dict[str, str]:
 
 
 def allow_headers(request: Request) -> dict[str, str]:
-    """Allow with every method of the request's path; for an OPTIONS request also the media types of their bodies.
+    """The Allow header with every method of the request's path, and for OPTIONS the media types of their bodies.
 
-    The framework's own Allow has only the methods of the first route that matches (RFC 9110, 10.2.1 "Allow"; RFC 5789,
-    3.1; RFC 9110, 12.5.1).
+    The framework's own Allow header has only the methods of the first matching route (RFC 9110, 10.2.1 "Allow";
+    RFC 5789, 3.1; RFC 9110, 12.5.1).
     """
     methods = {"OPTIONS"}
     media_types: dict[str, str] = {}

@@ -1,7 +1,8 @@
 """The class of this service's routes: `APIRouter(route_class=ApiRoute)`.
 
-It adds to FastAPI's route what a dependency cannot: checks before the body is read, and storing the response of a
-request with an Idempotency-Key before the session commits. FastAPI documentation, "Custom Request and APIRoute class".
+It adds to FastAPI's route what a dependency cannot do: it checks the request before the body is read, and stores the
+response of a request with an Idempotency-Key before the session commits. FastAPI documentation, "Custom Request and
+APIRoute class".
 """
 
 from collections.abc import Callable, Coroutine
@@ -71,25 +72,25 @@ class ApiRoute(APIRoute):
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """The media types of the request's body; empty where the route does not take JSON."""
+        """The accepted media types of the request's body; empty where the route takes no JSON."""
         if getattr(getattr(self.body_field, "field_info", None), "media_type", None) != JSON:
             return ()
         return (MERGE_PATCH, JSON) if "PATCH" in (self.methods or ()) else (JSON,)
 
 
 class RepeatableRoute(ApiRoute):
-    """A route that does nothing but what its session undoes: `APIRouter(route_class=RepeatableRoute)`.
+    """A route whose only effects are in its session: `APIRouter(route_class=RepeatableRoute)`.
 
-    A request that loses a race (SQLSTATE 40001, serialization failure, or 40P01, deadlock) is then run again by the
-    adapter, which holds the whole request and has sent no response. A route that sends a message or calls another
-    service would do so several times: it is an ApiRoute.
+    When such a request loses a race (SQLSTATE 40001, serialization failure, or 40P01, deadlock), the adapter runs it
+    again. No response has been sent yet. A route that sends a message or calls another service would repeat that
+    effect, so it must be an ApiRoute.
     """
 
     repeatable = True
 
 
 def _check_media_type(request: Request, accepted: tuple[str, ...]) -> None:
-    """Raises HTTPException 415 for a body of another type, with the header that names those that are accepted.
+    """Raises HTTPException 415 for a body of another type, with the header that names the accepted types.
 
     RFC 9110, 15.5.16; RFC 5789, 2.2.
     """

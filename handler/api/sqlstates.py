@@ -1,4 +1,4 @@
-"""What a database error means for the client, by its SQLSTATE."""
+"""The response to a database error, by its SQLSTATE."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ class Outcome(NamedTuple):
 
 UNAVAILABLE = Outcome(503, "The database is not available at the moment: try again")
 BUSY = Outcome(503, "The database is busy: try again")
-VALUE = Outcome(422, "The database refuses a value of the request, or the combination of its values")
+VALUE = Outcome(422, "The database rejected a value of the request, or the combination of its values")
 EXISTS = Outcome(409, "A resource with the same unique values exists already")
 IN_USE = Outcome(409, "A resource that is referred to does not exist, or this resource is still referred to")
-OURS = None  # a fault of the program, the schema or the server's configuration: a 500 and a traceback in the log
+OURS = None  # a fault of the program, the schema or the server's configuration: a 500, and a traceback in the log
 
 READ_ONLY_TRANSACTION = "25006"
 
-# What a SQLSTATE, its first three characters or its class means: PostgreSQL manual, appendix A. The longest wins. Where
-# both a client and the program can be the cause, it is OURS: a 500 is logged and raises an alarm, a 422 does neither.
+# The meaning of a SQLSTATE, of its first three characters or of its class (PostgreSQL manual, appendix A). The longest
+# match applies. Where a client or the program can be the cause, it is OURS: a 500 is logged and raises an alarm.
 SQLSTATES: dict[str, Outcome | None] = {
     "08": UNAVAILABLE,  # connection exception; a pooler's own errors
     "22": OURS,  # data exception, of an operation that the program chose: 22012 is a division by zero
@@ -43,38 +43,38 @@ SQLSTATES: dict[str, Outcome | None] = {
     "23505": EXISTS,
     "23P01": EXISTS,  # an exclusion constraint: a UNIQUE constraint of other operators than =
     **dict.fromkeys(("23503", "23001"), IN_USE),  # a foreign key; 23001 is ON DELETE RESTRICT since PostgreSQL 18
-    "25": OURS,  # invalid transaction state. 25P02: the program went on after a statement had failed
+    "25": OURS,  # invalid transaction state. 25P02: the program continued after a failed statement
     "25P03": UNAVAILABLE,  # idle_in_transaction_session_timeout, which ends the session
     "25P04": BUSY,  # transaction_timeout
     "28": UNAVAILABLE,  # the server refuses the user or the password
     "3D": UNAVAILABLE,  # the database does not exist
     "40": BUSY,  # serialization failure, deadlock
-    "40003": UNAVAILABLE,  # it is not known whether a statement happened
+    "40003": UNAVAILABLE,  # it is unknown whether the statement was executed
     "44": VALUE,  # a view's WITH CHECK OPTION, which is a CHECK
     "53": UNAVAILABLE,  # no connection, memory or disk space left
     "53400": OURS,  # a limit of the configuration that a statement exceeds: temp_file_limit
     "54": OURS,  # a statement too complex, with too many columns or arguments
     "54000": VALUE,  # a value too large for an index, a row, an array or a tsvector
-    "55": OURS,  # an object is not in the state that the statement needs
+    "55": OURS,  # an object is not in the state that the statement requires
     "55P03": BUSY,  # lock_timeout, NOWAIT
     "57": UNAVAILABLE,  # the server shuts down or starts up, or an operator ended the session
     "57014": BUSY,  # statement_timeout, or the request's own deadline
     **dict.fromkeys(("58000", "58030"), UNAVAILABLE),  # the server's operating system or storage failed
     "58": OURS,  # a file that a statement names
     "HV": OURS,  # a foreign data wrapper
-    **dict.fromkeys(("HV001", "HV00N"), UNAVAILABLE),  # whose server has no memory, or cannot be reached
+    **dict.fromkeys(("HV001", "HV00N"), UNAVAILABLE),  # the foreign server has no memory, or cannot be reached
     # Success and warnings, which a function can raise as errors; the SQL standard's classes for statements, cursors,
     # savepoints, roles and routines that are wrong; syntax, names and privileges (42); PL/pgSQL's RAISE (P0); internal
-    # errors and corruption (XX). None of them can be helped by another value or by another attempt.
+    # errors and corruption (XX). Neither another value nor another attempt helps.
     **dict.fromkeys(("00", "01", "02", "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "24"), OURS),
     **dict.fromkeys(("26", "27", "2B", "2D", "2F", "34", "38", "39", "3B", "3F", "42", "F0", "P0", "XX"), OURS),
 }
 
 
-LOST_RACES = ("40001", "40P01")  # serialization failure, deadlock: PostgreSQL has undone the transaction
+LOST_RACES = ("40001", "40P01")  # serialization failure, deadlock: PostgreSQL rolled back the transaction
 
 
 def outcome_of(sqlstate: str, *, is_read: bool) -> Outcome | None:
-    """The most specific entry of SQLSTATES, or None where the fault is ours: on a read, the client stores no value."""
+    """The most specific entry of SQLSTATES. OURS for a 4xx of a read, whose client stores no value."""
     outcome = next((SQLSTATES[sqlstate[:n]] for n in (5, 3, 2) if sqlstate[:n] in SQLSTATES), OURS)
     return OURS if is_read and outcome and outcome.status < 500 else outcome

@@ -1,4 +1,4 @@
-"""The lists of items, and why a page stays cheap (docs/adr/0012)."""
+"""The lists of items. docs/adr/0012 explains why their pages stay cheap."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from handler.api.pagination import Keyset, page_of, paginate
 from handler.items.models import Item
 from handler.items.schemas import ItemListQuery
 
-SCAN_ROWS = 8000  # rows of the order that a search looks at before it asks the trigram index (docs/adr/0012)
+SCAN_ROWS = 8000  # rows that a search scans in order before it uses the trigram index (docs/adr/0012)
 
 
 def list_items(session: Session, query: ItemListQuery, request: Request, response: Response) -> dict[str, Any]:
@@ -25,10 +25,10 @@ def list_items(session: Session, query: ItemListQuery, request: Request, respons
 
 
 def _search(session: Session, keyset: Keyset, text: str) -> Any:
-    """A frequent text fills the page from the next rows of the order; the trigram index finds a rare one.
+    """Search the next rows in order, which finds a frequent text, and then the trigram index, which finds a rare one.
 
-    PostgreSQL's own choice between the two rests on an estimate that can be wrong by thousands of times. Here each is
-    fenced off (MATERIALIZED), and the second runs only where the first did not fill the page.
+    PostgreSQL would choose between the two by an estimate that can be wrong by a factor of thousands. MATERIALIZED
+    separates them here, and the second runs only where the first did not fill the page.
     """
     limit = keyset.limit + 1
     in_order = select(Item).where(keyset.after()).order_by(*keyset.order_by()).limit(SCAN_ROWS).subquery()

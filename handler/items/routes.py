@@ -1,4 +1,4 @@
-"""The routes of items. `async def` with the blocking driver called in place: docs/adr/0003 says why."""
+"""The routes of items. docs/adr/0003 explains why they are `async def` with a blocking driver."""
 
 from typing import Annotated, Any
 
@@ -59,7 +59,7 @@ async def list_items(
     responses=problem_responses(409, 413, 415),
 )
 async def create_item(body: ItemCreate, session: SessionDep, request: Request, response: Response) -> Any:
-    """Create an item. With an `Idempotency-Key`, a retry gets the first response, and creates nothing."""
+    """Create an item. With an `Idempotency-Key`, a retry gets the first response and creates no second item."""
     item = Item(**body.model_dump())
     session.add(item)
     session.flush()

@@ -12,7 +12,7 @@ from handler.items.models import DESCRIPTION_LENGTH, NAME_LENGTH
 
 
 def _not_null(value: Any) -> Any:
-    # In a PATCH, null means "remove" (RFC 7396), and an item cannot be without a name.
+    # In a PATCH, null removes a field (RFC 7396), and an item must have a name.
     if value is None:
         raise PydanticCustomError("null", "Must not be null")
     return value

@@ -1,6 +1,6 @@
 """The settings of the service as pydantic models, validated from environment variables when the service starts.
 
-docs/configuration.md documents each of them. docs/adr/0005 says why pydantic-settings does not read them.
+docs/configuration.md documents each of them. docs/adr/0005 explains why pydantic-settings is not used.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,12 @@ AuthMode = Literal["none", "iam", "jwt"]
 AUTH_MODES = get_args(AuthMode)
 # Python's names and Lambda's (Lambda developer guide, "Log-level filtering").
 LogLevel = Literal["NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"]
-# `make ca-bundle` writes this file. When it is shipped, it is the only trust unless a setting names another.
+# `make ca-bundle` writes this file. Where it exists, only its certificates are trusted, unless a setting names another
+# file.
 CA_BUNDLE = Path(__file__).parents[1] / "ca-bundle.pem"
 
-# Text that a login can carry. PostgreSQL's protocol ends a user and a database with NUL, and SASLprep prohibits every
-# control character in a password (RFC 4013, 2.3). A control character is usually a line end that was pasted along.
+# Text for a login. PostgreSQL's protocol ends a user and a database with NUL, and SASLprep prohibits control characters
+# in a password (RFC 4013, 2.3). A control character is usually a line end that was copied by mistake.
 Text = Annotated[str, StringConstraints(pattern=r"^\P{Cc}*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 TEXT = "a value without control characters, such as a line end"
@@ -72,11 +73,10 @@ def _base_path(path: str) -> str:
 
 
 class DatabaseSettings(BaseModel):
-    """Where the database is, as which user to log in, and how connections to it are kept. Times are in seconds.
+    """The address and the login of the database, and the limits of its connections. Times are in seconds.
 
-    `host` is a folder when it starts with `/` (unix socket). With a `secret_arn`, the secret has what is None here.
-    The network between a function and its database forgets a connection that is silent for 350 s (load balancers,
-    NAT): `recycle` is below it.
+    `host` is a folder when it starts with `/` (Unix socket). With a `secret_arn`, the secret has the values that are
+    None here. Load balancers and NAT drop a connection that is silent for 350 s, so `recycle` is shorter.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, loc_by_alias=False)
@@ -123,7 +123,7 @@ class DatabaseSettings(BaseModel):
     pool_size: int = Field(
         1, validation_alias="DATABASE_POOL_SIZE", ge=1, le=100, description="a whole number from 1 to 100"
     )
-    # API Gateway waits for 30 s: a longer wait than 20 s, for a connection or to connect, helps no client.
+    # API Gateway waits for 30 s, so a wait of more than 20 s for a connection does not help a client.
     checkout_timeout: float = Field(
         3.0, validation_alias="DATABASE_CHECKOUT_TIMEOUT", ge=0.1, le=20, description="seconds from 0.1 to 20"
     )
@@ -141,8 +141,8 @@ class DatabaseSettings(BaseModel):
         300.0, validation_alias="DATABASE_RECYCLE", ge=1, le=3600, description="seconds from 1 to 3600"
     )
 
-    # Validators of single fields, in the order of the fields: one of the whole model would not run, and its problems
-    # would not be reported, while another field has a problem.
+    # Validators of single fields, in the order of the fields. pydantic does not run a validator of the whole model
+    # while a field has a problem, and not every problem would be reported.
 
     @field_validator("secret_arn")
     @classmethod
@@ -164,7 +164,7 @@ class DatabaseSettings(BaseModel):
     @classmethod
     def _host_is_here_or_in_the_secret(cls, host: str | None, info: ValidationInfo) -> str | None:
         if host and host.startswith("/") and info.data.get("iam_auth"):
-            raise ValueError("is a unix socket, but DATABASE_IAM_AUTH needs TLS: name a host")
+            raise ValueError("is a Unix socket, but DATABASE_IAM_AUTH needs TLS: name a host")
         return host or (None if info.data.get("secret_arn") else "localhost")
 
     @field_validator("password")
@@ -185,7 +185,7 @@ class DatabaseSettings(BaseModel):
     @field_validator("ca_bundle")
     @classmethod
     def _verify_ca_has_a_file(cls, ca_bundle: str | None, info: ValidationInfo) -> str | None:
-        """As in libpq: a public authority gives anyone a certificate for a host of their own."""
+        """As in libpq: with a public authority, anyone can get a certificate for a host of their own."""
         if info.data.get("sslmode") == "verify-ca" and ca_bundle in (None, "system"):
             raise ValueError(
                 "names no file, but sslmode=verify-ca needs a CA file (sslrootcert or DATABASE_CA_BUNDLE):"
@@ -197,7 +197,7 @@ class DatabaseSettings(BaseModel):
     @classmethod
     def _name_is_not_cut(cls, api_user: str | None) -> str | None:
         if api_user and len(api_user.encode()) > 63:
-            raise ValueError  # PostgreSQL would cut off the rest, and make another user
+            raise ValueError  # PostgreSQL would truncate the name to that of another user
         return api_user
 
 
@@ -208,7 +208,7 @@ class Settings(BaseModel):
 
     database: DatabaseSettings
     auth_mode: AuthMode = Field(validation_alias="AUTH_MODE", description="one of none, iam, jwt")
-    # Whether documentation and liveness need no authorization.
+    # Whether the documentation and /health/live need no authorization.
     auth_public: bool = Field(False, validation_alias="AUTH_PUBLIC", description="true or false")
     log_level: Annotated[LogLevel, BeforeValidator(str.upper), AfterValidator(_log_level)] = Field(
         "INFO", validation_alias="LOG_LEVEL", description=f"one of {', '.join(get_args(LogLevel))}"
@@ -244,7 +244,7 @@ class Settings(BaseModel):
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings in `environ`. An empty variable is an unset one.
+    """The settings in `environ`. An empty variable counts as unset.
 
     Raises SettingsError with every problem, each with what to write instead and without the value.
     """
@@ -252,7 +252,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def read_database_settings(environ: Mapping[str, str]) -> DatabaseSettings:
-    """The settings of the database in `environ`, for programs that need no others, such as migrations.
+    """The settings of the database in `environ`, for programs that need no other settings, such as migrations.
 
     Raises SettingsError, as `read_settings` does.
     """

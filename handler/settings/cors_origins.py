@@ -1,4 +1,4 @@
-"""CORS_ORIGINS, each checked to be in the form in which browsers send an origin.
+"""Read CORS_ORIGINS, and check that each origin has the form that browsers send.
 
 An origin in another form would never match a request, without an error. Browsers send `scheme://host[:port]` in lower
 case, with a host outside ASCII in punycode and without the default port (WHATWG HTML, "Origin", "serialization").
@@ -11,7 +11,7 @@ from pydantic_core import Url
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 EXAMPLE = "https://app.example"
-NAMED = {"*": None, "null": "is null, which every sandboxed page sends, of any author: remove it"}
+NAMED = {"*": None, "null": "is null, which sandboxed pages of any author send: remove it"}
 PARTS = ("scheme", "user", "host", "port", "path", "query", "fragment")
 URL_PARTS = (
     r"(?P<scheme>[^:/?#]*)://(?P<user>[^/?#]*@)?(?P<host>\[[^\]]*\]|[^:/?#]*)(?P<port>:[0-9]*)?"
@@ -29,7 +29,7 @@ def read_origins(text: str) -> tuple[str, ...]:
 
 
 def _problem(origin: str) -> str | None:
-    """What is wrong with one origin and what to write instead. Shows neither a user name nor a password."""
+    """The problem of one origin, and what to write instead. It shows neither a user name nor a password."""
     if origin in NAMED:
         return NAMED[origin]
     try:
@@ -39,14 +39,14 @@ def _problem(origin: str) -> str | None:
     if url.scheme not in DEFAULT_PORTS or url.host is None:
         return f"does not start with https:// or http://: write it like {EXAMPLE}"
     if "*" in url.host:
-        return f"has a wildcard, which matches nothing: write each origin, like {EXAMPLE}, or only *"
+        return f"has a wildcard, which is not supported: write each origin, like {EXAMPLE}, or only *"
     has_default_port = url.port == DEFAULT_PORTS[url.scheme]
     sent = f"{url.scheme}://{url.host}" + ("" if has_default_port else f":{url.port}")
     return None if origin == sent else f"has {_difference(origin, has_default_port)}: write {sent}"
 
 
 def _difference(origin: str, has_default_port: bool) -> str:
-    """What `origin` has and the form that browsers send does not."""
+    """The differences of `origin` from the form that browsers send."""
     written = re.fullmatch(URL_PARTS, origin)
     part = dict.fromkeys(PARTS, "") if written is None else written.groupdict(default="")
     name = part["scheme"] + part["host"]

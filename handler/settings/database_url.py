@@ -1,7 +1,7 @@
-"""DATABASE_URL as people and hosted databases write it: libpq's connection URIs, taken apart.
+"""Split DATABASE_URL, a connection URI of libpq, into its parts.
 
 PostgreSQL manual, 32.1.1.2 "Connection URIs" and 32.1.2 "Parameter Key Words": parts are percent-encoded, a host that
-starts with a slash is the folder of a unix socket, an option wins over the same part before it.
+starts with a slash is the folder of a Unix socket, and an option overrides the same part of the URI.
 """
 
 import re
@@ -27,9 +27,9 @@ UNSUPPORTED = {
 
 
 def parse(url: str, problems: list[str], *, needs_user: bool) -> dict[str, str]:
-    """The parts of `url` by libpq's names, without those that are empty. They are split and decoded, not validated.
+    """The parts of `url` by libpq's names, without empty parts. They are split and decoded, but not validated.
 
-    What is wrong with the form of `url` is added to `problems`, without any part of it.
+    The problems of the form of `url` are added to `problems`, without any part of `url`.
     """
     if not url:
         if needs_user:
@@ -37,7 +37,7 @@ def parse(url: str, problems: list[str], *, needs_user: bool) -> dict[str, str]:
         return {}
     try:
         split = urlsplit(url)
-        # A pair without "=" is a ValueError. In libpq a plus in an option is a plus, and no space.
+        # A pair without "=" is a ValueError. In libpq a plus in an option is a plus, not a space.
         pairs = [pair.split("=", 1) for pair in split.query.split("&") if pair]
         options = [(unquote(name), unquote(value)) for name, value in pairs]
         authority = AUTHORITY.fullmatch(split.netloc)

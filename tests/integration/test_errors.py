@@ -42,7 +42,7 @@ BUSY = {"25P04", "40000", "40001", "40002", "40P01", "55P03", "57014"}
 DETAILS = {
     "The database is not available at the moment: try again": UNAVAILABLE,
     "The database is busy: try again": BUSY,
-    "The database refuses a value of the request, or the combination of its values": VALUES,
+    "The database rejected a value of the request, or the combination of its values": VALUES,
     "A resource with the same unique values exists already": {"23505", "23P01"},
     "A resource that is referred to does not exist, or this resource is still referred to": {"23001", "23503"},
 }

@@ -350,7 +350,7 @@ REGION = "AWS_REGION or AWS_DEFAULT_REGION is not set, and "
         ),
         (
             {"DATABASE_IAM_AUTH": "true", "DATABASE_URL": "postgresql://ann@/d?host=/tmp"},
-            ["DATABASE_URL's host is a unix socket, but DATABASE_IAM_AUTH needs TLS: name a host"],
+            ["DATABASE_URL's host is a Unix socket, but DATABASE_IAM_AUTH needs TLS: name a host"],
         ),
         (
             {"DATABASE_SECRET_ARN": "name", "AWS_REGION": ""},
@@ -479,10 +479,10 @@ ORIGIN_FORMS = {
     "https:app.example": "has a form that browsers do not send: write https://app.example",
     "https://app\t.example": "has a form that browsers do not send: write https://app.example",
     "https://*.example.com": (
-        "has a wildcard, which matches nothing: write each origin, like https://app.example, or only *"
+        "has a wildcard, which is not supported: write each origin, like https://app.example, or only *"
     ),
-    "https://*": "has a wildcard, which matches nothing: write each origin, like https://app.example, or only *",
-    "null": "is null, which every sandboxed page sends, of any author: remove it",
+    "https://*": "has a wildcard, which is not supported: write each origin, like https://app.example, or only *",
+    "null": "is null, which sandboxed pages of any author send: remove it",
     "app.example": "is not a URL: write it like https://app.example",
     "https://": "is not a URL: write it like https://app.example",
     "https://app.example:65536": "is not a URL: write it like https://app.example",
