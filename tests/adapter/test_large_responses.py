@@ -56,9 +56,7 @@ def ids(found: list[list[Any]]) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["ALB", "ALB, multi-value"])
 @pytest.mark.parametrize("query", ["", "limit=100", "state=idle", "limit=100&state=idle"])
-def test_behind_a_load_balancer_a_list_of_large_probes_is_answered_with_what_fits(
-    kind: str, query: str, database: Any
-) -> None:
+def test_a_load_balancer_gets_the_large_probes_that_fit_into_a_page(kind: str, query: str, database: Any) -> None:
     database.run(INSERT.format(WIDE, 101))
     found = pages(kind, "/probes/", query)
     assert ids(found) == list(range(101, 0, -1))
@@ -67,9 +65,7 @@ def test_behind_a_load_balancer_a_list_of_large_probes_is_answered_with_what_fit
 
 
 @pytest.mark.parametrize("kind", ["HTTP API 2.0", "HTTP API 1.0", "REST API", "function URL"])
-def test_the_largest_probes_of_escaped_characters_are_answered_with_what_fits_into_6_mb(
-    kind: str, database: Any
-) -> None:
+def test_a_page_has_the_escaped_probes_that_fit_into_6_mb(kind: str, database: Any) -> None:
     database.run(INSERT.format(ESCAPED, 101))
     found = pages(kind, "/probes/", "limit=100")
     assert ids(found) == list(range(101, 0, -1))
@@ -78,7 +74,7 @@ def test_the_largest_probes_of_escaped_characters_are_answered_with_what_fits_in
 
 @pytest.mark.parametrize("kind", ["ALB", "HTTP API 2.0"])
 @pytest.mark.parametrize("large", ["g % 2 = 0", "g <= 60", "g > 60", "g % 50 = 49", "g IN (1, 101)"])
-def test_probes_of_different_sizes_are_each_given_once(large: str, kind: str, database: Any) -> None:
+def test_pages_of_probes_of_different_sizes_have_each_probe_once(large: str, kind: str, database: Any) -> None:
     note = f"CASE WHEN {large} THEN {ESCAPED} END"
     database.run(INSERT.format(note, 101))
     assert ids(pages(kind, "/probes/", "limit=100")) == list(range(101, 0, -1))
@@ -134,7 +130,7 @@ def add_lists(app: FastAPI) -> None:
     app.include_router(router)
 
 
-def test_one_probe_that_is_too_large_is_a_500_and_the_probes_before_it_are_not(
+def test_a_probe_that_is_too_large_is_a_500_and_the_page_before_it_is_not(
     serve: Callable[..., FastAPI], database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(add_lists)
@@ -152,7 +148,7 @@ def test_one_probe_that_is_too_large_is_a_500_and_the_probes_before_it_are_not(
     assert get("HTTP API 2.0", "/test/read", query).status == 200
 
 
-def test_a_request_that_may_write_is_not_sent_to_the_application_once_more(
+def test_a_request_that_may_write_is_not_run_again_for_a_smaller_page(
     serve: Callable[..., FastAPI], database: Any
 ) -> None:
     serve(add_lists)

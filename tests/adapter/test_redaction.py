@@ -293,7 +293,7 @@ def as_lambda_formats(records: list[logging.LogRecord]) -> str:
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.__name__)
-def test_a_failure_is_logged_with_types_and_places_and_without_values(
+def test_a_failure_is_logged_with_types_and_traceback_and_without_values(
     failure: Callable[[Session], None], app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.put("/test/{number}")
@@ -333,7 +333,7 @@ def test_the_tables_of_the_application_are_named(app: FastAPI, caplog: pytest.Lo
     assert MARK not in caplog.text
 
 
-def test_an_outage_s_line_has_no_message_of_a_function(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_line_of_an_outage_has_no_message_of_a_function(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     @app.post("/test/raise/{code}")
     async def _route(session: SessionDep, code: str) -> None:
         statement = f"DO $$ BEGIN RAISE EXCEPTION '{MARK}' USING ERRCODE = '{code}'; END $$"
@@ -345,7 +345,7 @@ def test_an_outage_s_line_has_no_message_of_a_function(app: FastAPI, caplog: pyt
         assert [record.getMessage() for record in caplog.records] == [f"database: {code}"]
 
 
-def test_what_the_application_writes_is_logged_as_it_is(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+def test_texts_that_the_application_writes_are_logged_unchanged(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     error = ValueError("the reason")
     error.add_note("a note")
 
@@ -435,7 +435,7 @@ TEXTS: dict[str, Callable[[Exception], None]] = {
 
 
 @pytest.mark.parametrize("way", [*WAYS, *TEXTS])
-def test_however_a_route_logs_an_error_of_the_database_no_value_is_shown(
+def test_a_database_error_is_logged_without_values_in_every_way_of_logging(
     way: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.post("/test/log")
@@ -460,7 +460,7 @@ class Stop(BaseException):
     """What no exception handler of the application answers."""
 
 
-def test_what_mangum_logs_is_redacted(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_records_of_mangum_are_redacted(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     @app.post("/test/stop")
     async def _route(session: SessionDep) -> None:
         try:

@@ -86,7 +86,7 @@ def test_the_route_is_named_by_its_template(
     ],
     ids=["of an unknown version", "with a broken body", "with too large a body"],
 )
-def test_a_request_that_reaches_no_route_is_a_line_too(
+def test_a_request_without_a_route_is_logged(
     event: Any, method: str, status: int, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = invoke(event)
@@ -96,7 +96,7 @@ def test_a_request_that_reaches_no_route_is_a_line_too(
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 
 
-def test_an_event_that_is_not_http_is_no_line(lines: list[request_log.RequestLog]) -> None:
+def test_an_event_that_is_not_http_is_not_logged_as_a_request(lines: list[request_log.RequestLog]) -> None:
     from handler.main import handler
 
     assert handler({"source": "aws.events"}, Context()) is None
@@ -105,7 +105,7 @@ def test_an_event_that_is_not_http_is_no_line(lines: list[request_log.RequestLog
     assert lines == []
 
 
-def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[request_log.RequestLog]) -> None:
+def test_the_log_and_the_response_have_the_same_id_without_a_context(lines: list[request_log.RequestLog]) -> None:
     from handler.main import handler
 
     answer = handler(http_event("GET", "/nowhere", "", [], b""), None)
@@ -130,7 +130,7 @@ def test_the_ids_are_the_same_where_lambda_gives_none(lines: list[request_log.Re
         (0, "POST", "/probes/", {}),
     ],
 )
-def test_round_trips_are_those_on_the_wire(  # noqa: PLR0913, PLR0917 - a request, and what it costs
+def test_the_logged_round_trips_are_those_on_the_network(  # noqa: PLR0913, PLR0917 - a request, and what it costs
     round_trips: int, method: str, path: str, body: Any, proxy: Proxy, lines: list[request_log.RequestLog]
 ) -> None:
     create_probe()
@@ -148,7 +148,7 @@ def test_a_new_connection_is_counted_with_its_round_trips(proxy: Proxy, lines: l
     assert lines[-1]["connections"] == count.connections == 1
 
 
-def test_a_large_answer_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
+def test_a_large_response_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
     @app.get("/test/large")
     async def _route(session: SessionDep) -> int:
         return len(session.execute(text("SELECT repeat('x', 2000000)")).scalar_one())
@@ -159,7 +159,7 @@ def test_a_large_answer_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: lis
     assert lines[-1]["RoundTrips"] == count.round_trips == 2  # with its COMMIT
 
 
-def test_time_that_the_database_takes_is_the_database_s(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
+def test_a_slow_statement_counts_as_database_time(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
     @app.get("/test/slow")
     async def _route(session: SessionDep) -> None:
         session.execute(text("SELECT pg_sleep(0.2)"))
@@ -168,7 +168,7 @@ def test_time_that_the_database_takes_is_the_database_s(app: FastAPI, lines: lis
     assert 200 <= lines[-1]["DatabaseTime"] <= lines[-1]["Duration"]
 
 
-def test_time_spent_on_a_silent_network_is_the_database_s(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
+def test_a_wait_for_a_silent_network_counts_as_database_time(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
     create_probe()
     proxy.black_hole()
     assert call("GET", probe_path(1), context=Context(timeout=0.9)).status == 503
@@ -198,7 +198,7 @@ def test_a_500_is_an_error_with_one_traceback(
     assert "ValueError: the reason" in caplog.text
 
 
-def test_a_503_is_an_error_that_says_why_without_a_traceback(
+def test_a_503_is_logged_with_its_reason_and_without_a_traceback(
     proxy: Proxy, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.refuse()
@@ -210,7 +210,7 @@ def test_a_503_is_an_error_that_says_why_without_a_traceback(
     assert "Traceback" not in caplog.text
 
 
-def test_a_failure_that_a_route_answers_itself_is_an_error(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
+def test_a_5xx_that_a_route_returns_is_logged_as_an_error(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
     @app.get("/test/busy")
     async def _route() -> None:
         raise HTTPException(502)
@@ -219,7 +219,7 @@ def test_a_failure_that_a_route_answers_itself_is_an_error(app: FastAPI, lines: 
     assert lines[-1]["level"] == "ERROR"
 
 
-def test_an_answer_that_breaks_the_contract_is_an_error_without_what_is_stored(
+def test_a_response_that_violates_its_model_is_logged_without_stored_values(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Answer(BaseModel):
@@ -237,7 +237,7 @@ def test_an_answer_that_breaks_the_contract_is_an_error_without_what_is_stored(
     assert MARK not in caplog.text
 
 
-def test_a_response_that_cannot_be_formatted_is_an_error_and_not_the_client_s(
+def test_a_response_that_cannot_be_formatted_is_a_500(
     app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/cookies")
@@ -252,7 +252,7 @@ def test_a_response_that_cannot_be_formatted_is_an_error_and_not_the_client_s(
     assert record.getMessage() == "the response cannot be formatted"
 
 
-def test_a_response_that_is_too_large_says_so(
+def test_a_response_that_is_too_large_is_logged_with_its_size(
     app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/huge")
@@ -275,7 +275,7 @@ FAULTS: list[tuple[str, Callable[[Proxy], object], bool]] = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
 @pytest.mark.parametrize("request_", [REQUESTS[0], REQUESTS[2]], ids=["GET", "POST"])
-def test_a_connection_that_is_replaced_logs_nothing_beside_the_line(
+def test_a_replaced_connection_adds_no_log_record(
     fault: tuple[str, Callable[[Proxy], object], bool],
     request_: tuple[str, str, Any, int],
     proxy: Proxy,
@@ -293,7 +293,7 @@ def test_a_connection_that_is_replaced_logs_nothing_beside_the_line(
     assert lines[-1]["connections"] == 1, "the line says that a connection was made"
 
 
-def test_a_backend_that_was_ended_logs_nothing_beside_the_line(database: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_terminated_backend_adds_no_log_record(database: Any, caplog: pytest.LogCaptureFixture) -> None:
     create_probe()
     database.run(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -329,7 +329,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
     max_examples=20, deadline=None, phases=NO_SHRINKING, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(words=st.tuples(WORDS, WORDS, WORDS), method=st.sampled_from(["GET", "POST", "PATCH", "PUT", "BREW"]))
-def test_no_line_repeats_what_a_client_sends(
+def test_no_log_line_contains_text_of_the_client(
     words: tuple[str, str, str], method: str, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     lines.clear()
@@ -349,7 +349,7 @@ def test_no_line_repeats_what_a_client_sends(
 
 
 @pytest.mark.parametrize("code", ["23514", "22001", "42P01", "P0001", "XX000"])
-def test_no_line_repeats_what_the_server_shows_of_a_row(
+def test_no_log_line_contains_values_that_the_server_quotes(
     code: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.post("/test/raise")
@@ -493,7 +493,7 @@ def test_trace_ids_are_those_of_the_invocation(logged: list[Any]) -> None:
     assert [line["traceId"] for line in of_requests(logged)] == [TRACE, None, TRACE, None, TRACE]
 
 
-def test_a_failure_s_cause_is_found_by_the_request_s_id(logged: list[Any]) -> None:
+def test_the_cause_of_a_failure_is_logged_with_the_request_s_id(logged: list[Any]) -> None:
     (request,) = [line for line in of_requests(logged) if line["status"] == 500]
     (cause,) = [line for line in logged if "stackTrace" in line]
     assert (cause["level"], cause["errorMessage"]) == ("ERROR", "the reason")
@@ -501,12 +501,12 @@ def test_a_failure_s_cause_is_found_by_the_request_s_id(logged: list[Any]) -> No
     assert len({line["requestId"] for line in of_requests(logged)}) == 5
 
 
-def test_a_level_that_leaves_out_the_rest_leaves_the_metrics(tmp_path: Path) -> None:
+def test_the_metrics_do_not_depend_on_the_log_level(tmp_path: Path) -> None:
     log, _ = under_the_runtime(tmp_path, ("GET", "/test/noisy", b""), ("GET", "/health/live", b""), LOG_LEVEL="ERROR")
     assert [line["Requests"] for line in log] == [1, 1]
 
 
-def test_a_password_is_in_no_line(tmp_path: Path) -> None:
+def test_no_log_line_contains_a_password(tmp_path: Path) -> None:
     url = f"postgresql://ann:{MARK}@127.0.0.1:1/d"
     log, _ = under_the_runtime(tmp_path, ("GET", probe_path(1), b""), ("GET", "/health/ready", b""), DATABASE_URL=url)
     assert [line["status"] for line in of_requests(log)] == [503, 503]
@@ -518,7 +518,7 @@ def test_a_password_is_in_no_line(tmp_path: Path) -> None:
 UNITS = {"Count", "Milliseconds"}  # of those that CloudWatch knows (API reference, "MetricDatum")
 
 
-def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_metrics_follow_the_embedded_metric_format(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The rules of the specification's sections, in its order."""
     monkeypatch.setattr(request_log, "sinks", [request_log.cloudwatch_sink("Probes")])
     call("GET", "/probes/")
@@ -548,7 +548,7 @@ def test_metrics_are_where_cloudwatch_looks_for_them(monkeypatch: pytest.MonkeyP
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", root["timestamp"])
 
 
-def test_the_metrics_are_those_that_alarms_and_dashboard_name() -> None:
+def test_alarms_and_dashboard_use_the_metrics_of_the_log() -> None:
     assert Settings.model_fields["service_name"].default == "API"
     assert request_log.METRICS == {
         "Requests": "Count",
@@ -560,7 +560,7 @@ def test_the_metrics_are_those_that_alarms_and_dashboard_name() -> None:
     }
 
 
-def test_a_body_in_base64_is_no_less_a_secret(
+def test_no_log_line_contains_a_body_in_base64(
     lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     encoded = base64.b64encode(BODY).decode()

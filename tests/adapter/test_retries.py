@@ -103,7 +103,7 @@ def test_a_race_that_is_always_lost_is_503_after_eight_repeats_and_stores_nothin
 
 
 @pytest.mark.parametrize("times", [0, 1, 2])
-def test_the_log_line_says_how_many_repeats_there_were(
+def test_the_log_line_has_the_number_of_repeats(
     times: int, races: Races, logged_requests: list[dict[str, Any]]
 ) -> None:
     races(times)
@@ -112,7 +112,7 @@ def test_the_log_line_says_how_many_repeats_there_were(
     assert (line["repeats"], line["route"], line["RoundTrips"]) == (times, "/probes/", 2 * (times + 1))
 
 
-def test_a_race_that_is_really_lost_is_run_again(
+def test_a_request_that_loses_a_race_of_two_transactions_is_run_again(
     include: Callable[..., None], database: Any, logged_requests: list[dict[str, Any]]
 ) -> None:
     """Write skew: each counts, then adds (PostgreSQL manual, 13.2.3 "Serializable Isolation Level")."""
@@ -166,7 +166,7 @@ def test_a_commit_in_doubt_is_never_repeated(
 
 
 @pytest.mark.parametrize("when", [AT_COMMIT, IN_STATEMENT], ids=["at COMMIT", "in a statement"])
-def test_a_route_that_declares_nothing_of_the_kind_is_never_repeated(
+def test_a_route_that_is_not_repeatable_is_never_repeated(
     when: str, include: Callable[..., None], races: Races, database: Any
 ) -> None:
     """It may have sent a message, or called another service."""
@@ -198,7 +198,7 @@ def test_a_plain_route_of_fastapi_is_never_repeated(app: FastAPI, races: Races, 
     assert names(database) == []
 
 
-def test_no_pause_goes_past_the_deadline(races: Races, database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_ends_before_the_deadline(races: Races, database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All pauses together are half a second at least; the database has 0.3 s of this invocation."""
     attempts, context, sleep = races(1000), Context(timeout=0.8), time.sleep
     pauses = []

@@ -78,7 +78,7 @@ def test_an_entity_has_no_other_path_than_its_canonical_id(
     "path",
     [PATH, PATH.replace("4", "%34"), f"/%70robes/{ID}", f"/%70%72%6F%62%65%73/{ID}", f"/%70%72%6f%62%65%73/{ID}"],
 )
-def test_an_encoded_character_is_the_character(path: str, kind: str, probe: Any) -> None:
+def test_an_encoded_character_is_decoded(path: str, kind: str, probe: Any) -> None:
     """RFC 3986, 6.2.2.2: these are the same path."""
     assert json.loads(send(EVENT_SOURCES[kind](Request("GET", path))).body) == probe
 

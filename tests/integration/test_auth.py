@@ -106,7 +106,7 @@ def test_every_route_declares_its_scopes_or_is_public() -> None:
     assert all(isinstance(scopes, list) and scopes for scopes in of_resources.values()), of_resources
 
 
-def test_the_contract_says_which_scopes_each_operation_requires(authorize: Authorize) -> None:
+def test_the_contract_has_the_scopes_of_each_operation(authorize: Authorize) -> None:
     for is_public in (False, True):
         openapi = authorize("jwt", auth_public=is_public).openapi()
         assert [*openapi["components"]["securitySchemes"]] == ["jwt"]
@@ -183,7 +183,7 @@ def add_a_websocket(app: FastAPI) -> None:
 
 @pytest.mark.parametrize("mode", ["none", "jwt", "iam"])
 @pytest.mark.parametrize("add", [add_to_the_app, add_a_router, add_a_router_in_a_router, add_a_mount, add_a_websocket])
-def test_an_application_with_a_route_that_declares_no_authorization_is_not_served(
+def test_an_application_with_a_route_without_authorization_does_not_start(
     add: Callable[[FastAPI], None], mode: str, authorize: Authorize
 ) -> None:
     with pytest.raises(TypeError, match=r"^/test/forgotten declares no authorization: add dependencies="):
@@ -220,7 +220,7 @@ def test_authorization_may_be_declared_by_a_route_a_router_an_inclusion_or_a_dep
 
 
 @pytest.mark.parametrize(("mode", "kind"), WAYS)
-def test_a_request_with_an_authorizer_context_is_answered(mode: str, kind: str, authorize: Authorize) -> None:
+def test_a_request_with_an_authorizer_context_succeeds(mode: str, kind: str, authorize: Authorize) -> None:
     authorize(mode)
     made = send(authorized(mode, kind, Request("POST", "/probes/", headers=[JSON], body=LAMP)))
     assert (made.status, send(authorized(mode, kind, LISTED)).status) == (201, 200)
@@ -237,7 +237,7 @@ def test_a_request_without_an_authorizer_context_is_401(
 
 
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
-def test_a_request_without_an_authorizer_context_learns_of_no_route(mode: str, authorize: Authorize) -> None:
+def test_a_401_does_not_depend_on_the_routes(mode: str, authorize: Authorize) -> None:
     authorize(mode)
     create_one = authorized(mode, "HTTP API 2.0", Request("POST", "/probes/", headers=[JSON], body=LAMP))
     assert send(create_one).status == 201
@@ -258,13 +258,13 @@ def test_a_request_without_an_authorizer_context_learns_of_no_route(mode: str, a
     assert all(answer.headers == answers[0].headers and answer.status == 401 for answer in answers)
 
 
-def test_an_authenticated_request_is_told_of_paths_and_methods(authorize: Authorize) -> None:
+def test_an_authenticated_request_gets_404_and_405(authorize: Authorize) -> None:
     authorize("jwt")
     for method, path, status in [("GET", "/nothing", 404), ("TRACE", "/probes/", 405), ("OPTIONS", "/probes/", 204)]:
         assert send(authorized("jwt", "HTTP API 2.0", Request(method, path), scope="")).status == status
 
 
-def test_an_authorizer_context_of_another_mode_is_none(authorize: Authorize) -> None:
+def test_an_authorizer_context_of_another_mode_is_ignored(authorize: Authorize) -> None:
     for mode, other in (("jwt", "iam"), ("iam", "jwt")):
         authorize(mode)
         for kind in AUTHORIZER_CONTEXTS[other]:
@@ -295,7 +295,7 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
 @pytest.mark.parametrize("name", FORGED)
-def test_what_only_resembles_an_authorizer_context_is_none(name: str, mode: str, authorize: Authorize) -> None:
+def test_a_malformed_authorizer_context_is_ignored(name: str, mode: str, authorize: Authorize) -> None:
     authorize(mode)
     event = http_api_2(LISTED)
     event["requestContext"] = FORGED[name](event["requestContext"])
@@ -305,7 +305,7 @@ def test_what_only_resembles_an_authorizer_context_is_none(name: str, mode: str,
 
 
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
-def test_an_authorizer_context_of_payload_2_is_none_in_payload_1(mode: str, authorize: Authorize) -> None:
+def test_an_authorizer_context_of_payload_2_is_ignored_in_payload_1(mode: str, authorize: Authorize) -> None:
     authorize(mode)
     for kind in ("HTTP API 1.0", "REST API"):
         event = EVENT_SOURCES[kind](LISTED)
@@ -315,7 +315,7 @@ def test_an_authorizer_context_of_payload_2_is_none_in_payload_1(mode: str, auth
 
 @pytest.mark.parametrize("kind", EVENT_SOURCES)
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
-def test_nothing_that_a_client_sends_is_an_authorizer_context(mode: str, kind: str, authorize: Authorize) -> None:
+def test_headers_and_bodies_are_no_authorizer_context(mode: str, kind: str, authorize: Authorize) -> None:
     authorize(mode)
     forged = json.dumps({"authorizer": {"jwt": {"claims": CLAIMS}, "claims": CLAIMS, "iam": {"userArn": ARN}}})
     headers = [
@@ -347,7 +347,7 @@ ANYTHING = st.recursive(
 
 
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
-def test_whatever_an_authorizer_says_is_read_or_refused(mode: str, authorize: Authorize) -> None:
+def test_any_authorizer_context_is_accepted_or_refused_without_an_error(mode: str, authorize: Authorize) -> None:
     authorize(mode)
 
     @limits(max_examples=300, deadline=None)
@@ -379,7 +379,7 @@ def test_a_route_gets_the_caller(authorize: Authorize) -> None:
 
 @pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
 @pytest.mark.parametrize("route", SCOPED, ids=" ".join)
-def test_a_route_takes_its_scope_and_no_other(route: tuple[str, str], kind: str, authorize: Authorize) -> None:
+def test_a_route_accepts_only_its_own_scope(route: tuple[str, str], kind: str, authorize: Authorize) -> None:
     authorize("jwt")
     needed = SCOPED[route]
     refused = send(authorized("jwt", kind, request_of(route), f"openid {others(needed)}"))
@@ -387,7 +387,7 @@ def test_a_route_takes_its_scope_and_no_other(route: tuple[str, str], kind: str,
     assert send(authorized("jwt", kind, request_of(route), needed)).status in (200, 201, 404)
 
 
-def test_head_needs_what_get_needs(authorize: Authorize) -> None:
+def test_head_requires_the_scopes_of_get(authorize: Authorize) -> None:
     authorize("jwt")
     answers = [
         send(authorized("jwt", "HTTP API 2.0", Request("HEAD", "/probes/"), f"probes:{s}")) for s in ("read", "write")
@@ -396,7 +396,7 @@ def test_head_needs_what_get_needs(authorize: Authorize) -> None:
 
 
 @pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["iam"])
-def test_a_signature_has_no_scopes_and_needs_none(kind: str, authorize: Authorize) -> None:
+def test_a_signed_request_needs_no_scopes(kind: str, authorize: Authorize) -> None:
     authorize("iam")
     for route in ROUTES:
         assert send(authorized("iam", kind, request_of(route))).status in (200, 201, 204, 404)
@@ -449,19 +449,19 @@ NOT_GRANTING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
 @pytest.mark.parametrize("claims", GRANTING, ids=str)
-def test_a_token_that_has_the_scope_is_enough(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
+def test_a_token_with_the_scope_is_accepted(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
     authorize("jwt")
     assert with_claims(kind, claims) == 200
 
 
 @pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
 @pytest.mark.parametrize("claims", NOT_GRANTING, ids=str)
-def test_a_scope_that_is_only_like_it_is_not_it(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
+def test_a_similar_scope_is_refused(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
     authorize("jwt")
     assert with_claims(kind, claims) == 403
 
 
-def test_a_route_that_names_two_scopes_needs_both(authorize: Authorize) -> None:
+def test_a_route_with_two_scopes_requires_both(authorize: Authorize) -> None:
     def add(app: FastAPI) -> None:
         @app.get("/test/both", dependencies=[requires_scopes("a", "b")])
         async def _both() -> None: ...
@@ -501,7 +501,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_a_refused_request_takes_no_connection_and_learns_nothing_of_its_body(
+def test_a_refused_request_takes_no_connection_and_its_body_is_not_parsed(
     name: str, authorize: Authorize, proxy: Proxy, checkouts: list[Any], database: Any
 ) -> None:
     authorize("jwt")
@@ -515,7 +515,7 @@ def test_a_refused_request_takes_no_connection_and_learns_nothing_of_its_body(
     assert database.run("SELECT count(*) FROM probes") == [[0]]
 
 
-def test_of_the_routes_that_need_the_database_none_is_asked_without_the_scope(
+def test_no_route_of_the_database_runs_without_the_scope(
     authorize: Authorize, proxy: Proxy, checkouts: list[Any]
 ) -> None:
     authorize("jwt")
@@ -533,7 +533,7 @@ def test_of_the_routes_that_need_the_database_none_is_asked_without_the_scope(
 # Public, and pages of other origins.
 
 
-def test_documentation_and_liveness_are_public_where_the_setting_says_so(authorize: Authorize) -> None:
+def test_documentation_and_liveness_are_public_with_the_setting(authorize: Authorize) -> None:
     for public, status in ((False, 401), (True, 200)):
         for mode in ("jwt", "iam"):
             authorize(mode, auth_public=public)
@@ -555,7 +555,7 @@ def test_documentation_and_liveness_are_public_where_the_setting_says_so(authori
             assert send(http_api_2(Request("POST", "/health/live"))).status == (405 if public else 401)
 
 
-def test_what_is_public_is_so_behind_a_stage_and_a_base_path(authorize: Authorize) -> None:
+def test_public_paths_are_public_behind_a_stage_and_a_base_path(authorize: Authorize) -> None:
     authorize("jwt", auth_public=True, base_path="/shop")
     for path, status in [("/shop/health/live", 200), ("/shop/docs", 200), ("/shop/probes/", 401), ("/shop", 401)]:
         assert send(EVENT_SOURCES["REST API"](Request("GET", path))).status == status
@@ -628,9 +628,7 @@ def test_the_environment_decides_the_authorization_mode(environment: dict[str, s
 
 
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
-def test_the_events_with_an_authorizer_context_are_answered_where_it_is_asked_for(
-    mode: str, authorize: Authorize
-) -> None:
+def test_the_events_with_an_authorizer_context_succeed_in_their_mode(mode: str, authorize: Authorize) -> None:
     authorize(mode)
     marked = [path for path in FILES if path.stem == f"authorized-{mode}"]
     assert marked

@@ -74,7 +74,7 @@ def test_every_file_has_a_fixed_version_and_a_hash(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_may_run_its_scripts_and_no_other_and_is_shown_in_no_frame(path: str) -> None:
+def test_a_page_runs_only_its_own_scripts_and_is_not_shown_in_a_frame(path: str) -> None:
     response = call("GET", path)
     page, allowed = Page(response.body.decode()), policy(response.headers)
     hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in page.inline]
@@ -104,7 +104,7 @@ def test_the_hash_is_that_of_the_package_s_file(file: File, tmp_path: Path) -> N
     assert file.integrity == f"sha384-{base64.b64encode(digest).decode()}"
 
 
-def test_a_page_that_is_disabled_stays_so() -> None:
+def test_a_disabled_page_stays_disabled() -> None:
     app = FastAPI(docs_url=None, swagger_ui_oauth2_redirect_url=None)
     replace_docs_pages(app)
     assert sorted(one.path for one in app.routes if isinstance(one, Route)) == ["/openapi.json", "/redoc"]
@@ -113,12 +113,12 @@ def test_a_page_that_is_disabled_stays_so() -> None:
     assert app.routes == []
 
 
-def test_no_other_server_learns_of_the_page() -> None:
+def test_no_other_server_gets_the_url_of_the_page() -> None:
     """Swagger UI sends the schema's address to a validator, and shows its badge, unless it is asked not to."""
     assert '"validatorUrl": null' in call("GET", "/docs").body.decode()
 
 
-def test_a_page_finds_the_schema_from_wherever_it_is() -> None:
+def test_a_page_finds_the_schema_behind_any_prefix() -> None:
     app = FastAPI(docs_url="/internal/docs", openapi_url="/v1/openapi.json", redoc_url="/v1/redoc")
     replace_docs_pages(app)
     assert '"url": "../v1/openapi.json"' in page_of(app, "/internal/docs")[0]
@@ -136,7 +136,7 @@ def test_files_of_this_server_are_allowed_by_self() -> None:
     assert allowed["script-src"][0] == allowed["style-src"][0] == "'self'"
 
 
-def test_names_and_parameters_are_text() -> None:
+def test_names_and_parameters_are_escaped() -> None:
     end = "</title></script><script>alert(1)</script>"
     app = FastAPI(title=end, swagger_ui_parameters={"filter": end})
     replace_docs_pages(app)

@@ -77,14 +77,14 @@ def test_every_sqlstate_has_its_status(method: str) -> None:
     assert create_probe("after")["name"] == "after"
 
 
-def test_every_class_of_sqlstates_was_decided() -> None:
+def test_every_class_of_sqlstates_has_an_entry() -> None:
     assert {code[:2] for code in KNOWN} <= set(SQLSTATES)
     assert {code for code in SQLSTATES if len(code) == 5} <= set(KNOWN)
 
 
 @pytest.mark.usefixtures("raised")
 @pytest.mark.parametrize("code", ["ZZ000", "22ZZZ", "A0001"])
-def test_a_sqlstate_that_postgresql_does_not_know_is_ours(code: str) -> None:
+def test_an_unknown_sqlstate_is_a_500(code: str) -> None:
     assert call("POST", f"/test/raise/{code}").status == 500
 
 
@@ -145,7 +145,7 @@ WRITES = {
 
 @pytest.mark.usefixtures("_shop")
 @pytest.mark.parametrize("name", WRITES)
-def test_a_write_is_refused_as_the_client_s_or_as_ours(
+def test_a_failed_write_is_a_4xx_or_a_500_by_its_cause(
     name: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     statement, status = WRITES[name]
@@ -164,7 +164,7 @@ READS = ["SELECT 1 / 0", "SELECT 'x'::text::int", "SELECT 'x'::text::timestamptz
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("statement", READS)
-def test_a_value_that_a_read_meets_is_not_the_client_s(
+def test_an_invalid_stored_value_is_a_500_of_a_read(
     statement: str, method: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/read")
@@ -177,7 +177,7 @@ def test_a_value_that_a_read_meets_is_not_the_client_s(
     assert record.exc_info
 
 
-def test_a_check_of_the_database_refuses_what_passed_the_api(app: FastAPI) -> None:
+def test_a_value_that_only_the_database_refuses_is_a_422(app: FastAPI) -> None:
     @app.post("/test/past")
     async def _route(session: SessionDep) -> None:
         session.execute(text("INSERT INTO probes (name) VALUES ('')"))
@@ -267,7 +267,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_program_is_a_500(name: str, app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_program_is_a_500(name: str, app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     @app.post("/test/mistake")
     async def _route(session: SessionDep) -> None:
         MISTAKES[name](session)
@@ -281,7 +281,7 @@ def test_a_mistake_in_the_program_is_a_500(name: str, app: FastAPI, caplog: pyte
 # --- and an outage does not look like a mistake ---
 
 
-def test_a_database_that_is_gone_is_503_and_liveness_stays() -> None:
+def test_an_unreachable_database_is_503_and_liveness_succeeds() -> None:
     code = (
         "from tests.support.client import call;"
         "answers = [call('GET', path) for path in ('/health/live', '/health/ready', '/probes/')];"
@@ -293,7 +293,7 @@ def test_a_database_that_is_gone_is_503_and_liveness_stays() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-def test_a_connection_that_has_closed_itself_is_503(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_connection_that_the_driver_closed_is_503(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     """The driver closes a connection whose state is in doubt; it has no SQLSTATE for what is asked of it then."""
 
     @app.post("/test/closed")
@@ -308,7 +308,7 @@ def test_a_connection_that_has_closed_itself_is_503(app: FastAPI, caplog: pytest
     assert create_probe("after")["name"] == "after"
 
 
-def test_a_database_that_takes_no_connections_is_503_and_the_log_says_why(
+def test_a_database_that_refuses_connections_is_503_and_the_log_has_the_reason(
     server_url: str, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """55000, which is otherwise a statement's fault: this one ends the session (severity FATAL)."""
@@ -365,7 +365,7 @@ def _delete(session: Any, document: Document) -> None:
 @pytest.mark.usefixtures("_document")
 @pytest.mark.parametrize("change", [_change, _change_and_flush, _delete])
 @pytest.mark.parametrize(("headers", "status"), [([], 409), ([("if-match", '"1"')], 412), ([("if-match", "*")], 412)])
-def test_a_lost_race_for_a_version_is_the_client_s_to_repeat(
+def test_a_lost_race_for_a_version_is_409_or_412(
     change: Any, headers: list[tuple[str, str]], status: int, app: FastAPI, database: Any
 ) -> None:
     @app.post("/test/documents")

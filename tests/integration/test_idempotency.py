@@ -40,7 +40,7 @@ def same(one: Response, other: Response) -> bool:
     )
 
 
-def test_the_same_key_and_body_get_the_same_answer_and_one_row(database: Any) -> None:
+def test_the_same_key_and_body_get_the_same_response_and_store_one_row(database: Any) -> None:
     first = post()
     assert first.status == 201
     assert same(post(), first)
@@ -48,7 +48,7 @@ def test_the_same_key_and_body_get_the_same_answer_and_one_row(database: Any) ->
     assert stored(database) == 1
 
 
-def test_the_answer_is_the_first_one_also_when_the_probe_has_changed_or_gone(database: Any) -> None:
+def test_the_first_response_is_returned_after_the_probe_was_changed_or_deleted(database: Any) -> None:
     first = post()
     call("PATCH", probe_path(1), {"name": "Torch"})
     assert same(post(), first)
@@ -63,7 +63,7 @@ def test_another_body_with_the_same_key_is_422(database: Any) -> None:
     assert stored(database) == 1
 
 
-def test_without_a_key_or_with_another_it_is_another_item(database: Any) -> None:
+def test_a_request_without_a_key_or_with_another_key_creates_another_probe(database: Any) -> None:
     for key in (None, None, "key-1", "key-2"):
         assert post(key).status == 201
     assert stored(database) == 4
@@ -77,7 +77,7 @@ def test_a_key_that_is_not_printable_ascii_of_1_to_255_characters_is_refused(key
     assert stored(database) == 0
 
 
-def test_a_failed_first_try_does_not_burn_the_key(database: Any) -> None:
+def test_a_failed_request_does_not_use_up_the_key(database: Any) -> None:
     assert post(body={"name": ""}).status == 422
     database.run("ALTER TABLE probes ADD CONSTRAINT refuses CHECK (name <> 'Lamp')")
     try:
@@ -88,7 +88,7 @@ def test_a_failed_first_try_does_not_burn_the_key(database: Any) -> None:
     assert stored(database) == 1
 
 
-def test_an_answer_that_was_lost_after_the_commit_is_given_again(proxy: Proxy, database: Any) -> None:
+def test_a_response_that_was_lost_after_the_commit_is_returned_again(proxy: Proxy, database: Any) -> None:
     """The connection breaks under the COMMIT, which the server may have done or not: the client asks again."""
     post("warm")
     for cut in (0, 1, 5, 6, 12, 20):
@@ -112,7 +112,7 @@ def test_a_key_expires(database: Any) -> None:
     assert same(post(body={"name": "Torch"}), second)
 
 
-def test_expired_keys_go_when_new_ones_come(database: Any) -> None:
+def test_new_keys_delete_expired_keys(database: Any) -> None:
     for number in range(25):
         post(f"old-{number}")
     database.run("UPDATE idempotency_keys SET expires_at = now() - interval '1 second'")
@@ -121,7 +121,7 @@ def test_expired_keys_go_when_new_ones_come(database: Any) -> None:
     assert database.run("SELECT count(*) FROM idempotency_keys") == [[3]]
 
 
-def test_how_long_a_key_is_kept_is_a_setting(database: Any, serve: Callable[..., object]) -> None:
+def test_the_lifetime_of_a_key_is_a_setting(database: Any, serve: Callable[..., object]) -> None:
     serve(idempotency_ttl=120)
     post()
     seconds = "SELECT extract(epoch FROM expires_at - now())::int FROM idempotency_keys"
@@ -139,7 +139,7 @@ for number in range(20):
 """
 
 
-def test_many_processes_with_the_same_keys_get_the_same_answers_and_store_one_row_each(database: Any) -> None:
+def test_concurrent_requests_with_one_key_get_one_response_and_store_one_row(database: Any) -> None:
     command = [sys.executable, "-c", RETRIES]
     clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in range(4)]
     answers = {client.communicate(timeout=60)[0] for client in clients}
@@ -167,7 +167,7 @@ def below(base_path: str) -> Received:
     return send(event)
 
 
-def test_a_stored_response_s_location_is_below_the_stage_or_base_path_of_the_request_that_asks(
+def test_the_location_of_a_stored_response_has_the_prefix_of_the_second_request(
     serve: Callable[..., object], database: Any
 ) -> None:
     serve(base_path="/shop")
@@ -179,9 +179,7 @@ def test_a_stored_response_s_location_is_below_the_stage_or_base_path_of_the_req
 
 
 @pytest.mark.parametrize("location", ["/devices/1", "https://other.example/dev/1", "dev/1", "", "/"])
-def test_a_location_that_is_not_below_the_stage_is_given_again_as_it_was(
-    location: str, serve: Callable[..., FastAPI]
-) -> None:
+def test_a_location_without_the_stage_is_returned_unchanged(location: str, serve: Callable[..., FastAPI]) -> None:
     def add(app: FastAPI) -> None:
         router = APIRouter(route_class=ApiRoute)
 
@@ -305,7 +303,7 @@ def test_a_key_belongs_to_its_method_path_and_query(serve: Callable[..., FastAPI
     assert len(called) == 3
 
 
-def test_a_key_of_a_route_that_cannot_store_its_response_is_an_error_that_says_so(
+def test_a_key_of_a_plain_route_is_an_error_that_names_the_route_class(
     serve: Callable[..., FastAPI], caplog: pytest.LogCaptureFixture
 ) -> None:
     def add(app: FastAPI) -> None:

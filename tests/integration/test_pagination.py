@@ -213,7 +213,7 @@ KEYS += ["customer,id", "day,count", "status,is_gift,price,placed_at,id"]
 
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("descending", [False, True], ids=["ascending", "descending"])
-def test_pages_give_every_row_once_in_the_order_of_any_keys(
+def test_pages_have_every_row_once_in_the_order_of_any_keys(
     keys: str, descending: bool, serve: Serve, orders: list[Order]
 ) -> None:
     serve(add_orders)
@@ -241,7 +241,7 @@ FILTERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_pages_of_a_filtered_list_give_what_a_single_page_gives(
+def test_pages_of_a_filtered_list_have_the_rows_of_a_single_page(
     filters: dict[str, Any], serve: Serve, orders: list[Order]
 ) -> None:
     serve(add_orders)
@@ -327,7 +327,7 @@ def test_the_limit_the_order_of_parameters_and_the_spelling_of_a_filter_may_chan
     assert orders
 
 
-def test_a_cursor_is_good_behind_every_stage(serve: Serve, orders: list[Order]) -> None:
+def test_a_cursor_is_valid_behind_every_stage(serve: Serve, orders: list[Order]) -> None:
     serve(add_orders)
     cursor = listed(limit=1).json["next_cursor"]
     event = EVENT_SOURCES["REST API"](Sent("GET", "/orders/", f"limit=1&cursor={cursor}"))
@@ -350,7 +350,7 @@ def test_a_cursor_is_good_behind_every_stage(serve: Serve, orders: list[Order]) 
         ("status,day", "Order.status, Order.day: the keys of a list must contain those of a primary key"),
     ],
 )
-def test_keys_that_cannot_say_where_a_page_starts_are_a_type_error(keys: str, message: str) -> None:
+def test_keys_that_do_not_determine_the_start_of_a_page_are_a_type_error(keys: str, message: str) -> None:
     request = Request({"type": "http", "path": "/orders/", "root_path": ""})
     with pytest.raises(TypeError, match=f"^{message}"):
         Keyset(PageQuery(), request, *(getattr(Order, name) for name in keys.split(",")))
@@ -422,7 +422,7 @@ def add_list(statement: Any, path: str = "/ordered/") -> Callable[[FastAPI], Non
     return add
 
 
-def test_the_order_of_a_statement_gives_way_to_the_keys(serve: Serve, orders: list[Order]) -> None:
+def test_the_keys_replace_the_order_of_a_statement(serve: Serve, orders: list[Order]) -> None:
     serve(add_list(select(Order).order_by(Order.name.desc())))
     page, found = listed("/ordered/", limit=7), []
     found += page.json[ELEMENTS]
@@ -432,7 +432,7 @@ def test_the_order_of_a_statement_gives_way_to_the_keys(serve: Serve, orders: li
     assert [one["id"] for one in found] == sorted(order.id for order in orders)
 
 
-def test_a_join_that_repeats_an_entity_is_seen_and_ends_no_list_early(serve: Serve, orders: list[Order]) -> None:
+def test_a_join_that_repeats_an_entity_is_an_error(serve: Serve, orders: list[Order]) -> None:
     other = aliased(Order)
     serve(add_list(select(Order).join(other, other.is_gift == Order.is_gift)))
     page = listed("/ordered/", limit=3)
@@ -453,7 +453,7 @@ def test_a_path_is_encoded_in_the_link(serve: Serve, orders: list[Order]) -> Non
     [("count,id", b"[32768,1]"), ("customer,id", b"[2147483648,1]"), ("id", b"[9223372036854775808]")]
     + [("price,id", f'["{price}",1]'.encode()) for price in ("1e200000", "1E-20000", "12345678901.00", "NaN")],
 )
-def test_a_computed_cursor_that_no_column_can_hold_is_refused(
+def test_a_computed_cursor_with_values_out_of_range_is_refused(
     order: str, keys: bytes, serve: Serve, orders: list[Order]
 ) -> None:
     assert orders

@@ -37,7 +37,7 @@ def conditional(method: str, path: str, body: Any = None, **headers: str) -> Res
     return call(method, path, body, headers=[(name.replace("_", "-"), value) for name, value in headers.items()])
 
 
-def test_every_response_that_is_one_probe_has_its_version_as_a_strong_etag() -> None:
+def test_every_response_with_one_probe_has_its_version_as_a_strong_etag() -> None:
     assert call("POST", "/probes/", {"name": "Lamp"}).headers["etag"] == '"1"'
     assert call("PATCH", probe_path(1), {"name": "Torch"}).headers["etag"] == '"2"'
     assert call("PUT", probe_path(1), {"name": "Torch"}).headers["etag"] == '"3"'
@@ -46,14 +46,14 @@ def test_every_response_that_is_one_probe_has_its_version_as_a_strong_etag() -> 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", ['"1"', '"7", "1"', '"other","1"', "*", ' "1" ', ',"7",, "1" ,', 'W/"7"\t,"1"'])
-def test_a_change_to_the_version_that_was_expected_is_made(method: str, body: Any, tags: str) -> None:
+def test_a_change_to_the_expected_version_succeeds(method: str, body: Any, tags: str) -> None:
     create_probe()
     assert conditional(method, probe_path(1), body, if_match=tags).status in (200, 204)
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", [*OTHER_TAGS, *NO_TAGS])
-def test_a_change_to_another_version_is_412_and_is_not_made(method: str, body: Any, tags: str) -> None:
+def test_a_change_to_another_version_is_412_and_changes_nothing(method: str, body: Any, tags: str) -> None:
     probe = create_probe()
     assert conditional(method, probe_path(1), body, if_match=tags).status == 412
     assert call("GET", probe_path(1)).json == probe
@@ -71,7 +71,7 @@ def test_a_version_that_the_client_has_is_304_without_a_body(tags: str) -> None:
     assert (response.status, response.body, response.headers["etag"]) == (304, b"", '"1"')
 
 
-def test_a_version_that_the_client_has_not_is_sent() -> None:
+def test_a_version_that_the_client_lacks_is_returned() -> None:
     probe = create_probe()
     for tags in ('"2"', "1", "", "nonsense", 'w/"1"', 'x"1"', '"1" "2"'):
         assert conditional("GET", probe_path(1), if_none_match=tags).json == probe
@@ -79,7 +79,7 @@ def test_a_version_that_the_client_has_not_is_sent() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("tags", [*OTHER_TAGS, *NO_TAGS])
-def test_a_read_of_another_version_than_if_match_names_is_412(method: str, tags: str) -> None:
+def test_a_read_of_another_version_than_in_if_match_is_412(method: str, tags: str) -> None:
     create_probe()
     response = conditional(method, probe_path(1), if_match=tags)
     assert response.status == 412
@@ -89,7 +89,7 @@ def test_a_read_of_another_version_than_if_match_names_is_412(method: str, tags:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("tags", ['"1"', '"7", "1"', "*", ',"7",, "1" ,'])
-def test_a_read_of_the_version_that_if_match_names_is_answered(method: str, tags: str) -> None:
+def test_a_read_of_the_version_in_if_match_succeeds(method: str, tags: str) -> None:
     create_probe()
     assert conditional(method, probe_path(1), if_match=tags).status == 200
 
@@ -129,7 +129,7 @@ def test_a_list_ignores_preconditions_since_it_has_no_version(headers: dict[str,
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", ['"1"', 'W/"1"', '"7", "1"', "*"])
-def test_a_change_to_a_version_that_must_not_be_there_is_412_and_is_not_made(method: str, body: Any, tags: str) -> None:
+def test_a_change_to_a_version_in_if_none_match_is_412_and_changes_nothing(method: str, body: Any, tags: str) -> None:
     probe = create_probe()
     assert conditional(method, probe_path(1), body, if_none_match=tags).status == 412
     assert conditional(method, probe_path(1), body, if_match='"1"', if_none_match=tags).status == 412
@@ -139,7 +139,7 @@ def test_a_change_to_a_version_that_must_not_be_there_is_412_and_is_not_made(met
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", ['"2"', "nonsense"])
-def test_a_change_to_another_version_than_must_not_be_there_is_made(method: str, body: Any, tags: str) -> None:
+def test_a_change_to_a_version_outside_if_none_match_succeeds(method: str, body: Any, tags: str) -> None:
     create_probe()
     assert conditional(method, probe_path(1), body, if_match='"3"', if_none_match=tags).status == 412
     assert conditional(method, probe_path(1), body, if_none_match=tags).status in (200, 204)
@@ -168,7 +168,7 @@ print(wins)
 """
 
 
-def test_of_many_processes_that_change_a_version_one_wins() -> None:
+def test_one_of_many_concurrent_changes_to_a_version_succeeds() -> None:
     create_probe()
     command = [sys.executable, "-c", RACE]
     racers = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, env=os.environ) for n in range(4)]

@@ -63,12 +63,12 @@ BODIES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_bad_body_is_refused(name: str, database: Any) -> None:
+def test_an_invalid_body_is_422(name: str, database: Any) -> None:
     expected = (413,) if name == "oversized" else (400, 422)
     assert_refused(call("POST", "/items/", BODIES[name]), database, *expected)
 
 
-def test_many_mistakes_of_one_kind_are_one() -> None:
+def test_repeated_errors_are_reported_once() -> None:
     body = {"name": "Lamp"} | {f"{number:x}": 1 for number in range(20_000)}
     response = call("POST", "/items/", body)
     assert response.status == 422
@@ -77,7 +77,7 @@ def test_many_mistakes_of_one_kind_are_one() -> None:
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 @pytest.mark.parametrize("name", [n for n in BODIES if n != "no name"])
-def test_a_bad_change_leaves_the_item_as_it_was(method: str, name: str) -> None:
+def test_an_invalid_change_does_not_change_the_item(method: str, name: str) -> None:
     item = create()
     response = call(method, f"/items/{item['id']}", BODIES[name])
     assert response.status in (400, 413, 422), response.body
@@ -110,7 +110,7 @@ def test_an_id_out_of_range_is_refused(item_id: str, database: Any) -> None:
     assert stored(database) == 0
 
 
-def test_the_longest_valid_body_is_stored_in_whatever_way_it_is_spelled() -> None:
+def test_the_longest_valid_body_is_stored_in_every_spelling() -> None:
     body = json.dumps({"name": "\U0001f4a1" * NAME, "description": "\U0001f4a1" * DESCRIPTION}).encode()
     response = call("POST", "/items/", body)
     assert response.status == 201

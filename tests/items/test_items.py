@@ -10,7 +10,7 @@ from tests.support.client import call
 PROBLEM = "application/problem+json"
 
 
-def test_a_created_item_is_answered_with_its_location_and_can_be_read() -> None:
+def test_a_created_item_has_a_location_and_can_be_read() -> None:
     created = call("POST", "/items/", {"name": "Lamp", "description": "A desk lamp"})
     assert created.status == 201
     assert created.headers["location"] == f"/items/{created.json['id']}"
@@ -27,7 +27,7 @@ def test_times_are_utc_with_their_zone() -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", item[field])
 
 
-def test_a_missing_item_is_404_whatever_the_method() -> None:
+def test_a_missing_item_is_404_with_every_method() -> None:
     for method, body in [
         ("GET", None),
         ("PATCH", {"name": "x"}),
@@ -49,7 +49,7 @@ def test_the_collection_without_its_slash_is_a_redirect_that_keeps_method_and_qu
     assert call("GET", "/items/").json["items"] == []
 
 
-def test_patch_changes_only_what_it_names() -> None:
+def test_patch_changes_only_the_given_fields() -> None:
     item = create("Lamp", "A desk lamp")
     changed = call("PATCH", f"/items/{item['id']}", {"name": "Torch"})
     assert changed.status == 200

@@ -42,7 +42,7 @@ def test_postgresql_rejects_a_row_that_the_api_cannot_represent(column: str, val
 
 
 @pytest.mark.parametrize(("column", "value"), [(name, value) for name, values in SHOWN.items() for value in values])
-def test_a_row_that_postgresql_accepts_is_shown_listed_and_changed(column: str, value: str, database: Any) -> None:
+def test_a_row_that_postgresql_accepts_can_be_read_listed_and_changed(column: str, value: str, database: Any) -> None:
     database.run(INSERT.format(column, value))
     listed = call("GET", "/items/")
     assert listed.status == 200
@@ -53,7 +53,7 @@ def test_a_row_that_postgresql_accepts_is_shown_listed_and_changed(column: str, 
     assert (changed.status, changed.json["version"]) == (200, item["version"] + 1)
 
 
-def test_the_last_version_that_an_integer_holds_is_shown_and_can_be_deleted(database: Any) -> None:
+def test_the_largest_version_can_be_read_and_deleted(database: Any) -> None:
     database.run(INSERT.format("version", "2147483647"))
     item = call("GET", "/items/").json["items"][0]
     assert call("PATCH", f"/items/{item['id']}", {"name": "Torch"}).status == 422

@@ -1,4 +1,4 @@
-"""Calls the Lambda handler as API Gateway does, and reads its answer as a client does."""
+"""Calls the Lambda handler as API Gateway does, and parses its response as a client does."""
 
 import json
 import re

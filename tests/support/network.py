@@ -27,7 +27,7 @@ class Network:
         self._change("add chain inet lost output { type filter hook output priority 0; }")
 
     def drop(self, port: int) -> None:
-        """Lose each packet from and to a TCP port, from now on, without a word to either side."""
+        """Lose each packet from and to a TCP port, from now on, without an error to either side."""
         self._change(f"add rule inet lost output tcp dport {port} drop")
         self._change(f"add rule inet lost output tcp sport {port} drop")
 
