@@ -1,4 +1,4 @@
-"""A page that is too large for its event source has the probes that fit, and the cursors give every probe once."""
+"""A page that is too large for its event source has the probes that fit, and the pages have every probe once."""
 
 import json
 from collections.abc import Callable

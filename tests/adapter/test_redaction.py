@@ -1,4 +1,4 @@
-"""No log record quotes a row, a parameter or what a client sent; each still says what failed, and where."""
+"""No log record quotes a row, a parameter or text of a client, and each record has the error's type and traceback."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ MARK = "MARKED"  # in everything that no log may show
 
 
 class Local(DeclarativeBase):
-    """Beside the application's own metadata."""
+    """A base class of this module, separate from the application's metadata."""
 
 
 class Secret(Local):
@@ -63,7 +63,7 @@ def _secrets(database: Any) -> Iterator[None]:
 
 
 def duplicate(session: Session) -> None:
-    """PostgreSQL's detail is Key (name)=(MARKED) already exists. The statement has a literal, too."""
+    """PostgreSQL's detail is Key (name)=(MARKED) already exists. The statement also has a literal."""
     session.execute(text(f"INSERT INTO secrets SELECT :name WHERE '{MARK}' <> ''"), {"name": MARK})
 
 
@@ -73,7 +73,7 @@ def duplicate_as_parameter(session: Session) -> None:
 
 
 class StorageError(Exception):
-    """An application's own."""
+    """An exception of the application."""
 
 
 # --- chains ---
@@ -154,7 +154,7 @@ def in_a_circle(session: Session) -> None:
         raise reason from error
 
 
-# --- what the server, SQLAlchemy, pydantic and Python write ---
+# --- texts of the server, SQLAlchemy, pydantic and Python ---
 
 
 def a_function_s_message(session: Session) -> None:
@@ -286,7 +286,7 @@ FAILURES: dict[Callable[[Session], None], list[str]] = {
 
 
 def as_lambda_formats(records: list[logging.LogRecord]) -> str:
-    """What the runtime of Lambda writes: type, text and traceback of a record's exception."""
+    """The text that Lambda's runtime writes: type, text and traceback of a record's exception."""
     runtime = pytest.importorskip("awslambdaric.lambda_runtime_log_utils", reason="the runtime is not installed")
     formatter = runtime.JsonFormatter()
     return "".join(formatter.format(record) for record in records)
@@ -315,7 +315,7 @@ def test_a_failure_is_logged_with_types_and_traceback_and_without_values(
 
 
 def test_the_tables_of_the_application_are_named(app: FastAPI, caplog: pytest.LogCaptureFixture, database: Any) -> None:
-    """A flush has no line of the route in its traceback: the statement says what it stored."""
+    """The traceback of a flush has no line of the route, so the statement is shown."""
     database.run(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '%', NEW.name; END $$;"
         "CREATE TRIGGER refuse BEFORE INSERT ON probes FOR EACH ROW EXECUTE FUNCTION refuse()"
@@ -426,7 +426,7 @@ WAYS: dict[str, Callable[[Exception], None]] = {
 }
 
 
-# What no record can be redacted of: it has text, and no exception.
+# A record with text and without an exception cannot be redacted.
 TEXTS: dict[str, Callable[[Exception], None]] = {
     "in an f-string": lambda error: logger.error(f"it failed: {error}"),  # noqa: G004 - what is tested
     "as a repr in an f-string": lambda error: logger.error(f"it failed: {error!r}"),  # noqa: G004
@@ -457,7 +457,7 @@ def test_a_database_error_is_logged_without_values_in_every_way_of_logging(
 
 
 class Stop(BaseException):
-    """What no exception handler of the application answers."""
+    """An exception that no exception handler of the application handles."""
 
 
 def test_log_records_of_mangum_are_redacted(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""What an operator sees of a request: one line with what it cost, an ERROR where the service failed, and no secret."""
+"""The request log: one line for each request with its costs, level ERROR where the service failed, and no secrets."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ MARK = "MARKED"  # in everything that a client or an operator would not want to 
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[request_log.RequestLog]:
-    """What the handler says of each request from here on."""
+    """The records of the request log from here on."""
     found: list[request_log.RequestLog] = []
     monkeypatch.setattr(request_log, "sinks", [found.append])
     return found
@@ -47,9 +47,9 @@ def test_a_request_is_one_line(lines: list[request_log.RequestLog]) -> None:
     probe = create_probe()
     lines.clear()
     context = Context()
-    answer = call("GET", f"/probes/{probe['id']}", context=context)
+    response = call("GET", f"/probes/{probe['id']}", context=context)
     (line,) = lines
-    assert line["requestId"] == context.aws_request_id == answer.headers["x-request-id"]
+    assert line["requestId"] == context.aws_request_id == response.headers["x-request-id"]
     assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/probes/{probe_id}", 200, "INFO")
     assert 0 < line["DatabaseTime"] < line["Duration"] < 10_000
     assert 0 < line["remainingTime"] < 10_000
@@ -89,10 +89,10 @@ def test_the_route_is_named_by_its_template(
 def test_a_request_without_a_route_is_logged(
     event: Any, method: str, status: int, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = invoke(event)
+    response = invoke(event)
     (line,) = lines
     assert (line["method"], line["route"], line["status"], line["level"]) == (method, "other", status, "INFO")
-    assert line["requestId"] == answer.headers["x-request-id"]
+    assert line["requestId"] == response.headers["x-request-id"]
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 
 
@@ -108,14 +108,14 @@ def test_an_event_that_is_not_http_is_not_logged_as_a_request(lines: list[reques
 def test_the_log_and_the_response_have_the_same_id_without_a_context(lines: list[request_log.RequestLog]) -> None:
     from handler.main import handler
 
-    answer = handler(http_event("GET", "/nowhere", "", [], b""), None)
-    assert answer is not None
+    response = handler(http_event("GET", "/nowhere", "", [], b""), None)
+    assert response is not None
     (line,) = lines
-    assert line["requestId"] == answer["headers"]["x-request-id"] == json.loads(answer["body"])["request_id"]
+    assert line["requestId"] == response["headers"]["x-request-id"] == json.loads(response["body"])["request_id"]
     assert line["remainingTime"] is None
 
 
-# --- what it cost ---
+# --- costs ---
 
 
 @pytest.mark.parametrize(
@@ -318,9 +318,9 @@ def test_a_connection_lost_in_a_transaction_is_one_error_line(
     assert not record.exc_info
 
 
-# --- nothing that is not ours to repeat ---
+# --- no text of clients or rows ---
 
-# A failure shows what it shows; making it smaller would take minutes.
+# Hypothesis would take minutes to shrink a failure.
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
 
@@ -361,7 +361,7 @@ def test_no_log_line_contains_values_that_the_server_quotes(
     assert MARK not in caplog.text
 
 
-# --- under the runtime that Lambda has ---
+# --- in Lambda's runtime ---
 
 RUNTIME = """
 import json, logging, os, sys
@@ -378,7 +378,7 @@ class Service:
             sys.exit()
         return SimpleNamespace(**json.loads(line))
     def post_invocation_result(self, invoke_id, result, *_):
-        answers.write(json.dumps({"id": invoke_id, "answer": json.loads(result)}) + "\\n")
+        responses.write(json.dumps({"id": invoke_id, "response": json.loads(result)}) + "\\n")
 
 import tests.support.resources
 from handler import app as application
@@ -399,7 +399,7 @@ def create_app(settings, create_app=application.create_app):
 
 application.create_app = create_app
 
-with open(sys.argv[1], "w") as answers:
+with open(sys.argv[1], "w") as responses:
     bootstrap.run("handler.main.handler", Service())
 """
 # AWS_LAMBDA_LOG_FORMAT is what LogFormat in template.yaml sets.
@@ -414,7 +414,7 @@ LAMBDA = {
 def under_the_runtime(
     folder: Path, *requests: tuple[str, str, bytes], **environment: str
 ) -> tuple[list[Any], list[Any]]:
-    """What a cold environment logs, and what it answers."""
+    """The log and the responses of a cold environment."""
     pytest.importorskip("awslambdaric", reason="the runtime interface client is not installed")
     invocations = [
         {
@@ -432,7 +432,7 @@ def under_the_runtime(
         for number, (method, path, body) in enumerate(requests)
     ]
     done = subprocess.run(
-        [sys.executable, "-c", RUNTIME, str(folder / "answers")],
+        [sys.executable, "-c", RUNTIME, str(folder / "responses")],
         cwd=ROOT,
         env=os.environ | LAMBDA | environment,
         input="".join(json.dumps(one) + "\n" for one in invocations),
@@ -442,9 +442,9 @@ def under_the_runtime(
         check=True,
     )
     assert done.stderr == ""
-    answers = [json.loads(line) for line in (folder / "answers").read_text().splitlines()]
-    assert [one["id"] for one in answers] == [one["invoke_id"] for one in invocations]
-    return [json.loads(line) for line in done.stdout.splitlines()], answers
+    responses = [json.loads(line) for line in (folder / "responses").read_text().splitlines()]
+    assert [one["id"] for one in responses] == [one["invoke_id"] for one in invocations]
+    return [json.loads(line) for line in done.stdout.splitlines()], responses
 
 
 HEADERS = [("content-type", "application/json"), ("authorization", f"Bearer {MARK}"), ("cookie", f"session={MARK}")]
@@ -544,7 +544,7 @@ def test_metrics_follow_the_embedded_metric_format(monkeypatch: pytest.MonkeyPat
         assert metric.keys() == {"Name", "Unit"}
         assert metric["Unit"] in UNITS
         assert type(root[metric["Name"]]) in (int, float)
-    # Lambda's own, for a line that is not of its logger
+    # Lambda's rules for a line of JSON
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", root["timestamp"])
 
 

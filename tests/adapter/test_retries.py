@@ -21,8 +21,8 @@ from tests.support.proxy import Proxy
 
 KEY = ("idempotency-key", "3f8e2c1a")
 ATTEMPTS = 9  # the first, and 8 repeats
-# Raises where PostgreSQL would find out about a lost race: at COMMIT, or in a statement. A sequence is not rolled back,
-# so it counts the attempts.
+# Raises where PostgreSQL detects a lost race: at COMMIT, or in a statement. A sequence counts the attempts, because it
+# is not rolled back.
 LOSE = """
 CREATE SEQUENCE races;
 CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -50,7 +50,7 @@ def races(database: Any) -> Iterator[Races]:
 
 @pytest.fixture
 def warm(configure: Callable[..., None]) -> None:
-    """Connect, and use the connection without another check, however slow the machine is."""
+    """Connect, and use the connection without another check, so that a slow machine does not add a round trip."""
     configure(idle_check=300)
     assert call("GET", "/health/ready").status == 200
 
@@ -105,7 +105,7 @@ def test_a_race_that_is_always_lost_is_503_after_eight_repeats_and_stores_nothin
     assert [(line["status"], line["repeats"]) for line in logged_requests] == [(503, ATTEMPTS - 1)]
     assert names(database) == []
     database.run("ALTER TABLE probes DISABLE TRIGGER lose")
-    assert post(*headers).status == 201, "the key is not taken by a request that has failed"
+    assert post(*headers).status == 201, "a failed request does not keep the key"
     assert names(database) == ["Lamp"]
 
 
@@ -123,7 +123,7 @@ def test_the_log_line_has_the_number_of_repeats(
 def test_a_request_that_loses_a_race_of_two_transactions_is_run_again(
     include: Callable[..., None], database: Any, logged_requests: list[dict[str, Any]]
 ) -> None:
-    """Write skew: each counts, then adds (PostgreSQL manual, 13.2.3 "Serializable Isolation Level")."""
+    """Write skew: each transaction counts, then inserts (PostgreSQL manual, 13.2.3 "Serializable Isolation Level")."""
     count = "SELECT count(*) FROM probes"
 
     async def endpoint(session: SessionDep) -> int:
@@ -177,7 +177,7 @@ def test_a_commit_in_doubt_is_never_repeated(
 def test_a_route_that_is_not_repeatable_is_never_repeated(
     when: str, include: Callable[..., None], races: Races, database: Any
 ) -> None:
-    """It may have sent a message, or called another service."""
+    """The route may have sent a message, or called another service."""
     calls = []
 
     async def endpoint(session: SessionDep) -> None:

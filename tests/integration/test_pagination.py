@@ -41,7 +41,7 @@ Serve = Callable[..., FastAPI]
 
 
 class TestBase(Base):
-    """Entities of this file alone: not in the metadata that migrations and other tests read."""
+    """Entities of this module, outside the metadata that migrations and other tests read."""
 
     __abstract__ = True
     __test__ = False
@@ -115,7 +115,7 @@ def _table() -> Iterator[None]:
 
 @pytest.fixture
 def orders() -> Iterator[list[Order]]:
-    """Forty orders, in which each value but the ids and tokens stands several times."""
+    """Forty orders. Each value except the ids and tokens occurs several times."""
     choice = random.Random(1)
     moments = [datetime(2026, 3, 29, 1, 59, 59, 999_999, UTC) + timedelta(microseconds=number) for number in range(7)]
     with Session(engine, expire_on_commit=False) as session:
@@ -338,7 +338,7 @@ def test_a_cursor_is_valid_behind_every_stage(serve: Serve, orders: list[Order])
     assert orders
 
 
-# What cannot be the keys of a list.
+# Invalid keys of a list.
 
 
 @pytest.mark.parametrize(

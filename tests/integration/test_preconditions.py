@@ -109,7 +109,7 @@ def test_if_match_is_evaluated_before_if_none_match(if_match: str, if_none_match
 
 @pytest.mark.parametrize("headers", [{"if_match": '"1"'}, {"if_match": "*"}, {"if_none_match": "*"}])
 def test_a_condition_on_a_read_of_a_missing_probe_is_404(headers: dict[str, str]) -> None:
-    """The conditions are evaluated only where the response without them would be a success (RFC 9110, 13.2.1)."""
+    """The conditions are evaluated only where the response would be a success without them (RFC 9110, 13.2.1)."""
     assert conditional("GET", probe_path(1), **headers).status == 404
 
 

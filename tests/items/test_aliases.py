@@ -1,4 +1,4 @@
-"""An item's path has its id in canonical decimals: any other spelling of the number is refused."""
+"""An item's path has its id in canonical decimals. Other spellings of the number are refused."""
 
 from typing import Any
 

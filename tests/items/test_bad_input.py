@@ -1,4 +1,4 @@
-"""Bad input is a 4xx that says what is wrong and echoes nothing; no row is stored and the next request is right."""
+"""Invalid input is a 4xx that names the problem and repeats no input. No row is stored, and the next request works."""
 
 import json
 from typing import Any

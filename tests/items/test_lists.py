@@ -1,4 +1,4 @@
-"""Lists: order, search, and pages that stay where they are while rows come and go."""
+"""Lists: order, search, and pages that are stable while rows are inserted and deleted."""
 
 import random
 from typing import Any

@@ -29,8 +29,8 @@ class Response:
 
 def invoke(event: Any, context: Context | None = None) -> Response:
     """One invocation of the real entry point."""
-    answer = http_response(handler(event, context or Context()))
-    return Response(answer.status, dict(answer.headers), answer.body)
+    response = http_response(handler(event, context or Context()))
+    return Response(response.status, dict(response.headers), response.body)
 
 
 def call(  # noqa: PLR0913 - what a request has
