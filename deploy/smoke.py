@@ -2,7 +2,9 @@
 
 SMOKE_TOKEN is an access token with the scopes of the first resource. Without one, a service that asks for tokens is
 only tested for asking. The first resource of docs/openapi.json is created from its example, read, deleted and gone;
-nothing stays. A service without a resource that can be created, read and deleted is only asked for its health.
+nothing stays. If the example conflicts with what is stored, the response is 409: the API, its authorization and the
+database work, and the test ends there. A service without a resource that can be created, read and deleted is only asked
+for its health.
 """
 
 import json
@@ -103,7 +105,11 @@ def smoke(url: str, token: str | None, example: Creation | None, patience: float
     if example is None:
         expect(200, ask(url, "GET", "/health/ready", token=token), "readiness")
         return
-    created = expect(201, ask(url, "POST", example.path, example.body, token=token), "to create")
+    created = ask(url, "POST", example.path, example.body, token=token)
+    if created.status == 409 and "constraint" in json.loads(created.body):  # PostgreSQL has refused the row
+        print(f"smoke: the example of {example.path} is stored already: reading and deleting are not tested")
+        return
+    expect(201, created, "to create")
     path = urlsplit(created.headers["location"]).path.removeprefix(urlsplit(url).path.rstrip("/"))
     try:
         read = expect(200, ask(url, "GET", path, token=token), "to read what was created")

@@ -97,6 +97,17 @@ def test_it_passes_under_a_stage_with_a_token() -> None:
     assert {token for _, path, token in asked if path != "/health/live"} == {"Bearer TOKEN"}
 
 
+def test_an_example_that_is_stored_already_ends_the_test_and_is_not_deleted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[tuple[str, str, str | None]] = []
+    conflict = (409, b'{"status": 409, "constraint": "uq_notes_text"}')
+    with service(GOOD | {("POST", "/notes/"): conflict}, asked) as url:
+        smoke(url, None, EXAMPLE, patience=0)
+    assert [one[:2] for one in asked][-1] == ("POST", "/notes/")
+    assert "smoke: the example of /notes/ is stored already" in capsys.readouterr().out
+
+
 def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothing() -> None:
     asked: list[tuple[str, str, str | None]] = []
     closed: Answers = {("GET", "/health/live"): (401, b""), ("GET", "/health/ready"): (401, b"")}
@@ -110,6 +121,7 @@ def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothin
     [
         (("GET", "/health/live"), (502, b"")),
         (("POST", "/notes/"), (503, b"the reason")),
+        (("POST", "/notes/"), (409, b'{"status": 409}')),
         (("GET", "/notes/1"), (200, b'{"id": 2}')),
         (("GET", "/notes/1"), (404, b"")),
         (("DELETE", "/notes/1"), (500, b"")),
