@@ -37,7 +37,7 @@ def test_every_alarm_has_a_section_that_says_what_it_means_what_to_look_at_and_w
 
 @pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    monkeypatch.setattr(request_log, "sinks", [request_log.cloudwatch_sink("Items")])
+    monkeypatch.setattr(request_log, "sinks", [request_log.cloudwatch_sink("Shop")])
     call("GET", "/health/live")
     return json.loads(capsys.readouterr().out)
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deploy.smoke import OPENAPI, creation
 from tests.infra.conftest import ROOT
 from tests.support.database import free_port
 from tests.support.event_files import (
@@ -60,19 +61,18 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_an_item_lives_and_ends(client: httpx.Client, database: Any) -> None:
-    made = client.post("/items/", json={"name": "Lämpchen"}, headers={"Idempotency-Key": "the-key"})
-    assert (made.status_code, made.headers["location"]) == (201, "/items/1")
-    again = client.post("/items/", json={"name": "Lämpchen"}, headers={"Idempotency-Key": "the-key"})
+def test_an_entity_lives_and_ends(client: httpx.Client) -> None:
+    example = creation(json.loads(OPENAPI.read_text()))
+    if example is None:
+        pytest.skip("no resource can be created, read and deleted")
+    made, again = (client.post(example.path, json=example.body, headers={"Idempotency-Key": "key"}) for _ in range(2))
+    assert made.status_code == 201
     assert (again.status_code, again.json()) == (201, made.json())
-    assert client.get("/health/ready").json() == made.json()
-    changed = client.patch("/items/1", json={"description": "ä"}, headers={"If-Match": made.headers["etag"]})
-    assert changed.json()["description"] == "ä"
-    assert client.get("/items/", params={"q": "lämp"}).json()["items"] == [changed.json()]
-    assert client.delete("/items/1").status_code == 204
-    gone = client.get("/health/ready")
+    path = made.headers["location"]
+    assert client.get(path).json() == made.json()
+    assert client.delete(path).status_code == 204
+    gone = client.get(path)
     assert (gone.status_code, gone.headers["content-type"]) == (404, "application/problem+json")
-    assert database.run("SELECT count(*) FROM items") == [[0]]
 
 
 def test_every_path_and_method_reaches_the_function(client: httpx.Client) -> None:

