@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "adding-a-resource.md").read_text()
@@ -24,6 +25,12 @@ def test_a_block_of_python_is_a_part_of_the_example_s_file(title: str, code: str
 @pytest.mark.parametrize("name", ["models.py", "schemas.py", "queries.py", "routes.py", "0004_orders.py"])
 def test_the_guide_shows_a_part_of_every_file(name: str) -> None:
     assert any(f'/{name}"' in title for title, _ in BLOCKS)
+
+
+def test_the_migration_follows_one_that_the_service_has() -> None:
+    migration = (ROOT / "examples" / "migrations" / "0004_orders.py").read_text()
+    (previous,) = re.findall(r'^down_revision = "(\w+)"$', migration, re.MULTILINE)
+    assert previous in {script.revision for script in ScriptDirectory("handler/migrations").walk_revisions()}
 
 
 def test_every_link_of_the_guide_to_the_example_leads_to_a_file() -> None:

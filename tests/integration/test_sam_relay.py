@@ -50,6 +50,6 @@ def test_a_database_elsewhere_is_left_as_it_is() -> None:
 
 
 def test_the_url_by_tcp_is_the_same_database_s() -> None:
-    url = "postgresql://postgres:secret@/items?host=/tmp/s&port=5433"
-    assert over_tcp(url) == "postgresql://postgres:secret@127.0.0.1:5433/items"
-    assert over_tcp(url, 1) == "postgresql://postgres:secret@127.0.0.1:1/items"
+    url = "postgresql://postgres:secret@/shop?host=/tmp/s&port=5433"
+    assert over_tcp(url) == "postgresql://postgres:secret@127.0.0.1:5433/shop"
+    assert over_tcp(url, 1) == "postgresql://postgres:secret@127.0.0.1:1/shop"

@@ -290,7 +290,7 @@ WRITES: dict[str, Write] = {
     "a text that ends the transaction": lambda session: session.execute(text("COMMIT; DELETE FROM probes")),
     "driver": lambda session: session.connection().exec_driver_sql("DELETE FROM probes"),
     "cte": lambda session: session.scalars(select(insert(Probe).values(name="x").returning(Probe.id).cte())).all(),
-    "function": lambda session: session.scalar(select(func.write_item())),
+    "function": lambda session: session.scalar(select(func.write_probe())),
     "lock": lambda session: session.get(Probe, probe_id(1), with_for_update=True),
     "lock statement": lambda session: session.scalars(select(Probe).with_for_update()).all(),
     "sequence": lambda session: session.scalar(select(func.setval("probes_id_seq", 1000))),
@@ -306,7 +306,7 @@ def test_a_write_with_a_read_session_is_a_500_whose_log_names_session_dep(
     write: str, app: FastAPI, tables: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables.run(
-        "CREATE OR REPLACE FUNCTION write_item() RETURNS uuid LANGUAGE sql"
+        "CREATE OR REPLACE FUNCTION write_probe() RETURNS uuid LANGUAGE sql"
         " AS 'INSERT INTO probes (name) VALUES (''x'') RETURNING id'"
     )
     create_probe("before")

@@ -1,6 +1,5 @@
 """make psql, make seed and make reset, beside a `make run` that is up and without one."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,8 @@ import pytest
 
 from local import examples
 from tests.support.database import temporary_database
-from tests.support.make_run import ROOT, TIMEOUT, environment, running, servers
-
-OPENAPI = json.loads((ROOT / "docs" / "openapi.json").read_text())
+from tests.support.make_run import TIMEOUT, environment, running, servers
+from tests.support.probe_project import openapi, probe_openapi
 
 
 def command(folder: Path, name: str, *arguments: str, **changes: str) -> "subprocess.CompletedProcess[str]":
@@ -30,27 +28,27 @@ def command(folder: Path, name: str, *arguments: str, **changes: str) -> "subpro
 def test_they_work_without_make_run(project: Path) -> None:
     seeded = command(project, "seed")
     assert (seeded.returncode, seeded.stderr) == (0, "")
-    for path, _ in examples.creations(OPENAPI):
+    for path, _ in examples.creations(openapi()):
         assert f"seed: POST {path} 201" in seeded.stdout
     counted = command(
-        project, "psql", "-Atc", "SELECT count(*), current_setting('server_version_num')::int / 10000 FROM items"
+        project, "psql", "-Atc", "SELECT count(*), current_setting('server_version_num')::int / 10000 FROM probes"
     )
     assert (counted.stdout, counted.stderr) == ("1|18\n", "")
     reset = command(project, "reset")
     assert (reset.returncode, reset.stderr) == (0, "")
-    assert command(project, "psql", "-Atc", "SELECT count(*) FROM items").stdout == "0\n"
+    assert command(project, "psql", "-Atc", "SELECT count(*) FROM probes").stdout == "0\n"
     assert not servers(project)
 
 
 def test_they_work_beside_make_run_and_it_goes_on(project: Path) -> None:
     with running(project) as run:
         assert command(project, "seed", AUTH_MODE="jwt").returncode == 0
-        (item,) = run.client.get("/items/").json()["items"]
-        assert item["name"] == examples.example(OPENAPI["components"]["schemas"]["ItemCreate"], OPENAPI)["name"]
+        (probe,) = run.client.get("/probes/").json()["items"]
+        assert probe["name"] == examples.example(openapi()["components"]["schemas"]["ProbeCreate"], openapi())["name"]
         assert command(project, "reset").returncode == 0
-        assert run.client.get("/items/").json()["items"] == []
-        assert run.client.post("/items/", json={"name": "Lamp"}).status_code == 201
-        assert command(project, "psql", "-Atc", "SELECT name FROM items").stdout == "Lamp\n"
+        assert run.client.get("/probes/").json()["items"] == []
+        assert run.client.post("/probes/", json={"name": "Lamp"}).status_code == 201
+        assert command(project, "psql", "-Atc", "SELECT name FROM probes").stdout == "Lamp\n"
 
 
 def test_reset_refuses_a_database_that_is_not_the_embedded_one(project: Path, server_url: str) -> None:
@@ -100,10 +98,10 @@ def test_an_example_is_the_one_given_or_is_made_of_the_schema(schema: dict[str, 
 
 def test_the_try_line_is_a_post_of_the_first_resource_in_each_mode() -> None:
     for mode, text in (
-        ("none", "curl -s http://h/items/ --json "),
-        ("jwt", "make -s token SCOPES='items:write'"),
+        ("none", "curl -s http://h/probes/ --json "),
+        ("jwt", "make -s token SCOPES='probes:write'"),
         ("iam", "--aws-sigv4"),
     ):
-        assert text in examples.curl(OPENAPI, "http://h", mode)
+        assert text in examples.curl(probe_openapi(), "http://h", mode)
     only_reads: dict[str, Any] = {"paths": {"/health/live": {"get": {}}}}
     assert examples.curl(only_reads, "http://h", "none") == "curl -s http://h/health/live"

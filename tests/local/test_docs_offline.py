@@ -23,7 +23,7 @@ def test_try_it_out_of_a_post_is_201_without_a_network(project: Path, tmp_path: 
         assert page.wait_for(f"document.querySelector('{STATUS}')?.innerText").startswith("201")
         if folder := os.environ.get("SCREENSHOTS"):
             page.screenshot(Path(folder) / "docs.png")
-        (stored,) = run.client.get("/items/").json()["items"]
+        (stored,) = run.client.get("/probes/").json()["items"]
         assert json.loads(body).items() <= stored.items()
         assert page.problems == []
 
@@ -33,7 +33,7 @@ def test_redoc_shows_the_operations_without_a_network(project: Path, tmp_path: P
     with running(project) as run, browser(program, tmp_path / "profile") as page:
         page.open(f"{run.client.base_url}/redoc")
         assert page.wait_for("document.querySelector('redoc h2, redoc h1')?.innerText")
-        assert "/items/" in page.wait_for("document.body.innerText.includes('/items/') && document.body.innerText")
+        assert "/probes/" in page.wait_for("document.body.innerText.includes('/probes/') && document.body.innerText")
         if folder := os.environ.get("SCREENSHOTS"):
             page.screenshot(Path(folder) / "redoc.png")
         # Its logo is an image that the Content-Security-Policy does not allow, in a deployment neither.

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from alembic.script import ScriptDirectory
 
 from tests.support.database import connect, free_port, temporary_database
 from tests.support.make_run import RUN, TIMEOUT, environment, refused, running, servers, started, wait_for_curl
+from tests.support.probe_project import REVISION
 
 BAD_MIGRATION = f"""
 from alembic import op
-revision, down_revision = 'bad', {ScriptDirectory("handler/migrations").get_current_head()!r}
+revision, down_revision = 'bad', {REVISION!r}
 def upgrade(): op.execute('SELEC 1')
 """
 
@@ -32,8 +32,8 @@ def test_after_a_syntax_error_every_request_is_502_with_the_last_line_of_the_tra
         assert (response.status_code, response.headers["content-type"]) == (502, "application/problem+json")
         assert response.json()["detail"] == "SyntaxError: invalid syntax (handler/health.py, line 1)"
         for method in ("GET", "POST", "DELETE", "OPTIONS"):
-            assert run.client.request(method, "/items/", content=b"x" * 1_000_000).status_code == 502
-        assert run.client.head("/items/").status_code == 502
+            assert run.client.request(method, "/probes/", content=b"x" * 1_000_000).status_code == 502
+        assert run.client.head("/probes/").status_code == 502
         assert run.client.get("/", headers={"Host": "evil.example"}).status_code == 421
         source.write_text(f"{good}\nraise RuntimeError('no start')")
         assert run.wait_for("/", "no start").json()["detail"].startswith("RuntimeError: no start (handler/health.py")
@@ -66,7 +66,7 @@ def test_a_migration_that_fails_names_its_file_and_the_service_waits_for_another
     migration = project / "handler" / "migrations" / "versions" / "bad.py"
     with running(project) as run:
         migration.write_text(BAD_MIGRATION)
-        response = run.wait_for("/items/", "bad.py")
+        response = run.wait_for("/probes/", "bad.py")
         message = "migrate: bad.py, line 4: database error: 42601 syntax error"
         assert (response.status_code, response.json()["detail"]) == (502, message)
         migration.write_text(BAD_MIGRATION.replace("SELEC", "SELECT"))
@@ -76,12 +76,12 @@ def test_a_migration_that_fails_names_its_file_and_the_service_waits_for_another
     assert output.count("Listening on") == 1
 
 
-@pytest.mark.parametrize("change", ["DROP COLUMN description", "RENAME TO old_items"])
+@pytest.mark.parametrize("change", ["DROP COLUMN note", "RENAME TO old_probes"])
 def test_a_model_without_a_migration_hints_at_make_revision(project: Path, server_url: str, change: str) -> None:
     with temporary_database(server_url, f"hint_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
         with connect(url) as database:
-            database.run(f"ALTER TABLE items {change}")
-        assert run.client.get("/items/").status_code == 500
+            database.run(f"ALTER TABLE probes {change}")
+        assert run.client.get("/probes/").status_code == 500
         assert run.client.get("/health/ready").status_code == 200
     assert "".join(run.output).count('make revision MESSAGE="') == 1
 
@@ -111,11 +111,11 @@ def test_when_postgresql_is_killed_it_ends_with_one_line_and_no_process_left(pro
 def test_a_second_make_run_shares_the_database_and_survives_the_end_of_the_first(project: Path) -> None:
     with running(project) as second_to_end:
         with running(project) as first_to_end:
-            created = first_to_end.client.post("/items/", json={"name": "Lamp"}).json()
-        assert second_to_end.client.get(f"/items/{created['id']}").json() == created
+            created = first_to_end.client.post("/probes/", json={"name": "Lamp"}).json()
+        assert second_to_end.client.get(f"/probes/{created['id']}").json() == created
         with running(project) as third:
-            assert third.client.get(f"/items/{created['id']}").json() == created
-        second_to_end.client.post("/items/", json={"name": "Table"}).raise_for_status()
+            assert third.client.get(f"/probes/{created['id']}").json() == created
+        second_to_end.client.post("/probes/", json={"name": "Table"}).raise_for_status()
     assert not servers(project)
 
 
@@ -123,7 +123,7 @@ def test_the_one_that_started_the_database_may_end_first(project: Path) -> None:
     with started(project) as first, running(project) as second:
         first.send_signal(signal.SIGINT)
         assert "stopped" in first.communicate(timeout=TIMEOUT)[0]
-        assert second.client.post("/items/", json={"name": "Lamp"}).status_code == 201
+        assert second.client.post("/probes/", json={"name": "Lamp"}).status_code == 201
     assert not servers(project)
 
 

@@ -82,7 +82,7 @@ JSON = "application/json"
 
 
 @pytest.mark.parametrize(
-    "path", ["/items/", "/docs", "/openapi.json", "/nowhere", "/docs-files/swagger/swagger-ui.css"]
+    "path", ["/probes/", "/docs", "/openapi.json", "/nowhere", "/docs-files/swagger/swagger-ui.css"]
 )
 def test_head_has_the_headers_of_get_and_one_content_length(client: Client, path: str) -> None:
     get, head = client.ask("GET", path), client.ask("HEAD", path)
@@ -94,7 +94,7 @@ def test_head_has_the_headers_of_get_and_one_content_length(client: Client, path
 
 
 def test_a_response_without_content_has_no_content_length(client: Client) -> None:
-    created = client.ask("POST", "/items/", json.dumps({"name": "Lamp"}).encode(), Content_Type=JSON)
+    created = client.ask("POST", "/probes/", json.dumps({"name": "Lamp"}).encode(), Content_Type=JSON)
     (location,), (etag,) = created.all("location"), created.all("etag")
     unchanged = client.ask("GET", location, If_None_Match=etag)
     assert (unchanged.status, unchanged.all("content-length")) == (304, [])
@@ -105,7 +105,7 @@ def test_a_response_without_content_has_no_content_length(client: Client) -> Non
 
 
 def test_a_connection_is_kept_and_serves_pipelined_requests_in_their_order(client: Client) -> None:
-    paths = ["/health/live", "/items/?limit=1", "/nowhere", "/health/live"]
+    paths = ["/health/live", "/probes/?limit=1", "/nowhere", "/health/live"]
     client.send(b"".join(request("GET", path) for path in paths))
     assert [client.receive().status for _ in paths] == [200, 200, 404, 200]
     last = client.ask("GET", "/health/live", Connection="close")
@@ -113,12 +113,12 @@ def test_a_connection_is_kept_and_serves_pipelined_requests_in_their_order(clien
 
 
 def test_a_chunked_body_is_read_whole(client: Client) -> None:
-    body = json.dumps({"name": "Lamp", "description": "x" * 5000}).encode()
-    head = request("POST", "/items/", Content_Type=JSON, Transfer_Encoding="chunked")
+    body = json.dumps({"name": "Lamp", "note": "x" * 5000}).encode()
+    head = request("POST", "/probes/", Content_Type=JSON, Transfer_Encoding="chunked")
     chunks = [body[start : start + 1000] for start in range(0, len(body), 1000)]
     client.send(head, *(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks), b"0\r\n\r\n")
     created = client.receive()
-    assert (created.status, json.loads(created.body)["description"]) == (201, "x" * 5000)
+    assert (created.status, json.loads(created.body)["note"]) == (201, "x" * 5000)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_body_that_is_too_large_is_413_and_the_client_reads_it(
     client: Client, size: int, content_type: str, origin: str
 ) -> None:
     """The connection is still usable: the response came after the whole request was read."""
-    response = client.ask("POST", "/items/", b"x" * size, Content_Type=content_type)
+    response = client.ask("POST", "/probes/", b"x" * size, Content_Type=content_type)
     assert response.status == 413
     assert response.all("content-type") == [f"application/{'problem+json' if origin == 'application' else 'json'}"]
     if origin == "gateway":
@@ -146,7 +146,7 @@ def test_a_body_that_is_too_large_is_413_and_the_client_reads_it(
 
 def test_a_client_that_waits_for_100_continue_is_told_to_go_on(client: Client) -> None:
     body = json.dumps({"name": "Lamp"}).encode()
-    head = request("POST", "/items/", Content_Type=JSON, Content_Length=str(len(body)), Expect="100-continue")
+    head = request("POST", "/probes/", Content_Type=JSON, Content_Length=str(len(body)), Expect="100-continue")
     client.send(head)
     assert client.receive("HEAD").status == 100
     client.send(body)
@@ -164,7 +164,7 @@ def test_what_is_not_http_is_400_and_the_next_connection_is_served(port: int, se
 
 def test_a_client_that_leaves_during_its_request_leaves_the_server_as_it_was(port: int) -> None:
     with connected(port) as client:
-        client.send(request("POST", "/items/", Content_Type=JSON, Content_Length="1000"), b'{"name":')
+        client.send(request("POST", "/probes/", Content_Type=JSON, Content_Length="1000"), b'{"name":')
     with connected(port) as client:
         assert client.ask("GET", "/health/live").status == 200
 

@@ -1,6 +1,5 @@
 """`make run` as its user meets it: a copy of the project, the command, HTTP, Ctrl-C."""
 
-import json
 import os
 import re
 import shutil
@@ -13,15 +12,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from alembic.script import ScriptDirectory
 
-from local.examples import creations
 from tests.support.database import connect, temporary_database
 from tests.support.make_run import ROOT, TIMEOUT, refused, running
+from tests.support.probe_project import REVISION
 
-# The first resource that can be created. Its table has the name of its path.
-PATH, BODY = next(creations(json.loads((ROOT / "docs" / "openapi.json").read_text())))
-TABLE = PATH.strip("/").replace("-", "_")
+PATH, BODY = "/probes/", {"name": "Lamp"}
 
 
 def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
@@ -69,7 +65,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(project: Path, server_url: str) -> None:
     with temporary_database(server_url, f"killed_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
-        answered: set[int] = set()
+        answered: set[str] = set()
 
         def post() -> None:
             with suppress(httpx.HTTPError), httpx.Client(base_url=run.client.base_url, timeout=TIMEOUT) as client:
@@ -91,7 +87,7 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(pro
         for thread in threads:
             thread.join(TIMEOUT)
         with connect(url) as database:
-            stored = {row[0] for row in database.run(f"SELECT id FROM {TABLE}")}
+            stored = {str(row[0]) for row in database.run("SELECT id FROM probes")}
         assert len(answered) >= 50
         assert answered <= stored
 
@@ -168,9 +164,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(project: Path) -> Non
 
 def test_a_failed_migration_is_one_clear_line_and_one_that_says_who(project: Path, server_url: str) -> None:
     (project / "handler" / "migrations" / "versions" / "bad.py").write_text(
-        "from alembic import op\n"
-        f"revision, down_revision = 'bad', {ScriptDirectory('handler/migrations').get_current_head()!r}\n"
-        "def upgrade(): op.execute('SELEC 1')\n"
+        f"from alembic import op\nrevision, down_revision = 'bad', {REVISION!r}\ndef upgrade(): op.execute('SELEC 1')\n"
     )
     with temporary_database(server_url, f"failed_{os.getpid()}") as url:
         assert refused(project, DATABASE_URL=url) == (
@@ -179,6 +173,6 @@ def test_a_failed_migration_is_one_clear_line_and_one_that_says_who(project: Pat
 
 
 def test_a_database_that_is_not_there_is_one_clear_line(project: Path) -> None:
-    message = refused(project, DATABASE_URL="postgresql://ann:SECRET@127.0.0.1:1/d")
+    message = refused(project, DATABASE_URL="postgresql://ann:HIDDEN@127.0.0.1:1/d")
     assert message.startswith("migrate: database error: 08001 cannot connect")
-    assert "SECRET" not in message
+    assert "HIDDEN" not in message

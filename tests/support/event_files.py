@@ -16,7 +16,7 @@ ROWS = {"POST": 1, "DELETE": -1}
 
 
 def name_of(path: Path) -> str:
-    """`items/create` for events/items/create.json."""
+    """`orders/create` for events/orders/create.json."""
     return str(path.relative_to(EVENTS).with_suffix(""))
 
 

@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 from tests.support.database import free_port
+from tests.support.probe_project import add_probe
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-m", "local.run"]
@@ -24,9 +25,10 @@ TIMEOUT = 180  # seconds; on a machine that is busy with other tests
 
 
 def copy_project(folder: Path) -> Path:
-    """What `make run` needs of the project, in a folder of its own."""
+    """What `make run` needs of the project, in a folder of its own, with the tests' own resource beside the others."""
     for name in ("handler", "local"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    add_probe(folder)
     return folder
 
 

@@ -20,7 +20,8 @@ resources.import_models()
 
 def probe_tables() -> list[Table]:
     """The tables that no migration creates."""
-    return [mapper.local_table for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(PROBE)]  # type: ignore[misc]
+    mappers = [mapper for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(PROBE)]
+    return [mapper.local_table for mapper in mappers if isinstance(mapper.local_table, Table)]
 
 
 def shipped_tables() -> list[str]:
