@@ -94,6 +94,7 @@ check: setup $(SAM_VENV)/ready ## Format, lint, security, types, import directio
 	@$(RUN) -m bandit --quiet --configfile pyproject.toml --recursive handler local deploy
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/rumdl check --quiet .
 	@$(VENV)/bin/zizmor --quiet --offline .github
 	@$(SAM) validate --lint
 	@$(SAM_VENV)/bin/cfn-lint template.yaml infra/*.yaml
