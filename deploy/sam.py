@@ -6,6 +6,7 @@ one, or DATABASE_URL's, migrated first. Needs a Docker engine, and the build tha
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import quote
 
+from deploy.relay import relay
 from handler.settings import SettingsError, read_database_settings
 from local.postgres import PostgresError, database_url
 from local.run import migrate, stop, stop_on_signals
-from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[1]
 SAM = ROOT / ".venv-sam" / "bin" / "sam"
@@ -50,20 +51,22 @@ def reachable(url: str) -> Iterator[str]:
     if not database.password:
         raise SamError("DATABASE_URL must have a password: containers of others can reach the database too, by a relay")
     login = f"{quote(database.user or '', safe='')}:{quote(database.password, safe='')}"
-    with _relay(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else ("127.0.0.1", port)) as relay:
-        yield f"postgresql://{login}@{HOST}:{relay.port}/{quote(database.database or '', safe='')}?sslmode=disable"
+    upstream = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else ("127.0.0.1", port)
+    with relay(upstream, _relay_address()) as relay_port:
+        yield f"postgresql://{login}@{HOST}:{relay_port}/{quote(database.database or '', safe='')}?sslmode=disable"
 
 
-def _relay(upstream: str | tuple[str, int]) -> Proxy:
-    """On the address that `host-gateway` stands for; Docker Desktop's containers reach 127.0.0.1."""
+def _relay_address() -> str:
+    """The address of this machine that `host-gateway` stands for; Docker Desktop's containers reach 127.0.0.1."""
     if sys.platform == "linux":
         command = ["docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"]
         (network,) = json.loads(subprocess.check_output(command))[:1]
-        # An engine that was told no gateway takes the first address, and may not say so.
-        gateway = network.get("Gateway") or str(ip_network(network["Subnet"])[1])
-        with suppress(OSError):  # no address of this machine: Docker Desktop's engine is in a virtual one
-            return Proxy(upstream, gateway)
-    return Proxy(upstream)
+        # An engine that was given no gateway takes the first address, and may not report it.
+        gateway: str = network.get("Gateway") or str(ip_network(network["Subnet"])[1])
+        with suppress(OSError), socket.create_server((gateway, 0)):
+            return gateway
+        # Docker Desktop's engine runs in a virtual machine: its gateway is not an address of this machine.
+    return "127.0.0.1"
 
 
 @contextmanager

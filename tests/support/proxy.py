@@ -1,6 +1,6 @@
 """A TCP proxy in front of PostgreSQL: counts round trips, adds latency, injects faults.
 
-For tests and benchmarks; `make sam-local` reaches the host's database through it.
+For tests and benchmarks.
 
 One thread moves the bytes of all connections. A fault halts it first: a socket that another thread waits for in
 select() or recv() stays open in the kernel after close(), and neither RST nor FIN leaves.
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from select import select
 from typing import Self
 
+HOST = "127.0.0.1"
 CHUNK = 65536  # bytes
 IDLE = 60.0  # seconds; select() ends earlier when there is something to do
 HALT_TIMEOUT = 10.0  # seconds until a fault gives up on a thread that does not halt
@@ -91,15 +92,14 @@ class ProxiedConnection:
 
 
 class Proxy:
-    """Listens on `host`:`port` until its `with` block ends; `upstream` is a unix socket's path or (host, port).
+    """Listens on HOST:`port` until its `with` block ends; `upstream` is a unix socket's path or (host, port).
 
     `latency`, in seconds, delays every chunk in each direction; connecting stays immediate. A method returns when
     the thread has handled what came before it and knows the fault.
     """
 
-    def __init__(self, upstream: str | tuple[str, int], host: str = "127.0.0.1") -> None:
+    def __init__(self, upstream: str | tuple[str, int]) -> None:
         self.latency = 0.0
-        self._host = host
         self._upstream = upstream
         self._connections: list[ProxiedConnection] = []
         self._silent: list[ProxiedConnection] = []  # open, and nothing passes any more
@@ -108,7 +108,7 @@ class Proxy:
         # Never listens: keeps the port from others between refuse() and restore().
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._reservation.bind((host, 0))
+        self._reservation.bind((HOST, 0))
         self.port: int = self._reservation.getsockname()[1]
         self._listener = self._listen()
         self._waker, self._woken = socket.socketpair()
@@ -204,7 +204,7 @@ class Proxy:
         self._connections.clear()
 
     def _listen(self) -> socket.socket:
-        listener = socket.create_server((self._host, self.port), reuse_port=True)
+        listener = socket.create_server((HOST, self.port), reuse_port=True)
         listener.setblocking(False)
         return listener
 
