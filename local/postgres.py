@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parents[1] / ".local"
 START_TIMEOUT = 30  # seconds
 STOP_TIMEOUT = 30
 DEFAULT_PORT = 5432
+NEW_CLUSTER = 64 * 2**20  # bytes; initdb writes some 40 MB, and fails on a full disk without saying so
 # PostgreSQL refuses to run as root. The user and group that it has instead belong to no account, so no other process
 # has them: systemd, "Users, Groups, UIDs and GIDs on systemd Systems", leaves 60706 to 61183 unused.
 SERVER_ID = 60999
@@ -309,6 +310,9 @@ def _embedded_programs(temporary: Path) -> Path:
 
 def _create(folder: Path, programs: Path, temporary: Path, *options: str) -> None:
     """Make the cluster and its password. One that is interrupted leaves no cluster behind."""
+    if shutil.disk_usage(folder).free < NEW_CLUSTER:
+        needed = f"a new database needs {NEW_CLUSTER // 2**20} MB"
+        raise PostgresError(f"{folder}: {os.strerror(errno.ENOSPC)}: {needed}")
     new, password_file = folder / "new", temporary / "password"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
