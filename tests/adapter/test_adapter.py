@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from handler import main
 from handler.adapter.detection import NotHttpEvent
-from tests.support.event_files import FILES, expected_status, load, name_of, store_one_of_each
+from tests.support.event_files import FILES, expected_status, load_after_storing, name_of
 from tests.support.event_sources import EVENT_SOURCES, Request, http_api_2, parse_response, send
 
 LIST = http_api_2(Request("GET", "/probes/"))
@@ -30,8 +30,7 @@ PARTS = sorted({part for event in EVENT_SOURCES.values() for part in event(REQUE
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_file_of_events_gets_a_response(path: Path, serve: Callable[..., FastAPI]) -> None:
-    store_one_of_each()
-    event = load(path)
+    event = load_after_storing(path)
     if path.stem == "scheduled":
         assert main.handler(event, None) is None
         return

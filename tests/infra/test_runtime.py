@@ -28,10 +28,9 @@ from tests.support.event_files import (
     assert_rows_changed,
     count_rows,
     expected_status,
-    load,
+    load_after_storing,
     method_of,
     name_of,
-    store_one_of_each,
 )
 from tests.support.event_sources import parse_response
 from tests.support.resources import shipped_tables
@@ -117,8 +116,7 @@ def function(
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_event_is_answered(path: Path, function: Callable[[Any], Any], database: Any) -> None:
-    store_one_of_each()
-    event, before = load(path), count_rows(database)
+    event, before = load_after_storing(path), count_rows(database)
     answer = function(event)
     if method_of(event) is None:
         assert (answer is None) if path.stem == "scheduled" else (answer["errorType"] == "NotHttpEvent")

@@ -8,7 +8,14 @@ from fastapi.routing import APIRoute
 
 from handler.items.routes import router
 from tests.support.client import invoke
-from tests.support.event_files import EVENTS, assert_rows_changed, count_rows, expected_status, load, store_one_of_each
+from tests.support.event_files import (
+    EVENTS,
+    assert_rows_changed,
+    count_rows,
+    expected_status,
+    load,
+    load_after_storing,
+)
 
 FILES = sorted((EVENTS / "items").glob("*.json"))
 
@@ -25,10 +32,12 @@ def test_every_route_of_items_has_an_event() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_event_of_items_succeeds(path: Any, database: Any) -> None:
-    store_one_of_each()
-    event, before = load(path), count_rows(database)
+    event, before = load_after_storing(path), count_rows(database)
     response = invoke(event)
     assert response.status == expected_status(event), response.body
     assert_rows_changed(event, before, count_rows(database))
     if "body" in event and response.body:
-        assert response.json | json.loads(event["body"]) == response.json
+        sent = json.loads(event["body"]).items()
+        # Nested objects may get ids of their own.
+        scalars = {name: value for name, value in sent if not isinstance(value, dict | list)}
+        assert response.json | scalars == response.json

@@ -40,7 +40,7 @@ def is_told(about: Any) -> bool:
 
 def test_every_field_and_parameter_has_an_example_or_a_description() -> None:
     for name, schema in json.loads(document())["components"]["schemas"].items():
-        for field, about in schema["properties"].items():
+        for field, about in schema.get("properties", {}).items():  # an enum has none
             assert is_told(about), (name, field)
     for operation in operations():
         for parameter in operation.get("parameters", []):
