@@ -84,7 +84,8 @@ seed: setup ## Store the examples of the OpenAPI document through the API
 reset: setup ## Empty the embedded database, also while `make run` is up
 	@$(RUN) -m local.reset
 
-test: setup $(SAM_VENV)/ready ## Run the tests on real PostgreSQL (ARGS="-k name")
+# Only the tests of tests/infra/ need the SAM CLI.
+test: setup $(if $(ARGS),$(if $(findstring infra,$(ARGS)),$(SAM_VENV)/ready),$(SAM_VENV)/ready) ## Run the tests on real PostgreSQL (ARGS="-k name")
 	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= --cov-fail-under=0 $(ARGS)
 	@$(if $(ARGS),,$(RUN) -m coverage report)
 

@@ -137,6 +137,9 @@ class Gateway:
 
     def _respond(self, scope: Scope, body: bytes) -> HttpResponse:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        # API Gateway writes this header. Without TLS, redirects must lead to http.
+        headers = [(name, value) for name, value in headers if name.lower() != "x-forwarded-proto"]
+        headers.append(("x-forwarded-proto", "http"))
         method, path, query = scope["method"], scope["path"], scope["query_string"].decode("latin-1")
         authorized = self._authorizer(method, path, dict(headers)) if self._authorizer else None
         if isinstance(authorized, HttpResponse):

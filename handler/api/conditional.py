@@ -35,6 +35,7 @@ MAX_VERSION = 2**31 - 1  # PostgreSQL's integer
 ALL = "*"
 SAFE_METHODS = ("GET", "HEAD")
 MODIFIED = "The resource was modified by another request"
+EXCLUDED = "The resource has a version that If-None-Match excludes"
 
 
 def etag(version: int) -> str:
@@ -57,7 +58,7 @@ def check_preconditions(request: Request, version: int) -> None:
     if if_none_match is not None and _matches(if_none_match, version, weak=True):
         if request.method in SAFE_METHODS:
             raise HTTPException(status.HTTP_304_NOT_MODIFIED, headers={"ETag": etag(version)})
-        raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, MODIFIED)
+        raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, EXCLUDED)
 
 
 def update_if_match(session: Session, entity: Any, ident: Any, values: dict[str, Any], request: Request) -> Row[Any]:
@@ -86,7 +87,8 @@ def _one(session: Session, request: Request, entity: Any, statement: Any, parame
     ).one_or_none()
     if row is None:
         if conditions and session.execute(_select(entity), {"ident": parameters["ident"]}).one_or_none():
-            raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, MODIFIED)
+            detail = MODIFIED if "if-match" in request.headers else EXCLUDED
+            raise HTTPException(status.HTTP_412_PRECONDITION_FAILED, detail)
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"{entity.__name__} not found")
     loaded = session.identity_map.get(inspect(entity).identity_key_from_primary_key((parameters["ident"],)))
     if loaded is not None:

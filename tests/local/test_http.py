@@ -181,3 +181,9 @@ def test_the_copy_has_no_documentation_of_a_network(port: int) -> None:
 
 def test_a_path_of_the_files_is_the_applications_for_other_methods(client: Client) -> None:
     assert client.ask("POST", "/docs-files/swagger/swagger-ui.css").status == 404
+
+
+def test_a_redirect_keeps_http(client: Client) -> None:
+    answer = client.ask("GET", "/health/live/", x_forwarded_proto="https")
+    assert answer.status == 307
+    assert answer.all("location")[0].startswith("http://localhost:")
