@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/adr/*.md")]
 TEXT = "\n".join(path.read_text() for path in PAGES if path.name != "CHANGELOG.md")
 # Set by Lambda, by the shell and by other tools.
@@ -36,29 +35,6 @@ def test_every_environment_variable_that_the_code_reads_is_documented() -> None:
     assert read
     documented = set(re.findall(r"[A-Z_]{2,}", TEXT))
     assert {name for name in read - documented if not FOREIGN.fullmatch(name)} == set()
-
-
-def test_every_file_of_the_layout_is_there() -> None:
-    layout = re.search(r"```text\n(.*?)```", README, re.DOTALL)
-    assert layout
-    parents = [ROOT]
-    for line in layout[1].splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        path = parents[depth] / name
-        assert path.exists(), line
-        parents[depth + 1 :] = [path]
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_that_a_page_names_exists(path: Path) -> None:
-    if path.name == "CHANGELOG.md":
-        return  # names what was moved
-    # Written by `make ca-bundle` and by `make resource NAME=orders`.
-    written = re.compile(r"handler/ca-bundle.pem|(handler|tests|events)/orders/.*")
-    named = re.findall(
-        r"`((?:handler|tests|local|deploy|infra|benchmarks|events|docs|examples)/[\w./-]+)`", path.read_text()
-    )
-    assert [name for name in named if not (ROOT / name).exists() and not written.fullmatch(name)] == []
 
 
 DECISIONS = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))

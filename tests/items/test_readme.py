@@ -1,4 +1,4 @@
-"""The README's requests get the responses that it shows, and its route is the route of the source."""
+"""What the README and the documentation show of the project and of its example is true."""
 
 import inspect
 import json
@@ -8,11 +8,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from handler.items import routes
 from tests.support.database import temporary_database
 from tests.support.make_run import running
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/adr/*.md")]
 CONSOLE = "".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
 PAIRS = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", CONSOLE, re.MULTILINE)
 CHANGING = ("created_at", "updated_at", "request_id")
@@ -34,3 +38,24 @@ def without_changing(text: str) -> Any:
 def test_the_route_that_is_shown_is_the_route_of_the_source() -> None:
     (shown,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert shown == inspect.getsource(routes.create_item)
+
+
+def test_every_file_of_the_layout_is_there() -> None:
+    layout = re.search(r"```text\n(.*?)```", README, re.DOTALL)
+    assert layout
+    parents = [ROOT]
+    for line in layout[1].splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        path = parents[depth] / name
+        assert path.exists(), line
+        parents[depth + 1 :] = [path]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_a_page_names_exists(path: Path) -> None:
+    # Written by `make ca-bundle` and by `make resource NAME=orders`.
+    written = re.compile(r"handler/ca-bundle.pem|(handler|tests|events)/orders/.*")
+    named = re.findall(
+        r"`((?:handler|tests|local|deploy|infra|benchmarks|events|docs|examples)/[\w./-]+)`", path.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists() and not written.fullmatch(name)] == []
