@@ -53,8 +53,8 @@ def test_every_file_of_the_layout_is_there() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_page_names_exists(path: Path) -> None:
-    # Written by `make ca-bundle` and by `make resource NAME=orders`.
-    written = re.compile(r"handler/ca-bundle.pem|(handler|tests|events)/orders/.*")
+    # Written by `make ca-bundle`, by `make resource NAME=orders` and by the tests of `make run`.
+    written = re.compile(r"handler/ca-bundle.pem|handler/probes/|(handler|tests|events)/orders/.*")
     named = re.findall(
         r"`((?:handler|tests|local|deploy|infra|benchmarks|events|docs|examples)/[\w./-]+)`", path.read_text()
     )
