@@ -36,10 +36,10 @@ LOCAL = [sys.executable, "-m", "deploy.sam"]
 
 
 @contextmanager
-def start_api(log: Path) -> Iterator[httpx.Client]:
+def start_api(log: Path, database_url: str) -> Iterator[httpx.Client]:
     port = free_port()
     with log.open("wb") as output:
-        environment = os.environ | {"PORT": str(port)}
+        environment = os.environ | {"PORT": str(port), "DATABASE_URL": database_url}
         process = subprocess.Popen([*LOCAL, "start-api"], cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT, trust_env=False) as client:
@@ -55,8 +55,8 @@ def start_api(log: Path) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with start_api(tmp_path_factory.mktemp("sam") / "log.txt") as client:
+def client(worker_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with start_api(tmp_path_factory.mktemp("sam") / "log.txt", worker_database) as client:
         yield client
 
 
