@@ -549,7 +549,9 @@ def test_rights_to_rows_and_harmless_rights_are_allowed(given: str, migrated: De
     ],
 )
 def test_the_remaining_abilities_of_the_api_user_are_documented(name: str, statement: str, migrated: Deployed) -> None:
-    section = (ROOT / "docs" / "adr" / "0025-effective-rights.md").read_text().partition("What the role can still do")[2]
+    section = (
+        (ROOT / "docs" / "adr" / "0025-effective-rights.md").read_text().partition("What the role can still do")[2]
+    )
     assert f"`{name}`" in section
     with migrated.connect() as api:
         api.run(f"BEGIN; {statement.format(**names_of(migrated))}; ROLLBACK")

@@ -26,7 +26,7 @@ def token(
 ) -> str:
     """A valid token, except for the given claims; None leaves a claim out."""
     now = int(time.time())
-    valid = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 60, "scope": scope}
+    valid = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 172_800, "scope": scope}
     return sign({name: value for name, value in (valid | claims).items() if value is not None}, key, algorithm)
 
 
