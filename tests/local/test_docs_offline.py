@@ -8,7 +8,7 @@ from tests.support.browser import browser
 from tests.support.database import required_program
 from tests.support.make_run import running
 
-POST = ".opblock-post"
+POST = "[id$=create_probe]"  # the operation's element in Swagger UI
 STATUS = f"{POST} .live-responses-table .response .response-col_status"
 
 
