@@ -59,7 +59,7 @@ async def list_items(
     responses=problem_responses(409, 413, 415),
 )
 async def create_item(body: ItemCreate, session: SessionDep, request: Request, response: Response) -> Any:
-    """Create an item. With an `Idempotency-Key`, a retry gets the first response and creates no second item."""
+    """Create an item. A retry with the same `Idempotency-Key` gets the first response."""
     item = Item(**body.model_dump())
     session.add(item)
     session.flush()
