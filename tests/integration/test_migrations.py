@@ -273,7 +273,7 @@ def test_migrations_run_in_a_checkout_with_any_path(server_url: str, tmp_path: P
     [
         (None, "migrate: settings: DATABASE_URL is not set"),
         ("mysql://u@h/d", "migrate: settings: DATABASE_URL must start with"),
-        ("postgresql://u:SECRET@127.0.0.1:1/d", "migrate: database error: 08001 cannot connect"),
+        ("postgresql://u:hunter2@127.0.0.1:1/d", "migrate: database error: 08001 cannot connect"),
     ],
 )
 def test_a_migration_that_cannot_run_prints_the_reason_in_one_line(url: str | None, message: str) -> None:
@@ -282,4 +282,4 @@ def test_a_migration_that_cannot_run_prints_the_reason_in_one_line(url: str | No
     assert done.returncode == 1
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
-    assert "SECRET" not in done.stderr
+    assert "hunter2" not in done.stderr
