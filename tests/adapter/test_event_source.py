@@ -1,16 +1,17 @@
-"""The same request has the same response from every event source."""
+"""The same request has the same response from every event source, under every stage and base path."""
 
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
 from fastapi import FastAPI, Response
 
 from handler import main
-from tests.support.client import create_probe
-from tests.support.event_sources import EVENT_SOURCES, REQUESTS, Request, send
+from tests.support.client import create_probe, probe_path
+from tests.support.event_sources import EVENT_SOURCES, JSON, LAMP, REQUESTS, Request, send
 
 
 @pytest.fixture
@@ -98,3 +99,77 @@ def test_a_body_is_text_where_its_media_type_is_text_and_base64_otherwise(
         event = source(Request("GET", "/test/content"))
         assert main.handler(event, None)["isBase64Encoded"] is not is_text
         assert send(event).body == content
+
+
+DEFAULT_DOMAIN = "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com"
+
+
+class Deployment(NamedTuple):
+    """An API behind a domain: its stage, and the prefix of its paths that the client sees."""
+
+    source: str
+    domain: str
+    stage: str
+    prefix: str
+
+
+DEPLOYMENTS = [
+    Deployment(source, domain, stage, prefix)
+    for source in ("HTTP API 2.0", "HTTP API 1.0", "REST API")
+    for domain, stage, prefix in [
+        (DEFAULT_DOMAIN, "$default", ""),
+        (DEFAULT_DOMAIN, "dev", "/dev"),
+        (DEFAULT_DOMAIN, "probes", "/probes"),
+        ("api.example.com", "$default", ""),
+        ("api.example.com", "dev", ""),
+        ("api.example.com", "dev", "/shop/v1"),
+        ("api.example.com", "$default", "/shop/v1"),
+    ]
+    if (source, stage) != ("REST API", "$default")  # REST APIs have no such stage
+]
+
+
+def deployed(deployment: Deployment, request: Request) -> dict[str, Any]:
+    """The event of a request for the deployment's prefix and the request's path."""
+    source, domain, stage, prefix = deployment
+    in_path = {
+        "HTTP API 2.0": f"/{stage}" if stage != "$default" else "",
+        "HTTP API 1.0": prefix,
+        "REST API": "" if domain == DEFAULT_DOMAIN else prefix,
+    }[source]
+    event = EVENT_SOURCES[source](replace(request, path=in_path + request.path))
+    event["requestContext"] |= {"domainName": domain, "stage": stage, "path": prefix + request.path}
+    return event
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=str)
+def test_links_start_with_the_prefix_that_the_client_sees(
+    deployment: Deployment, serve: Callable[..., FastAPI]
+) -> None:
+    """Location, Link, redirects, the documentation and `servers` lead to paths that the client can call."""
+    prefix = deployment.prefix
+    serve(base_path="" if deployment.domain == DEFAULT_DOMAIN else prefix)
+    created = send(deployed(deployment, Request("POST", "/probes/", headers=[JSON], body=LAMP)))
+    assert (created.status, created.headers["location"]) == (201, f"{prefix}{probe_path(1)}")
+    create_probe()
+    page = send(deployed(deployment, Request("GET", "/probes/", "limit=1")))
+    assert page.headers["link"].startswith(f"<{prefix}/probes/?limit=1&cursor=")
+    assert send(deployed(deployment, Request("GET", probe_path(1)))).status == 200
+    redirect = send(deployed(deployment, Request("GET", "/probes", "limit=1")))
+    assert redirect.status == 307
+    assert redirect.headers["location"] == f"https://api.example.com{prefix}/probes/?limit=1"
+    docs = send(deployed(deployment, Request("GET", "/docs"))).body.decode()
+    assert '"url": "openapi.json"' in docs, "relative to the page, so the prefix does not matter"
+    schema = json.loads(send(deployed(deployment, Request("GET", "/openapi.json"))).body)
+    assert schema.get("servers") == ([{"url": prefix}] if prefix else None)
+
+
+@pytest.mark.parametrize("source", ["HTTP API 2.0", "HTTP API 1.0", "REST API"])
+def test_a_path_that_only_starts_with_the_stage_is_kept(source: str, app: FastAPI) -> None:
+    @app.get("/devices")
+    async def _route() -> str:
+        return "devices"
+
+    event = EVENT_SOURCES[source](Request("GET", "/devices"))
+    event["requestContext"] |= {"domainName": DEFAULT_DOMAIN, "stage": "dev"}
+    assert send(event).status == 200

@@ -1,40 +1,15 @@
-"""API Gateway HTTP APIs, payload formats 2.0 and 1.0: stages, custom domains and the format of a response."""
-
-from collections.abc import Callable
+"""API Gateway HTTP APIs, payload formats 2.0 and 1.0: the format of a response."""
 
 import pytest
 from fastapi import FastAPI, Response
 
 from handler import main
 from tests.support.event_sources import (
-    DEFAULT_DOMAIN,
-    DEPLOYMENTS,
-    Deployment,
     Request,
-    assert_links_have_the_prefix,
     http_api_1,
     http_api_2,
     send,
 )
-
-
-@pytest.mark.parametrize("deployment", [one for one in DEPLOYMENTS if one.source.startswith("HTTP API")], ids=str)
-def test_links_start_with_the_prefix_that_the_client_sees(
-    deployment: Deployment, serve: Callable[..., FastAPI]
-) -> None:
-    serve(base_path="" if deployment.domain == DEFAULT_DOMAIN else deployment.prefix)
-    assert_links_have_the_prefix(deployment)
-
-
-def test_a_path_that_only_starts_with_the_stage_is_kept(app: FastAPI) -> None:
-    @app.get("/devices")
-    async def _route() -> str:
-        return "devices"
-
-    for make_event in (http_api_2, http_api_1):
-        event = make_event(Request("GET", "/devices"))
-        event["requestContext"] |= {"domainName": DEFAULT_DOMAIN, "stage": "dev"}
-        assert send(event).status == 200
 
 
 @pytest.fixture

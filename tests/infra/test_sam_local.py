@@ -17,16 +17,7 @@ import pytest
 from deploy.smoke import OPENAPI, creation
 from tests.infra.conftest import ROOT
 from tests.support.database import free_port
-from tests.support.event_files import (
-    FILES,
-    assert_rows_changed,
-    count_rows,
-    expected_status,
-    load_after_storing,
-    method_of,
-    name_of,
-)
-from tests.support.event_sources import parse_response
+from tests.support.event_files import FILES, check_event, name_of
 
 if "SAM_LOCAL_TEST" not in os.environ:
     pytest.skip("needs a Docker engine, and minutes: make sam-local-test", allow_module_level=True)
@@ -93,24 +84,21 @@ def test_one_container_keeps_one_connection(client: httpx.Client, database: Any)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_every_event_is_answered_by_an_invocation(path: Path, database: Any, tmp_path: Path) -> None:
-    event, before = load_after_storing(path), count_rows(database)
-    sent = tmp_path / path.name
-    sent.write_text(json.dumps(event))
-    answer = invoke(sent)
-    if method_of(event) is None:
-        assert (answer is None) if path.stem == "scheduled" else (answer["errorType"] == "NotHttpEvent")
-        return
-    for _ in range(3):  # a cold start on a busy machine may have no time left for its database: nothing was done
-        if answer["statusCode"] != 503:
-            break
-        answer = invoke(sent)
-    assert parse_response(event, answer).status == expected_status(event)
-    assert_rows_changed(event, before, count_rows(database))
+def test_every_event_is_handled_by_an_invocation(path: Path, database: Any, tmp_path: Path) -> None:
+    def function(event: Any) -> Any:
+        sent = tmp_path / path.name
+        sent.write_text(json.dumps(event))
+        for _ in range(4):
+            returned = invoke(sent)
+            if not isinstance(returned, dict) or returned.get("statusCode") != 503:
+                break  # 503: a cold start on a busy machine left no time for the database, and nothing was stored
+        return returned
+
+    check_event(path, function, database)
 
 
 def invoke(path: Path) -> Any:
-    """The function's answer to the event in `path`, from a container of its own."""
+    """The function's response to the event in `path`, from a container of its own."""
     command = [*LOCAL, "invoke", "ApiFunction", "--event", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr

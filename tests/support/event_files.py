@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from handler.database.base import Base
 from tests.support.client import invoke
+from tests.support.event_sources import parse_response
 
 EVENTS = Path(__file__).parents[2] / "events"
 FILES = sorted(EVENTS.rglob("*.json"))
@@ -71,3 +73,18 @@ def assert_rows_changed(event: Any, before: int, after: int) -> None:
     """A POST has added rows, a DELETE has removed some, and every other request has kept their number."""
     change = after - before
     assert (change > 0) - (change < 0) == ROWS.get(method_of(event) or "", 0), (before, after)
+
+
+def check_event(path: Path, function: Callable[[Any], Any], database: Any) -> None:
+    """Call `function` with the event of the file `path`. Check what it returns, and the number of stored rows."""
+    event = load_after_storing(path)
+    before = count_rows(database)
+    returned = function(event)
+    if path.stem == "scheduled":
+        assert returned is None
+    elif method_of(event) is None:
+        assert returned["errorType"] == "NotHttpEvent"
+    else:
+        response = parse_response(event, returned)
+        assert response.status == expected_status(event), response
+        assert_rows_changed(event, before, count_rows(database))

@@ -4,15 +4,14 @@ Written from AWS's documentation (see the modules of handler/adapter), not from 
 """
 
 import base64
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from handler.main import handler
 from local.events import Context, http_event
-from tests.support.client import create_probe, probe_path
+from tests.support.client import probe_path
 
 HOST = "api.example.com"
 TARGET_GROUP = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/service/6d0ecf831eec9f09"
@@ -238,62 +237,3 @@ def parse_response(event: Any, returned: dict[str, Any] | None) -> Received:
 
 def send(event: Any, context: Any = None) -> Received:
     return parse_response(event, handler(event, context or Context(aws_request_id="the-request")))
-
-
-DEFAULT_DOMAIN = "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com"
-
-
-class Deployment(NamedTuple):
-    """An API behind a domain: its stage, and the prefix of its paths that the client sees."""
-
-    source: str
-    domain: str
-    stage: str
-    prefix: str
-
-
-DEPLOYMENTS = [
-    Deployment(source, domain, stage, prefix)
-    for source in ("HTTP API 2.0", "HTTP API 1.0", "REST API")
-    for domain, stage, prefix in [
-        (DEFAULT_DOMAIN, "$default", ""),
-        (DEFAULT_DOMAIN, "dev", "/dev"),
-        (DEFAULT_DOMAIN, "probes", "/probes"),
-        ("api.example.com", "$default", ""),
-        ("api.example.com", "dev", ""),
-        ("api.example.com", "dev", "/shop/v1"),
-        ("api.example.com", "$default", "/shop/v1"),
-    ]
-    if (source, stage) != ("REST API", "$default")  # REST APIs have no such stage
-]
-
-
-def deployed(deployment: Deployment, request: Request) -> dict[str, Any]:
-    """The event of a request for the deployment's prefix and the request's path."""
-    source, domain, stage, prefix = deployment
-    in_path = {
-        "HTTP API 2.0": f"/{stage}" if stage != "$default" else "",
-        "HTTP API 1.0": prefix,
-        "REST API": "" if domain == DEFAULT_DOMAIN else prefix,
-    }[source]
-    event = EVENT_SOURCES[source](replace(request, path=in_path + request.path))
-    event["requestContext"] |= {"domainName": domain, "stage": stage, "path": prefix + request.path}
-    return event
-
-
-def assert_links_have_the_prefix(deployment: Deployment) -> None:
-    """Location, Link, redirects, the documentation and `servers` lead to paths that the client can call."""
-    prefix = deployment.prefix
-    created = send(deployed(deployment, Request("POST", "/probes/", headers=[JSON], body=LAMP)))
-    assert (created.status, created.headers["location"]) == (201, f"{prefix}{probe_path(1)}")
-    create_probe()
-    page = send(deployed(deployment, Request("GET", "/probes/", "limit=1")))
-    assert page.headers["link"].startswith(f"<{prefix}/probes/?limit=1&cursor=")
-    assert send(deployed(deployment, Request("GET", probe_path(1)))).status == 200
-    redirect = send(deployed(deployment, Request("GET", "/probes", "limit=1")))
-    assert redirect.status == 307
-    assert redirect.headers["location"] == f"https://api.example.com{prefix}/probes/?limit=1"
-    docs = send(deployed(deployment, Request("GET", "/docs"))).body.decode()
-    assert '"url": "openapi.json"' in docs, "relative to the page, so the prefix does not matter"
-    schema = json.loads(send(deployed(deployment, Request("GET", "/openapi.json"))).body)
-    assert schema.get("servers") == ([{"url": prefix}] if prefix else None)

@@ -1,4 +1,4 @@
-"""A connection of the driver to a server that is a script, and the messages that it sends."""
+"""A connection of the driver to a scripted server, and the messages that the server sends."""
 
 import socket
 from collections.abc import Iterable, Iterator
@@ -58,8 +58,13 @@ GREETING = b"".join(
 )
 
 
+def select_reply(*rows: bytes, oid: int = TEXT, count: int = 1, status: str = "I") -> tuple[bytes, ...]:
+    """The reply to a SELECT with parameters that returns `rows` of `count` columns."""
+    return (PARSED, BOUND, row_description(oid, count), *rows, complete(f"SELECT {len(rows)}"), ready(status))
+
+
 class Script(PlainSocket):
-    """A client's socket; the server answers what is sent with the next of the replies, by the chunk, or hangs up."""
+    """A client's socket. For each flush the server sends the next of `replies`, in chunks, or closes the connection."""
 
     sent = b""
     replies: Iterator[Iterable[bytes]]
@@ -69,11 +74,11 @@ class Script(PlainSocket):
     def sendall(self, data: Any, *flags: int) -> None:
         super().sendall(data, *flags)
         self.sent += data
-        if data[:1] not in (b"d", b"c"):  # a COPY's data are part of the question
+        if data[:1] not in (b"d", b"c"):  # COPY data belongs to its statement
             self.chunks = iter(next(self.replies, ()))
 
     def recv(self, size: int, *flags: int) -> bytes:
-        """What remains of the last chunk, then the next one; the end when there is none."""
+        """Return the rest of a chunk, or the next chunk. After the last one, return the end of the stream."""
         chunk = next(self.chunks, b"")
         if chunk:
             self.server.sendall(chunk)
@@ -86,7 +91,7 @@ class Script(PlainSocket):
 def scripted(
     *replies: Iterable[bytes], shows: bool = False, greeting: Iterable[bytes] = (GREETING,)
 ) -> Iterator[tuple[Connection, Script]]:
-    """A connection, past its startup, whose server answers with `replies`, and never lets it connect again."""
+    """A connection after its startup. Its server sends `replies`, and refuses every further connection."""
     near, far = socket.socketpair()
     with far, Script(fileno=near.detach()) as script, pytest.MonkeyPatch.context() as patch:
         script.server, script.replies = far, iter((greeting, *replies))

@@ -28,6 +28,7 @@ from tests.support.scripted_server import (
     ready,
     row_description,
     scripted,
+    select_reply,
 )
 
 CHUNK = 32 * 1024
@@ -58,7 +59,7 @@ def in_chunks(*replies: bytes) -> Iterator[bytes]:
 
 
 def ask(reply: Iterable[bytes], statement: str = "select %s", values: tuple[Any, ...] = ("x",), **options: Any) -> Any:
-    """The rows of a statement that is answered with `reply`. Raises what the connection raises; it is closed then."""
+    """The rows of a statement that receives `reply`. Raises what the connection raises; it is closed then."""
     with scripted(reply) as (connection, _), timeout_after(20):
         connection.autocommit = True
         try:
@@ -66,10 +67,6 @@ def ask(reply: Iterable[bytes], statement: str = "select %s", values: tuple[Any,
         except dbapi.Error:
             assert connection.closed
             raise
-
-
-def answer(*rows: bytes, oid: int = converters.TEXT, count: int = 1) -> tuple[bytes, ...]:
-    return (PARSED, BOUND, row_description(oid, count), *rows, complete("SELECT 1"), ready("I"))
 
 
 # What is announced
@@ -86,7 +83,7 @@ def test_a_message_that_is_announced_too_long_is_not_read(letter: bytes) -> None
 
 def test_a_message_may_be_as_long_as_its_limit() -> None:
     text = "x" * (10 * MIB)
-    assert ask(in_chunks(*answer(data_row(text)))) == [[text]]
+    assert ask(in_chunks(*select_reply(data_row(text)))) == [[text]]
     refusal = message(b"E", b"SERROR\0C42601\0M" + b"x" * (900 * KIB) + b"\0\0")
     with scripted(in_chunks(PARSED, refusal, ready("T"))) as (connection, _), pytest.raises(dbapi.ProgrammingError):
         connection.run("select %s", ("x",))
@@ -127,7 +124,7 @@ def test_an_endless_reply_is_an_error_at_the_limit(name: str, monkeypatch: pytes
 
 def test_the_limit_applies_to_each_reply() -> None:
     rows = [data_row("x" * CHUNK)] * (stream.REPLY_LIMIT // CHUNK // 2)
-    with scripted(*(in_chunks(*answer(*rows)) for _ in range(4))) as (connection, _):
+    with scripted(*(in_chunks(*select_reply(*rows)) for _ in range(4))) as (connection, _):
         connection.autocommit = True
         for _ in range(4):
             assert len(connection.run("select %s", ("x",)).rows) == len(rows)
@@ -162,7 +159,7 @@ def test_endless_parameters_are_rejected() -> None:
 
 def test_only_the_beginning_of_a_long_notice_is_kept() -> None:
     notice = message(b"N", b"SNOTICE\0M" + b"x" * (900 * KIB) + b"\0\0")
-    with scripted(in_chunks(notice, *answer(data_row("a")))) as (connection, _):
+    with scripted(in_chunks(notice, *select_reply(data_row("a")))) as (connection, _):
         connection.autocommit = True
         assert connection.run("select %s", ("x",)).rows == [["a"]]
         assert 8_000 < sum(map(len, connection.notices[-1].values())) < 9_000
@@ -211,7 +208,7 @@ ROWS = {
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_a_row_that_does_not_fill_its_message_is_an_error(row: bytes) -> None:
     with pytest.raises(dbapi.OperationalError, match="violated the protocol"):
-        ask(answer(message(b"D", row)))
+        ask(select_reply(message(b"D", row)))
 
 
 COLUMN = b"a\x00" + bytes(6) + converters.TEXT.to_bytes(4) + bytes(8)
@@ -233,7 +230,7 @@ def test_an_invalid_row_description_is_an_error(description: bytes) -> None:
 def test_a_result_may_have_1664_columns_and_a_long_description_is_not_cached() -> None:
     before = results.cached_columns.cache_info().currsize
     values = ["x"] * 1664
-    assert ask(in_chunks(*answer(data_row(*values), count=1664))) == [values]
+    assert ask(in_chunks(*select_reply(data_row(*values), count=1664))) == [values]
     assert results.cached_columns.cache_info().currsize == before
 
 
@@ -241,7 +238,7 @@ def test_a_result_may_have_1664_columns_and_a_long_description_is_not_cached() -
 def test_an_unknown_client_encoding_is_an_error(name: str) -> None:
     status = message(b"S", f"client_encoding\0{name}\0".encode())
     with pytest.raises(dbapi.OperationalError, match="unknown client_encoding"):
-        ask((status, *answer(data_row("x"))))
+        ask((status, *select_reply(data_row("x"))))
     with pytest.raises(dbapi.OperationalError, match="unknown client_encoding"), scripted(greeting=[status + GREETING]):
         pass
 
@@ -274,7 +271,7 @@ def test_no_type_takes_quadratic_time(shape: str) -> None:
 
 def test_a_timestamp_that_is_too_long_is_an_error_of_one_statement() -> None:
     for oid in (converters.TIMESTAMP, converters.TIMESTAMPTZ):
-        replies = (in_chunks(*answer(data_row(DIGITS), oid=oid)), answer(data_row("a")))
+        replies = (in_chunks(*select_reply(data_row(DIGITS), oid=oid)), select_reply(data_row("a")))
         with scripted(*replies) as (connection, _):
             connection.autocommit = True
             with pytest.raises(dbapi.InternalError, match="a value of the result cannot be read"):
@@ -286,14 +283,17 @@ def test_a_timestamp_that_is_too_long_is_an_error_of_one_statement() -> None:
 def test_a_value_that_python_reads_by_characters_is_limited(oid: int) -> None:
     text = "{" + "1," * (3 * MIB) + "1}"
     with pytest.raises(dbapi.OperationalError, match="a value of 6291459 bytes"):
-        ask(in_chunks(*answer(data_row("a", text), oid=oid, count=2)))
-    assert ask(in_chunks(*answer(data_row("a", text), count=2))) == [["a", text]]
+        ask(in_chunks(*select_reply(data_row("a", text), oid=oid, count=2)))
+    assert ask(in_chunks(*select_reply(data_row("a", text), count=2))) == [["a", text]]
 
 
 def test_an_array_of_timestamps_that_only_pg8000_reads_ends_at_the_deadline() -> None:
     """Each takes 0.1 ms, and a value may have 150,000."""
     odd = ",".join(['"17.12.1997 07:37:16 +01:00"'] * 100_000)
-    with scripted(in_chunks(*answer(data_row(f"{{{odd}}}"), oid=converters.TIMESTAMPTZ_ARRAY))) as (connection, _):
+    with scripted(in_chunks(*select_reply(data_row(f"{{{odd}}}"), oid=converters.TIMESTAMPTZ_ARRAY))) as (
+        connection,
+        _,
+    ):
         connection.autocommit = True
         started = time.process_time()
         with timeout_after(0.5), pytest.raises(dbapi.Error):
@@ -310,4 +310,4 @@ def test_an_array_of_timestamps_that_only_pg8000_reads_ends_at_the_deadline() ->
     ],
 )
 def test_a_timestamp_outside_of_datetime_is_returned_as_text(oid: int, text: str, value: Any) -> None:
-    assert ask(answer(data_row(text), oid=oid)) == [[value]]
+    assert ask(select_reply(data_row(text), oid=oid)) == [[value]]

@@ -1,4 +1,4 @@
-"""With mutated replies, a connection returns the right result or raises. It never returns a wrong result, also later.
+"""With mutated replies, a statement returns the right result or raises, and so does the statement after it.
 
 The server is a script behind a real socket: it replies to each flush with the chunks of the test. Some mutations of a
 valid reply are valid replies with another meaning; `is_legal_too` recognizes them.
@@ -34,24 +34,24 @@ from tests.support.scripted_server import (
     ready,
     row_description,
     scripted,
+    select_reply,
 )
 
-# What may answer a query, and a statement with parameters: the manual's 54.2.2 and 54.2.3.
+# The valid replies to a query, and to a statement with parameters: PostgreSQL manual, 54.2.2 and 54.2.3.
 QUERY = "(?:(?:TD*)?C|I|Hd*cC)+Z"
 STATEMENT = "12(?:TD*|n)(?:C|I|GC|Hd*cC)Z"
 KNOWN = zip(b"RKSNAZTDC12nIEtsGHdc3", strict=True)
-FOLLOWING = "the answer to the second statement"
+FOLLOWING = "the result of the second statement"
 
 
 BEGUN = (PARSED, BOUND, complete("BEGIN"))
 SHOWN = (PARSED, BOUND, data_row("on"), complete("SHOW"))
 # `select %s` in autocommit or not: the second statement of each case.
-NEXT_REPLY = b"".join((PARSED, BOUND, row_description(), data_row(FOLLOWING), complete("SELECT 1")))
 ROLLED_BACK = complete("ROLLBACK") + ready("I")
 NEXT_REPLIES = {
-    "I": NEXT_REPLY + ready("I"),
-    "T": NEXT_REPLY + ready("T"),
-    "begin": b"".join((*BEGUN, NEXT_REPLY, ready("T"))),
+    "I": b"".join(select_reply(data_row(FOLLOWING))),
+    "T": b"".join(select_reply(data_row(FOLLOWING), status="T")),
+    "begin": b"".join((*BEGUN, *select_reply(data_row(FOLLOWING), status="T"))),
 }
 
 
@@ -59,16 +59,16 @@ Replies = tuple[bytes, ...]
 
 
 class Exchange(NamedTuple):
-    """A question, and the messages that answer it; `answer` is a result, or an error's SQLSTATE."""
+    """A statement and the server's replies to it; `expected` is the result, or the SQLSTATE of the error."""
 
     ask: Callable[[Connection], Any]
-    answer: Any
+    expected: Any
     replies: Replies
     autocommit: bool = True
-    begun: bool = False  # a transaction is open before it
-    simple: bool = False  # it travels as a query, without parameters
-    quiet: bool = False  # it closes the connection without an error
-    shows: bool = False  # the connection needs a setting, and asks for the server's own
+    begun: bool = False  # a transaction is open before the statement
+    simple: bool = False  # it is sent as a simple Query, without parameters
+    quiet: bool = False  # it may close the connection without an error
+    shows: bool = False  # the connection needs a setting, and reads the server's value
 
     @property
     def status(self) -> str:
@@ -96,37 +96,33 @@ def is_alive(connection: Connection) -> bool:
     return connection.is_alive()
 
 
-def selected(value: str) -> Replies:
-    return row_description(), data_row(value), complete("SELECT 1")
-
-
-# Results of one row at most: that rows have changed places cannot be seen.
+# Results have at most one row, because a connection cannot detect that rows were swapped.
 EXCHANGES = {
     "select": Exchange(
-        run("select %s", ("x",)), ([["x1"]], 1), (PARSED, BOUND, *selected("x1"), ready("I"))
+        run("select %s", ("x",)), ([["x1"]], 1), select_reply(data_row("x1"))
     ),
     "select in a new transaction": Exchange(
         run("select %s", ("x",)),
         ([["x2"]], 1),
-        (*BEGUN, PARSED, BOUND, *selected("x2"), ready("T")),
+        (*BEGUN, *select_reply(data_row("x2"), status="T")),
         autocommit=False,
     ),
     "select in an open transaction": Exchange(
         run("select %s", ("x",)),
         ([["x3"]], 1),
-        (PARSED, BOUND, *selected("x3"), ready("T")),
+        select_reply(data_row("x3"), status="T"),
         autocommit=False,
         begun=True,
     ),
     "two columns": Exchange(
         run("select %s, %s", (1, 2)),
         ([[1, 2]], 1),
-        (PARSED, BOUND, row_description(INTEGER, 2), data_row("1", "2"), complete("SELECT 1"), ready("I")),
+        select_reply(data_row("1", "2"), oid=INTEGER, count=2),
     ),
     "no rows": Exchange(
         run("select %s", ("x",)),
         ([], 0),
-        (PARSED, BOUND, row_description(), complete("SELECT 0"), ready("I")),
+        select_reply(),
     ),
     "insert": Exchange(
         run("insert into t values (%s)", ("x",)),
@@ -148,18 +144,18 @@ EXCHANGES = {
         ),
     ),
     "select without parameters": Exchange(
-        run("select 'x'"), ([["x5"]], 1), (*selected("x5"), ready("I")), simple=True
+        run("select 'x'"), ([["x5"]], 1), select_reply(data_row("x5"))[2:], simple=True
     ),
     "select without parameters in a new transaction": Exchange(
         run("select 'x'"),
         ([["x6"]], 1),
-        (*BEGUN, PARSED, BOUND, *selected("x6"), ready("T")),
+        (*BEGUN, *select_reply(data_row("x6"), status="T")),
         autocommit=False,
     ),
     "select in the first transaction": Exchange(
         run("select %s", ("x",)),
         ([["x9"]], 1),
-        (*BEGUN, *SHOWN, PARSED, BOUND, *selected("x9"), ready("T")),
+        (*BEGUN, *SHOWN, *select_reply(data_row("x9"), status="T")),
         autocommit=False,
         shows=True,
     ),
@@ -193,7 +189,7 @@ EXCHANGES = {
     "unreadable": Exchange(
         run("select %s", ("x",)),
         "XX000",
-        (PARSED, BOUND, row_description(INTEGER), data_row("x8"), complete("SELECT 1"), ready("I")),
+        select_reply(data_row("x8"), oid=INTEGER),
     ),
     "copy out": Exchange(
         copied,
@@ -227,24 +223,24 @@ MUTABLE = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 
 
 def outcome(ask: Callable[[], Any]) -> Any:
-    """What `ask` returns, or the error that it raises; whatever PEP 249 does not know fails the test."""
+    """The result of `ask`, or the error that it raises. An exception that is not an error of PEP 249 fails the test."""
     try:
         return ask()
     except dbapi.Error as error:
         return error
 
 
-def is_answer(exchange: Exchange, result: Any) -> bool:
+def is_expected(exchange: Exchange, result: Any) -> bool:
     if isinstance(result, dbapi.DatabaseError):
-        return bool(result.args[0].get("C") == exchange.answer)
-    return bool(result == exchange.answer)
+        return bool(result.args[0].get("C") == exchange.expected)
+    return bool(result == exchange.expected)
 
 
-def converse(exchange: Exchange, *chunks: bytes, exact: bool = True) -> tuple[Any, bool]:
-    """Ask, be answered with `chunks`, then ask something else. Returns the result, and whether it closed.
+def execute(exchange: Exchange, *chunks: bytes, exact: bool = True) -> tuple[Any, bool]:
+    """Run the statement with the reply `chunks`, then another statement. Returns the result, and whether it closed.
 
-    Holds for whatever is in `chunks`: what returns has the answer, unless not `exact`; what is in doubt is closed,
-    and said to be; the next statement has its own answer, or none.
+    Checks what must hold for all chunks: a result that is returned is the expected one (only if `exact`); a connection
+    that was closed has raised an error; the second statement returns its own result or raises.
     """
     before = [(NEXT_REPLIES["begin"],)] if exchange.begun else []
     after = [(ROLLED_BACK,)] if exchange.status == "E" else []
@@ -256,7 +252,7 @@ def converse(exchange: Exchange, *chunks: bytes, exact: bool = True) -> tuple[An
         result = outcome(lambda: exchange.ask(connection))
         closed = connection.closed
         refused = isinstance(result, dbapi.Error)
-        assert refused or not exact or exchange.quiet or is_answer(exchange, result)
+        assert refused or not exact or exchange.quiet or is_expected(exchange, result)
         assert refused or not closed or exchange.quiet
         if exchange.status == "E":
             connection.rollback()
@@ -269,15 +265,15 @@ def converse(exchange: Exchange, *chunks: bytes, exact: bool = True) -> tuple[An
 
 
 def letters_of(replies: Iterable[bytes]) -> str:
-    """Up to ReadyForQuery, without what may come at any moment."""
+    """The codes of the replies up to ReadyForQuery, without those of asynchronous messages."""
     letters, ready, _ = "".join(reply[:1].decode() for reply in replies if reply[:1] not in b"NAS").partition("Z")
     return letters + ready
 
 
 def is_legal_too(exchange: Exchange, replies: Iterable[bytes]) -> bool:
-    """Whether the server could have said just this, and meant another answer, which no order of messages betrays.
+    """Whether `replies` are a valid reply with another result, so that the connection cannot detect the mutation.
 
-    A result may have any number of rows, and a query may be any number of statements.
+    A result may have any number of rows, and a simple Query may contain any number of statements.
     """
     letters = letters_of(replies)
     if exchange.simple:
@@ -290,7 +286,7 @@ def same_but_for_rows(letters: str) -> str:
 
 
 def is_well_formed(exchange: Exchange, replies: Iterable[bytes]) -> bool:
-    """Whether it could answer some statement of the same kind."""
+    """Whether `replies` are a valid reply to some statement that is sent in the same way."""
     begun = not exchange.autocommit and not exchange.begun
     form = "C" * begun + QUERY if exchange.simple else "12C" * begun + "12DC" * exchange.shows + STATEMENT
     return bool(re.fullmatch(form, letters_of(replies)))
@@ -318,7 +314,7 @@ def interspersed(replies: Replies) -> Iterator[Replies]:
 
 
 def missized(replies: Replies) -> Iterator[Replies]:
-    """Lengths that are invalid, too short or too long."""
+    """Replies with a length that is invalid, too short or too long."""
     for index, reply in enumerate(replies):
         right = len(reply) - 1
         for length in {-(2**31), -1, 0, 3, 4, right - 1, right + 1, right + 5, 2**31 - 1} - {right}:
@@ -327,36 +323,36 @@ def missized(replies: Replies) -> Iterator[Replies]:
 
 @MUTABLE
 def test_a_complete_reply_is_the_result_and_leaves_the_connection_synchronized(exchange: Exchange) -> None:
-    result, closed = converse(exchange, b"".join(exchange.replies))
+    result, closed = execute(exchange, b"".join(exchange.replies))
 
-    assert is_answer(exchange, result)
+    assert is_expected(exchange, result)
     assert not closed
 
 
 @MUTABLE
 def test_a_reply_split_at_any_byte_is_the_result(exchange: Exchange) -> None:
     data = b"".join(exchange.replies)
-    for place in range(1, len(data)):
-        result, closed = converse(exchange, data[:place], data[place:])
-        assert is_answer(exchange, result), place
+    for index in range(1, len(data)):
+        result, closed = execute(exchange, data[:index], data[index:])
+        assert is_expected(exchange, result), index
         assert not closed
 
 
 @MUTABLE
 def test_a_reply_in_single_bytes_is_the_result(exchange: Exchange) -> None:
-    result, closed = converse(exchange, *(bytes((byte,)) for byte in b"".join(exchange.replies)))
+    result, closed = execute(exchange, *(bytes((byte,)) for byte in b"".join(exchange.replies)))
 
-    assert is_answer(exchange, result)
+    assert is_expected(exchange, result)
     assert not closed
 
 
 @MUTABLE
 def test_a_reply_truncated_at_any_byte_closes_the_connection(exchange: Exchange) -> None:
     data = b"".join(exchange.replies)
-    for place in range(len(data)):
-        result, closed = converse(exchange, data[:place])
-        assert closed, place
-        assert exchange.quiet or isinstance(result, dbapi.Error), place
+    for index in range(len(data)):
+        result, closed = execute(exchange, data[:index])
+        assert closed, index
+        assert exchange.quiet or isinstance(result, dbapi.Error), index
 
 
 @MUTABLE
@@ -365,38 +361,38 @@ def test_a_mutated_reply_gives_no_wrong_result(
     exchange: Exchange, mutate: Callable[[Replies], Iterator[Replies]]
 ) -> None:
     for replies in mutate(exchange.replies):
-        converse(exchange, b"".join(replies), exact=not is_legal_too(exchange, replies))
+        execute(exchange, b"".join(replies), exact=not is_legal_too(exchange, replies))
 
 
 @MUTABLE
 def test_a_message_of_a_wrong_length_gives_no_wrong_result(exchange: Exchange) -> None:
     for replies in missized(exchange.replies):
-        converse(exchange, b"".join(replies))
+        execute(exchange, b"".join(replies))
 
 
 @MUTABLE
 def test_the_reply_to_another_statement_gives_no_wrong_result(exchange: Exchange) -> None:
     """Unless it has the same form, because a reply does not name its statement."""
     for other in EXCHANGES.values():
-        converse(exchange, b"".join(other.replies), exact=not is_well_formed(exchange, other.replies))
+        execute(exchange, b"".join(other.replies), exact=not is_well_formed(exchange, other.replies))
 
 
 @MUTABLE
 def test_an_extra_reply_is_not_the_result_of_the_next_statement(exchange: Exchange) -> None:
-    converse(exchange, b"".join(exchange.replies * 2))
-    converse(exchange, b"".join((*exchange.replies, *EXCHANGES["select"].replies)))
+    execute(exchange, b"".join(exchange.replies * 2))
+    execute(exchange, b"".join((*exchange.replies, *EXCHANGES["select"].replies)))
 
 
 @MUTABLE
 def test_a_fatal_error_after_a_reply_changes_neither_that_result_nor_the_next(exchange: Exchange) -> None:
-    """A server process that is ended between two statements."""
+    """The server process is ended between two statements."""
     replies = (*exchange.replies, error("57P01", "FATAL"))
     before = [(NEXT_REPLIES["begin"],)] if exchange.begun else []
     with scripted(*before, (b"".join(replies),), shows=exchange.shows) as (connection, _):
         connection.autocommit = exchange.autocommit
         if exchange.begun:
             connection.run("select %s", ("x",))
-        assert is_answer(exchange, outcome(lambda: exchange.ask(connection)))
+        assert is_expected(exchange, outcome(lambda: exchange.ask(connection)))
         following = outcome(lambda: connection.run("select %s", ("y",)))
         assert isinstance(following, dbapi.Error)
         assert connection.closed
@@ -406,11 +402,11 @@ def test_a_fatal_error_after_a_reply_changes_neither_that_result_nor_the_next(ex
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_garbage_in_a_reply_gives_no_wrong_result(exchange: Exchange, data: st.DataObject) -> None:
-    """Between messages. Inside a message it could change a value, which only the transport can detect."""
+    """The garbage is between messages, because inside a message it may change a value, which no client can detect."""
     index = data.draw(st.integers(0, len(exchange.replies) - 1), label="where")
-    lost = data.draw(st.integers(0, 2), label="messages that it replaces")
+    lost = data.draw(st.integers(0, 2), label="replaced messages")
     garbage = data.draw(st.binary(min_size=1, max_size=12), label="garbage")
-    converse(exchange, b"".join((*exchange.replies[:index], garbage, *exchange.replies[index + lost :])))
+    execute(exchange, b"".join((*exchange.replies[:index], garbage, *exchange.replies[index + lost :])))
 
 
 @MUTABLE
@@ -418,7 +414,7 @@ def test_garbage_in_a_reply_gives_no_wrong_result(exchange: Exchange, data: st.D
 @given(replies=st.lists(st.sampled_from(MESSAGES), max_size=8))
 def test_messages_in_any_order_give_no_wrong_result(exchange: Exchange, replies: list[bytes]) -> None:
     replies = [*replies, ready(exchange.status)]
-    converse(exchange, b"".join(replies), exact=not is_well_formed(exchange, replies))
+    execute(exchange, b"".join(replies), exact=not is_well_formed(exchange, replies))
 
 
 @pytest.mark.parametrize("mutate", [shortened, doubled, swapped, interspersed, missized])
@@ -459,7 +455,7 @@ def test_the_end_of_the_stream_is_an_operational_error_with_its_fields(last: str
 
 @pytest.mark.parametrize("code", sorted({bytes((byte,)) for byte in range(256)} - set(map(bytes, KNOWN))))
 def test_an_unknown_message_closes_the_connection(code: bytes) -> None:
-    result, closed = converse(EXCHANGES["select"], message(code), *EXCHANGES["select"].replies)
+    result, closed = execute(EXCHANGES["select"], message(code), *EXCHANGES["select"].replies)
 
     assert isinstance(result, dbapi.OperationalError)
     assert closed
