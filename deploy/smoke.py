@@ -30,7 +30,7 @@ class SmokeError(Exception):
     """The service does not do what it should; the message is for whoever deploys."""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: Any
     body: bytes
@@ -43,28 +43,28 @@ class Creation(NamedTuple):
     body: Any
 
 
-def ask(url: str, method: str, path: str, body: Any = None, *, token: str | None = None) -> Answer:
-    """One request, and a line that says how it went. Raises SmokeError when there is no answer."""
+def ask(url: str, method: str, path: str, body: Any = None, *, token: str | None = None) -> Response:
+    """One request, and a line that says how it went. Raises SmokeError when there is no response."""
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
     data = None if body is None else json.dumps(body).encode()
     request = Request(urljoin(f"{url}/", path.lstrip("/")), data, headers, method=method)  # noqa: S310 - main looked
     try:
         with urlopen(request, timeout=TIMEOUT) as found:  # noqa: S310
-            answer = Answer(found.status, found.headers, found.read())
+            response = Response(found.status, found.headers, found.read())
     except HTTPError as error:
         with error:
-            answer = Answer(error.code, error.headers, error.read())
+            response = Response(error.code, error.headers, error.read())
     except (URLError, OSError) as error:
         raise SmokeError(f"{method} {path}: {error}") from error
-    print(f"smoke: {method} {path} {answer.status}", flush=True)
-    return answer
+    print(f"smoke: {method} {path} {response.status}", flush=True)
+    return response
 
 
-def expect(status: int, answer: Answer, what: str) -> Answer:
-    if answer.status != status:
-        said = answer.body[:500].decode(errors="replace")
-        raise SmokeError(f"{what}: {status} was expected, {answer.status} came: {said}")
-    return answer
+def expect(status: int, response: Response, what: str) -> Response:
+    if response.status != status:
+        said = response.body[:500].decode(errors="replace")
+        raise SmokeError(f"{what}: {status} was expected, {response.status} came: {said}")
+    return response
 
 
 def begin(url: str, patience: float = PATIENCE) -> None:
@@ -72,15 +72,15 @@ def begin(url: str, patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while True:
         try:
-            answer = ask(url, "GET", "/health/live")
+            response = ask(url, "GET", "/health/live")
         except SmokeError:
             if time.monotonic() > deadline:
                 raise
         else:
-            if answer.status in (200, *CLOSED):
+            if response.status in (200, *CLOSED):
                 return
             if time.monotonic() > deadline:
-                expect(200, answer, "liveness")
+                expect(200, response, "liveness")
         time.sleep(1)
 
 

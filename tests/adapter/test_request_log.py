@@ -222,10 +222,10 @@ def test_a_5xx_that_a_route_returns_is_logged_as_an_error(app: FastAPI, lines: l
 def test_a_response_that_violates_its_model_is_logged_without_stored_values(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Answer(BaseModel):
+    class Contract(BaseModel):
         price: int
 
-    @app.get("/test/contract", response_model=Answer)
+    @app.get("/test/contract", response_model=Contract)
     async def _route() -> Any:
         return {"price": MARK}
 

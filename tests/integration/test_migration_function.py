@@ -495,13 +495,13 @@ def test_a_commit_whose_reply_is_lost_is_checked_by_another_attempt(
 ) -> None:
     upgrade, calls = upgrade_module.upgrade, []
 
-    def lose_first_answer(database: DatabaseSettings) -> str | None:
+    def lose_first_reply(database: DatabaseSettings) -> str | None:
         calls.append(upgrade(database))
         if len(calls) == 1:
             raise dbapi_error("08007", "the connection was lost at COMMIT")
         return calls[-1]
 
-    monkeypatch.setattr(upgrade_module, "upgrade", lose_first_answer)
+    monkeypatch.setattr(upgrade_module, "upgrade", lose_first_reply)
     assert deploy(s3)["Status"] == "SUCCESS"
     assert calls == [HEAD, HEAD]
 

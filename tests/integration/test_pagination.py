@@ -32,8 +32,8 @@ from handler.api.routing import ApiRoute
 from handler.database.base import Base
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep
+from tests.support import client
 from tests.support.client import ELEMENTS, call, create_probe
-from tests.support.client import Response as Answer
 from tests.support.event_sources import EVENT_SOURCES, send
 from tests.support.event_sources import Request as Sent
 
@@ -175,11 +175,11 @@ def add_orders(app: FastAPI) -> None:
     app.include_router(router)
 
 
-def listed(path: str = "/orders/", **parameters: Any) -> Answer:
+def listed(path: str = "/orders/", **parameters: Any) -> client.Response:
     return call("GET", path, query=urlencode(parameters, doseq=True))
 
 
-def follow(response: Answer) -> Answer:
+def follow(response: client.Response) -> client.Response:
     url = urlsplit(response.headers["link"].partition(">")[0].lstrip("<"))
     return call("GET", url.path, query=url.query)
 

@@ -1,6 +1,6 @@
 """The release before this one works on this one's schema: it runs there until a deploy ends, and after one that failed.
 
-Each release answers its own events, with the packages that are installed here.
+Each release handles its own events, with the packages that are installed here.
 """
 
 import os
@@ -53,7 +53,7 @@ def events_of(code: Path) -> list[str]:
 
 
 def use(code: Path, url: str) -> tuple[dict[str, int], str]:
-    """What the release in the folder `code` answers to its events, and where it says that the schema is."""
+    """The status of each event with the release in the folder `code`, and the revision that this release reports."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *events_of(code)],
         cwd=code,
@@ -63,8 +63,8 @@ def use(code: Path, url: str) -> tuple[dict[str, int], str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    *answers, revision = done.stdout.splitlines()
-    return {name: int(status) for name, status in map(str.split, answers)}, revision
+    *lines, revision = done.stdout.splitlines()
+    return {name: int(status) for name, status in map(str.split, lines)}, revision
 
 
 def successes(code: Path) -> dict[str, int]:
@@ -115,6 +115,6 @@ def test_that_it_does_would_be_noticed(
     monkeypatch.setattr(migrations, "SCRIPTS", scripts)
     with temporary_database(server_url, f"next_{os.getpid()}") as url:
         assert upgrade(read_database_settings({"DATABASE_URL": url})) == "next"
-        answers, revision = use(tmp_path / "this", url)
+        statuses, revision = use(tmp_path / "this", url)
         assert revision == "next"
-        assert (answers == successes(tmp_path / "this")) is goes_well
+        assert (statuses == successes(tmp_path / "this")) is goes_well

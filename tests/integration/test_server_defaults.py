@@ -250,17 +250,18 @@ def test_values_do_not_depend_on_the_defaults_behind_a_pooler(expected: Any, dat
 PROBE = {"name": "Lamp \u0100 \\ ' 100%", "note": "a \\desk\nlamp \U0001f9e8"}
 
 
-def answer(*request: Any, **details: Any) -> tuple[int, Any]:
+def response(*request: Any, **details: Any) -> tuple[int, Any]:
     response = call(*request, **details)
     return response.status, response.json
 
 
 def post(key: str) -> tuple[int, Any]:
-    return answer("POST", "/probes/", PROBE, headers=[("Idempotency-Key", key)])
+    return response("POST", "/probes/", PROBE, headers=[("Idempotency-Key", key)])
 
 
 def reads() -> list[tuple[int, Any]]:
-    return [answer("GET", probe_path(1)), answer("GET", "/probes/"), answer("GET", "/probes/", query="state=idle")]
+    requests = [(probe_path(1), ""), ("/probes/", ""), ("/probes/", "state=idle")]
+    return [response("GET", path, query=query) for path, query in requests]
 
 
 def but_for_times(probe: Any) -> Any:
@@ -276,12 +277,12 @@ def test_responses_do_not_depend_on_the_defaults(name: str, value: str, database
         assert reads() == read_before
         second = post("second")
         assert post("second") == second
-        put = answer("PUT", probe_path(1), PROBE, headers=[("If-Match", '"1"')])
+        put = response("PUT", probe_path(1), PROBE, headers=[("If-Match", '"1"')])
     assert [status for status, _ in (second, put)] == [201, 200]
     assert but_for_times(first[1]) == but_for_times(second[1]) == but_for_times(put[1])
     assert post("second") == second
-    assert answer("GET", probe_path(1)) == (200, put[1])
-    assert answer("GET", f"/probes/{second[1]['id']}") == (200, second[1])
+    assert response("GET", probe_path(1)) == (200, put[1])
+    assert response("GET", f"/probes/{second[1]['id']}") == (200, second[1])
 
 
 def test_every_setting_of_text_formats_is_tested(database: Any) -> None:

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 NOTE = json.dumps({"id": 1, "text": "example"}).encode()
 EXAMPLE = Creation("/notes/", {"text": "example"})
 # Status and body, by method and path. What is behind it is there until it is deleted.
-Answers = dict[tuple[str, str], tuple[int, bytes]]
-GOOD: Answers = {
+Responses = dict[tuple[str, str], tuple[int, bytes]]
+GOOD: Responses = {
     ("GET", "/health/live"): (200, b"{}"),
     ("GET", "/health/ready"): (200, b"{}"),
     ("POST", "/notes/"): (201, NOTE),
@@ -33,8 +33,8 @@ GOOD: Answers = {
 
 
 @contextmanager
-def service(answers: Answers, asked: list[tuple[str, str, str | None]]) -> Iterator[str]:
-    """The URL of a service that gives these answers, and writes down what it was asked."""
+def service(responses: Responses, asked: list[tuple[str, str, str | None]]) -> Iterator[str]:
+    """The URL of a service that gives these responses, and writes down what it was asked."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -42,7 +42,7 @@ def service(answers: Answers, asked: list[tuple[str, str, str | None]]) -> Itera
             path = self.path.removeprefix("/stage")
             again = self.command == "GET" and ("DELETE", path) in [one[:2] for one in asked]
             asked.append((self.command, path, self.headers["authorization"]))
-            status, body = answers[self.command, f"{path} again" if again else path]
+            status, body = responses[self.command, f"{path} again" if again else path]
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.send_header("location", "/stage/notes/1")
@@ -110,14 +110,14 @@ def test_an_example_that_is_stored_already_ends_the_test_and_is_not_deleted(
 
 def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothing() -> None:
     asked: list[tuple[str, str, str | None]] = []
-    closed: Answers = {("GET", "/health/live"): (401, b""), ("GET", "/health/ready"): (401, b"")}
+    closed: Responses = {("GET", "/health/live"): (401, b""), ("GET", "/health/ready"): (401, b"")}
     with service(closed, asked) as url:
         smoke(url, None, EXAMPLE, patience=0)
     assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
-    ("what", "answer"),
+    ("what", "response"),
     [
         (("GET", "/health/live"), (502, b"")),
         (("POST", "/notes/"), (503, b"the reason")),
@@ -129,12 +129,12 @@ def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothin
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
-def test_it_fails_on_a_service_that_does_otherwise(what: tuple[str, str], answer: tuple[int, bytes]) -> None:
-    with service(GOOD | {what: answer}, []) as url, pytest.raises(SmokeError):
+def test_it_fails_on_a_service_that_does_otherwise(what: tuple[str, str], response: tuple[int, bytes]) -> None:
+    with service(GOOD | {what: response}, []) as url, pytest.raises(SmokeError):
         smoke(url, None, EXAMPLE, patience=0)
 
 
-def test_it_fails_where_nobody_answers() -> None:
+def test_it_fails_without_a_server() -> None:
     with pytest.raises(SmokeError, match="GET /health/live"):
         smoke(f"http://127.0.0.1:{free_port()}", None, EXAMPLE, patience=0)
 

@@ -143,8 +143,8 @@ def test_a_value_may_have_10_mb(kind: Any, engine: Engine) -> None:
 
 def test_an_address_comes_back_as_it_was_stored(engine: Engine) -> None:
     with engine.connect() as connection:
-        answer = connection.execute(select(func.host(bindparam("address", "2001:db8::1", INET())))).scalar_one()
-    assert answer == "2001:db8::1"
+        address = connection.execute(select(func.host(bindparam("address", "2001:db8::1", INET())))).scalar_one()
+    assert address == "2001:db8::1"
 
 
 def test_jsonb_can_be_searched(engine: Engine) -> None:
@@ -188,7 +188,7 @@ def test_a_text_that_postgresql_cannot_store_is_a_data_error_and_the_connection_
 
 
 @pytest.mark.parametrize(
-    ("statement", "values", "answer"),
+    ("statement", "values", "expected"),
     [
         ("SELECT 'a%b'", {}, "a%b"),
         ("SELECT '100%s %% %(x)s'", {}, "100%s %% %(x)s"),
@@ -204,11 +204,11 @@ def test_a_text_that_postgresql_cannot_store_is_a_data_error_and_the_connection_
     ],
 )
 def test_percent_signs_in_text_are_not_placeholders(
-    statement: str, values: dict[str, Any], answer: Any, engine: Engine
+    statement: str, values: dict[str, Any], expected: Any, engine: Engine
 ) -> None:
     with engine.connect() as connection:
-        assert connection.execute(text(statement), values).scalar_one() == answer
-        assert connection.execute(text(statement), values).scalar_one() == answer
+        assert connection.execute(text(statement), values).scalar_one() == expected
+        assert connection.execute(text(statement), values).scalar_one() == expected
 
 
 def test_like_takes_its_pattern_literally(engine: Engine) -> None:

@@ -36,11 +36,11 @@ def test_only_text_travels_as_text(content_type: str, body: bytes, is_text: bool
     assert (event["body"].encode() if is_text else base64.b64decode(event["body"])) == body
 
 
-def test_an_answer_s_body_headers_and_cookies_become_http() -> None:
-    answer = http_response(
+def test_the_body_headers_and_cookies_become_http() -> None:
+    response = http_response(
         {"statusCode": 200, "headers": {"a": "b"}, "cookies": ["c=d"], "body": "AQI=", "isBase64Encoded": True}
     )
-    assert answer == (200, [("a", "b"), ("set-cookie", "c=d")], b"\x01\x02")
+    assert response == (200, [("a", "b"), ("set-cookie", "c=d")], b"\x01\x02")
     assert http_response({"statusCode": 204}) == (204, [], b"")
 
 

@@ -13,7 +13,7 @@ from tests.support.make_run import TIMEOUT, copy_project, running
 MEGABYTE = 1024 * 1024
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: list[tuple[str, str]]
     body: bytes
@@ -34,18 +34,18 @@ class Client:
         for part in parts:
             self._sock.sendall(part.replace(b"localhost:PORT", host))
 
-    def receive(self, method: str = "GET") -> Answer:
+    def receive(self, method: str = "GET") -> Response:
         status = int(self.file.readline().split()[1])
         headers = []
         while line := self.file.readline().rstrip(b"\r\n"):
             name, _, text = line.decode("latin-1").partition(":")
             headers.append((name.lower(), text.strip()))
         if method == "HEAD" or status in (204, 304):
-            return Answer(status, headers, b"")
+            return Response(status, headers, b"")
         length = int(dict(headers)["content-length"])
-        return Answer(status, headers, self.file.read(length))
+        return Response(status, headers, self.file.read(length))
 
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
         self.send(request(method, path, body, **headers))
         return self.receive(method)
 
@@ -184,6 +184,6 @@ def test_a_path_of_the_files_is_the_applications_for_other_methods(client: Clien
 
 
 def test_a_redirect_keeps_http(client: Client) -> None:
-    answer = client.ask("GET", "/health/live/", x_forwarded_proto="https")
-    assert answer.status == 307
-    assert answer.all("location")[0].startswith("http://localhost:")
+    response = client.ask("GET", "/health/live/", x_forwarded_proto="https")
+    assert response.status == 307
+    assert response.all("location")[0].startswith("http://localhost:")

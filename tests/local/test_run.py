@@ -63,22 +63,22 @@ def _command(process: psutil.Process) -> list[str]:
     return []
 
 
-def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(project: Path, server_url: str) -> None:
+def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_confirmed(project: Path, server_url: str) -> None:
     with temporary_database(server_url, f"killed_{os.getpid()}") as url, running(project, DATABASE_URL=url) as run:
-        answered: set[str] = set()
+        created: set[str] = set()
 
         def post() -> None:
             with suppress(httpx.HTTPError), httpx.Client(base_url=run.client.base_url, timeout=TIMEOUT) as client:
                 for _ in range(10_000):
                     response = client.post(PATH, json=BODY)
                     if response.status_code == 201:
-                        answered.add(response.json()["id"])
+                        created.add(response.json()["id"])
 
         threads = [threading.Thread(target=post) for _ in range(4)]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + TIMEOUT
-        while len(answered) < 50 and time.monotonic() < deadline:
+        while len(created) < 50 and time.monotonic() < deadline:
             time.sleep(0.01)
         for child in run.descendants():
             if "local.service" in " ".join(_command(child)):
@@ -88,8 +88,8 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_answered(pro
             thread.join(TIMEOUT)
         with connect(url) as database:
             stored = {str(row[0]) for row in database.run("SELECT id FROM probes")}
-        assert len(answered) >= 50
-        assert answered <= stored
+        assert len(created) >= 50
+        assert created <= stored
 
 
 def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(project: Path) -> None:

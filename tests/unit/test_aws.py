@@ -71,18 +71,18 @@ def test_a_request_is_signed_as_the_sdk_signs_it(signer: aws.AwsCredentials, bod
 
 
 class Endpoint(http.server.BaseHTTPRequestHandler):
-    answers: ClassVar[list[tuple[int, bytes]]] = []
+    next_responses: ClassVar[list[tuple[int, bytes]]] = []
     seen: ClassVar[list[dict[str, str]]] = []
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
         self.seen.append({name.lower(): value for name, value in self.headers.items()})
-        status, body = self.answers.pop(0)
+        status, body = self.next_responses.pop(0)
         self.send_response(status)
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = _answer  # noqa: N815 - http.server's names
+    do_GET = do_POST = _respond  # noqa: N815 - http.server's names
 
     def log_message(self, *_: object) -> None:
         pass
@@ -101,14 +101,14 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Endpoint]]:
     monkeypatch.setattr(aws, "_container_credentials", None)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    Endpoint.answers, Endpoint.seen = [], []
+    Endpoint.next_responses, Endpoint.seen = [], []
     yield Endpoint
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def container_answer(lifetime: timedelta) -> bytes:
+def container_response(lifetime: timedelta) -> bytes:
     expiration = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
     keys = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expiration}
     return json.dumps(keys).encode()
@@ -116,7 +116,7 @@ def container_answer(lifetime: timedelta) -> bytes:
 
 def test_an_empty_access_key_counts_as_unset(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "")
-    endpoint.answers = [(200, container_answer(timedelta(minutes=6)))]
+    endpoint.next_responses = [(200, container_response(timedelta(minutes=6)))]
     assert aws.load_credentials() == ("a", "s", "t")
 
 
@@ -127,7 +127,7 @@ def test_credentials_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_credentials_of_the_container_are_cached_until_they_are_about_to_expire(endpoint: type[Endpoint]) -> None:
-    endpoint.answers = [(200, container_answer(timedelta(minutes=6))), (200, container_answer(timedelta(minutes=4)))]
+    endpoint.next_responses = [(200, container_response(timedelta(minutes=lifetime))) for lifetime in (6, 4)]
     assert aws.load_credentials() == aws.load_credentials() == ("a", "s", "t")
     assert [seen["authorization"] for seen in endpoint.seen] == ["the-token"]
     assert aws._container_credentials is not None
@@ -136,9 +136,9 @@ def test_credentials_of_the_container_are_cached_until_they_are_about_to_expire(
     assert len(endpoint.seen) == 2
 
 
-@pytest.mark.parametrize("answer", [(200, b"{}"), (200, b"no JSON"), (500, b'{"message": "SECRET"}'), (200, b"[]")])
-def test_unavailable_credentials_are_an_aws_error(answer: tuple[int, bytes], endpoint: type[Endpoint]) -> None:
-    endpoint.answers = [answer]
+@pytest.mark.parametrize("response", [(200, b"{}"), (200, b"no JSON"), (500, b'{"message": "SECRET"}'), (200, b"[]")])
+def test_unavailable_credentials_are_an_aws_error(response: tuple[int, bytes], endpoint: type[Endpoint]) -> None:
+    endpoint.next_responses = [response]
     with pytest.raises(aws.AwsError) as error:
         aws.load_credentials()
     assert "SECRET" not in str(error.value)
@@ -157,11 +157,11 @@ def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.Mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
 
-    def answer(_method: str, address: str, *_: object) -> tuple[int, dict[str, str]]:
+    def response(_method: str, address: str, *_: object) -> tuple[int, dict[str, str]]:
         asked.append(address)
         return 200, {"SecretString": "x"}
 
-    monkeypatch.setattr(secrets_manager, "request_json", answer)
+    monkeypatch.setattr(secrets_manager, "request_json", response)
     assert (
         secrets_manager.secret_value("arn:aws-cn:secretsmanager:cn-north-1:1:secret:x", "AWSCURRENT", "eu-central-1")
         == "x"
@@ -174,7 +174,7 @@ def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("response", "message"),
     [
         ((400, b'{"__type": "com.amazon#AccessDeniedException", "Message": "SECRET"}'), "AccessDeniedException"),
         ((400, b'{"__type": "ResourceNotFoundException"}'), "ResourceNotFoundException"),
@@ -184,10 +184,10 @@ def test_an_arn_names_its_region_and_china_its_own_domain(monkeypatch: pytest.Mo
     ],
 )
 def test_an_unavailable_secret_is_an_aws_error(
-    answer: tuple[int, bytes], message: str, endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch
+    response: tuple[int, bytes], message: str, endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    endpoint.answers = [answer]
+    endpoint.next_responses = [response]
     with pytest.raises(aws.AwsError, match=message) as error:
         secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1")
     assert "SECRET" not in str(error.value)
@@ -195,7 +195,7 @@ def test_an_unavailable_secret_is_an_aws_error(
 
 def test_a_version_that_is_not_there_is_none(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    endpoint.answers = [(400, b'{"__type": "ResourceNotFoundException"}')]
+    endpoint.next_responses = [(400, b'{"__type": "ResourceNotFoundException"}')]
     assert secrets_manager.secret_value("name", "AWSPENDING", "eu-central-1") is None
 
 
@@ -245,7 +245,7 @@ def https_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "no-more"))
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-        Endpoint.answers, Endpoint.seen = [], []
+        Endpoint.next_responses, Endpoint.seen = [], []
         https.tls_context.cache_clear()
         yield start
         https.tls_context.cache_clear()
@@ -253,7 +253,7 @@ def https_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_a_secret_is_read_over_verified_tls(https_endpoint: Callable[..., type[Endpoint]], tmp_path: Path) -> None:
     endpoint = https_endpoint()
-    endpoint.answers = [(200, b'{"SecretString": "x"}')]
+    endpoint.next_responses = [(200, b'{"SecretString": "x"}')]
     assert secrets_manager.secret_value("name", "AWSCURRENT", "eu-central-1") == "x"
     for by, host in ((authority(tmp_path / "other.pem"), "127.0.0.1"), (authority(tmp_path / "ca.pem"), "db.example")):
         https.tls_context.cache_clear()
@@ -268,7 +268,7 @@ def test_the_tls_context_for_secrets_is_made_once_and_at_init(
 ) -> None:
     """Reading the system's authorities takes 16 ms of a whole processor, and an invocation has a share of one."""
     endpoint = https_endpoint()
-    endpoint.answers = [(200, b'{"SecretString": "x"}')] * 2
+    endpoint.next_responses = [(200, b'{"SecretString": "x"}')] * 2
     program = f"""
 import pathlib, handler.main
 pathlib.Path({str(tmp_path / "ca.pem")!r}).unlink()  # who reads the authorities now finds none

@@ -46,7 +46,7 @@ class Server:
 
     def __init__(self, listener: socket.socket, tls: ssl.SSLContext | None, replies: tuple[Any, ...]) -> None:
         self.listener, self.tls, self.replies = listener, tls, replies
-        self.heard = b""
+        self.received = b""
 
     def serve(self) -> None:
         peer, _ = self.listener.accept()
@@ -57,13 +57,13 @@ class Server:
             peer = self.tls.wrap_socket(peer, server_side=True)
         with peer, suppress(OSError):
             for reply in self.replies:
-                said = peer.recv(4096)
-                self.heard += said
-                if said[:1] in (b"", b"X"):  # Terminate
+                data = peer.recv(4096)
+                self.received += data
+                if data[:1] in (b"", b"X"):  # Terminate
                     return
-                peer.sendall(reply(said) if callable(reply) else reply)
-            while said := peer.recv(4096):
-                self.heard += said
+                peer.sendall(reply(data) if callable(reply) else reply)
+            while data := peer.recv(4096):
+                self.received += data
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +121,9 @@ def connect(address: Address, **options: Any) -> Connection:
     return Connection(address, {"user": "ann", "password": PASSWORD}, timeout=5, idle_check=60, **options)
 
 
-def assert_kept(password: str, server: Server) -> None:
-    assert password.encode() not in server.heard
-    assert b"md5" not in server.heard
+def assert_password_not_sent(password: str, server: Server) -> None:
+    assert password.encode() not in server.received
+    assert b"md5" not in server.received
 
 
 OUT_OF_ORDER = {
@@ -154,7 +154,7 @@ def test_an_authentication_request_out_of_order_is_a_protocol_error_and_no_passw
     with serve(*replies) as (server, address), pytest.raises(dbapi.OperationalError) as error:
         connect(address, channel_binding=channel_binding)
     assert channel_binding or error.value.args[0]["C"] == "08P01"
-    assert_kept(PASSWORD, server)
+    assert_password_not_sent(PASSWORD, server)
 
 
 def test_a_second_request_for_the_cleartext_password_is_a_protocol_error(certificates: Path) -> None:
@@ -164,8 +164,8 @@ def test_a_second_request_for_the_cleartext_password_is_a_protocol_error(certifi
             pytest.raises(dbapi.OperationalError, match="out of order"),
         ):
             connect(address)
-        assert server.heard.count(PASSWORD.encode()) == 1
-        assert b"md5" not in server.heard
+        assert server.received.count(PASSWORD.encode()) == 1
+        assert b"md5" not in server.received
 
 
 @pytest.mark.parametrize("asked", [CLEARTEXT, MD5, SASL])
@@ -176,7 +176,7 @@ def test_no_password_is_sent_during_a_query(asked: bytes, serve: Serve) -> None:
             connection.run("select %s", ("x",))
         assert connection.closed
     assert error.value.args[0]["C"] == "08P01"
-    assert_kept(PASSWORD, server)
+    assert_password_not_sent(PASSWORD, server)
 
 
 @pytest.mark.parametrize("asked", [CLEARTEXT, MD5], ids=["cleartext", "MD5"])
@@ -186,11 +186,11 @@ def test_cleartext_and_md5_passwords_are_sent_only_in_tls(asked: bytes, certific
         pytest.raises(dbapi.OperationalError, match="no verified TLS"),
     ):
         connect(address)
-    assert_kept(PASSWORD, server)
+    assert_password_not_sent(PASSWORD, server)
     with tls_server(certificates)(asked, AUTHENTICATED + KEY + READY) as (server, address):
         connect(address).close()
-    assert (PASSWORD.encode() in server.heard) == (asked == CLEARTEXT)
-    assert (b"md5" in server.heard) == (asked == MD5)
+    assert (PASSWORD.encode() in server.received) == (asked == CLEARTEXT)
+    assert (b"md5" in server.received) == (asked == MD5)
 
 
 def test_no_cleartext_password_is_sent_without_a_verified_certificate(certificates: Path) -> None:
@@ -199,7 +199,7 @@ def test_no_cleartext_password_is_sent_without_a_verified_certificate(certificat
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             with pytest.raises(dbapi.OperationalError, match="no verified TLS"):
                 connect((host, port, context))
-        assert_kept(PASSWORD, server)
+        assert_password_not_sent(PASSWORD, server)
 
 
 @pytest.mark.parametrize(
@@ -218,14 +218,14 @@ def scram(iterations: int = 4096, offered: bytes = SASL) -> tuple[Any, ...]:
     mechanism = ScramMechanism("SCRAM-SHA-256")
     server = mechanism.make_server(lambda _: mechanism.make_auth_info(PASSWORD, iteration_count=iterations))
 
-    def first(said: bytes) -> bytes:
-        name, _, rest = said[5:].partition(b"\x00")
+    def first(data: bytes) -> bytes:
+        name, _, rest = data[5:].partition(b"\x00")
         assert name == b"SCRAM-SHA-256"
         server.set_client_first(rest[4:].decode())
         return request(11, server.get_server_first().encode())
 
-    def final(said: bytes) -> bytes:
-        server.set_client_final(said[5:].decode())
+    def final(data: bytes) -> bytes:
+        server.set_client_final(data[5:].decode())
         return request(12, server.get_server_final().encode()) + AUTHENTICATED + KEY + READY
 
     return offered, first, final
@@ -235,7 +235,7 @@ def scram(iterations: int = 4096, offered: bytes = SASL) -> tuple[Any, ...]:
 def test_scram_sha_256_is_chosen_among_the_offered_mechanisms(offered: bytes, serve: Serve) -> None:
     with serve(*scram(offered=offered)) as (server, address):
         connect(address).close()
-    assert_kept(PASSWORD, server)
+    assert_password_not_sent(PASSWORD, server)
 
 
 def test_too_many_iterations_are_rejected_before_hashing(serve: Serve) -> None:
@@ -244,7 +244,7 @@ def test_too_many_iterations_are_rejected_before_hashing(serve: Serve) -> None:
         pytest.raises(dbapi.OperationalError, match="more than 600000 iterations"),
     ):
         connect(address)
-    assert b"p=" not in server.heard.partition(b"r=")[2]
+    assert b"p=" not in server.received.partition(b"r=")[2]
     with serve(*scram(authentication.MAX_ITERATIONS)) as (_, address):
         connect(address).close()
 
@@ -260,7 +260,7 @@ def test_too_many_iterations_are_rejected_before_hashing(serve: Serve) -> None:
 def test_required_channel_binding_cannot_be_skipped(reply: bytes, reason: str, serve: Serve) -> None:
     with serve(reply) as (server, address), pytest.raises(dbapi.OperationalError, match=reason):
         connect(address, channel_binding=True)
-    assert_kept(PASSWORD, server)
+    assert_password_not_sent(PASSWORD, server)
 
 
 def test_channel_binding_needs_tls(tmp_path: Path) -> None:
@@ -276,4 +276,4 @@ def test_a_server_without_authentication_is_accepted_and_gets_no_password(serve:
         connection = connect(address)
         assert not connection.closed
         connection.close()
-    assert_kept(PASSWORD, server)
+    assert_password_not_sent(PASSWORD, server)

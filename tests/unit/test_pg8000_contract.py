@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 class Wire:
     """A socket that has received all bytes of the server already, and records what the connection sends."""
 
-    def __init__(self, answers: bytes) -> None:
-        self.answers = io.BytesIO(answers)
+    def __init__(self, replies: bytes) -> None:
+        self.replies = io.BytesIO(replies)
         self.sent = b""
         self.calls: list[str] = []
 
@@ -47,7 +47,7 @@ class Wire:
         self.calls.append("flush")
 
     def read(self, size: int) -> bytes:
-        return self.answers.read(size)
+        return self.replies.read(size)
 
     def close(self) -> None:
         self.calls.append("close")
@@ -62,9 +62,9 @@ READY = message(b"Z", b"I")
 GREETING = AUTHENTICATED + message(b"S", b"server_version\x0018.6\x00") + message(b"K", b"12345678") + READY
 
 
-def connected(answers: bytes = b"") -> Any:
-    """pg8000's own connection, greeted, with `answers` to come."""
-    return dbapi.Connection("me", sock=Wire(GREETING + answers), ssl_context=False)
+def connected(replies: bytes = b"") -> Any:
+    """pg8000's own connection, greeted, with `replies` to come."""
+    return dbapi.Connection("me", sock=Wire(GREETING + replies), ssl_context=False)
 
 
 def test_the_installed_pg8000_is_in_the_range_of_pyproject() -> None:
@@ -277,7 +277,7 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
     (
         core.CoreConnection.handle_AUTHENTICATION_REQUEST,
         "1bce623334c9f27f",
-        "it answers every request at every moment: Connection.handle_AUTHENTICATION_REQUEST; stream.TlsSocket",
+        "it replies every request at every moment: Connection.handle_AUTHENTICATION_REQUEST; stream.TlsSocket",
     ),
     (
         core.CoreConnection.handle_COPY_IN_RESPONSE,

@@ -80,7 +80,7 @@ def is_silent(end: socket.socket) -> bool:
 
 def test_carries_bytes_both_ways(client: socket.socket, server: socket.socket) -> None:
     carry(client, server, b"question")
-    carry(server, client, b"answer")
+    carry(server, client, b"result")
 
 
 def test_reaches_a_unix_socket(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_reaches_a_unix_socket(tmp_path: Path) -> None:
         upstream.settimeout(TIMEOUT)
         with Proxy(path) as proxy, connect(proxy) as client, accept(upstream) as server:
             carry(client, server, b"question")
-            carry(server, client, b"answer")
+            carry(server, client, b"result")
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.05])
@@ -114,7 +114,7 @@ def test_passes_on_the_end_of_the_clients_stream_and_the_reply_to_it(
     client.shutdown(socket.SHUT_WR)
     assert receive(server, 3) == b"bye"
     assert server.recv(1) == b""
-    carry(server, client, b"answer")
+    carry(server, client, b"result")
 
 
 def test_rests_when_a_client_has_ended_its_stream(client: socket.socket, server: socket.socket) -> None:
@@ -142,12 +142,12 @@ def test_resets_a_client_whose_server_cannot_be_reached(proxy: Proxy, upstream: 
         client.recv(1)
 
 
-def test_counts_a_request_and_its_answer_as_one_round_trip(
+def test_counts_a_request_and_its_reply_as_one_round_trip(
     proxy: Proxy, client: socket.socket, server: socket.socket
 ) -> None:
     with proxy.counting() as count:
         carry(client, server, b"question")
-        carry(server, client, b"answer")
+        carry(server, client, b"result")
     assert (count.round_trips, count.connections, count.bytes_sent, count.bytes_received) == (1, 0, 8, 6)
 
 
@@ -164,11 +164,11 @@ def test_counts_every_turn(proxy: Proxy, client: socket.socket, server: socket.s
     with proxy.counting() as count:
         for _ in range(3):
             carry(client, server, b"question")
-            carry(server, client, b"answer")
+            carry(server, client, b"result")
     assert count.round_trips == 3
 
 
-def test_counts_neither_a_request_without_answer_nor_an_answer_without_request(
+def test_counts_neither_a_request_without_reply_nor_a_reply_without_request(
     proxy: Proxy, client: socket.socket, server: socket.socket
 ) -> None:
     with proxy.counting() as count:
@@ -179,15 +179,15 @@ def test_counts_neither_a_request_without_answer_nor_an_answer_without_request(
 
 def test_counts_only_during_the_block(proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
     carry(client, server, b"question")
-    carry(server, client, b"answer")
+    carry(server, client, b"result")
     with proxy.counting() as outer:
         carry(client, server, b"question")
         with proxy.counting() as inner:
-            carry(server, client, b"answer")
+            carry(server, client, b"result")
             carry(client, server, b"question")
-        carry(server, client, b"answer")
+        carry(server, client, b"result")
     carry(client, server, b"question")
-    carry(server, client, b"answer")
+    carry(server, client, b"result")
     assert (outer.round_trips, inner.round_trips) == (2, 1)
 
 
@@ -223,7 +223,7 @@ def test_latency_is_added_in_each_direction(proxy: Proxy, client: socket.socket,
     start = time.monotonic()
     carry(client, server, b"question")
     middle = time.monotonic()
-    carry(server, client, b"answer")
+    carry(server, client, b"result")
     assert middle - start >= 0.05
     assert time.monotonic() - middle >= 0.05
 
@@ -251,7 +251,7 @@ def test_keeps_the_order_when_latency_falls(proxy: Proxy, client: socket.socket,
 def test_black_hole_swallows_without_closing(proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
     proxy.black_hole()
     client.sendall(b"question")
-    server.sendall(b"answer")
+    server.sendall(b"result")
     assert is_silent(client)
     assert is_silent(server)
 
@@ -281,7 +281,7 @@ def test_new_connections_work_after_a_black_hole_and_the_swallowed_stay_silent(
         proxy.restore()
         with connect(proxy) as new, accept(upstream) as new_server:
             carry(new, new_server, b"question")
-            carry(new_server, new, b"answer")
+            carry(new_server, new, b"result")
         client.sendall(b"question")
         assert is_silent(server)
         assert is_silent(client)
@@ -346,8 +346,8 @@ def test_cut_after_forwards_so_many_bytes_and_closes(
     carry(server, client, b"before")
     proxy.cut_after(n)
     if n:
-        server.sendall(b"answer")
-    assert receive(client, n) == b"answer"[:n]
+        server.sendall(b"result")
+    assert receive(client, n) == b"result"[:n]
     assert client.recv(1) == b""
 
 
@@ -355,10 +355,10 @@ def test_cut_after_counts_over_several_chunks_and_leaves_requests_alone(
     proxy: Proxy, client: socket.socket, server: socket.socket
 ) -> None:
     proxy.cut_after(10)
-    carry(server, client, b"answer")
+    carry(server, client, b"result")
     carry(client, server, b"question")
-    server.sendall(b"answer")
-    assert receive(client, 4) == b"answ"
+    server.sendall(b"result")
+    assert receive(client, 4) == b"resu"
     assert client.recv(1) == b""
 
 

@@ -24,15 +24,15 @@ def pair() -> Iterator[tuple[Stream, socket.socket]]:
 
 
 @contextmanager
-def listening(answer: bytes) -> Iterator[int]:
-    """The port of a server that sends `answer` to whoever says something, and hangs up."""
+def listening(reply: bytes) -> Iterator[int]:
+    """The port of a server that sends `reply` after the first bytes of its client, and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             peer, _ = listener.accept()
             with peer:
                 peer.recv(1024)
-                peer.sendall(answer)
+                peer.sendall(reply)
 
         thread = threading.Thread(target=serve)
         thread.start()
