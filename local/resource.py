@@ -351,7 +351,7 @@ def _drop(url: str, names: Iterable[str]) -> None:
     parts = urlsplit(url)
     port = parse_qs(parts.query)["port"][0]
     socket = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.{port}"
-    connection = pg8000.native.Connection(parts.username, password=parts.password, unix_sock=socket)
+    connection = pg8000.native.Connection(parts.username, password=parts.password, unix_sock=socket, ssl_context=False)
     try:
         connection.run(f"DROP TABLE {', '.join(names)}")
     except pg8000.exceptions.DatabaseError as error:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from handler import resources
 from handler.database.base import Base
-from tests.support.database import TEMPLATE, connect, socket_path, temporary_database, url_of
+from tests.support.database import TEMPLATE, connect, empty_tables, socket_path, temporary_database, url_of
 from tests.support.make_run import copy_project
 from tests.support.proxy import Proxy
 from tests.support.resources import SHIPPED
@@ -70,8 +70,7 @@ def worker_database(server_url: str) -> Iterator[str]:
 def database(worker_database: str) -> Any:
     """A connection beside the handler's, to the same database, with every table empty."""
     with connect(worker_database) as connection:
-        tables = ", ".join(Base.metadata.tables)
-        connection.run(f"TRUNCATE {tables} RESTART IDENTITY")
+        empty_tables(connection, reversed(Base.metadata.sorted_tables))
         yield connection
 
 

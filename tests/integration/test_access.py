@@ -77,7 +77,9 @@ class Deployed:
     def connect(self, user: str | None = None) -> pg8000.native.Connection:
         url = self.url_of(user or self.user)
         settings = read_database_settings({"DATABASE_URL": url})
-        return pg8000.native.Connection(settings.user, database=settings.database, unix_sock=socket_path(url))
+        return pg8000.native.Connection(
+            settings.user, database=settings.database, unix_sock=socket_path(url), ssl_context=False
+        )
 
 
 def drop_role(admin: pg8000.native.Connection, name: str) -> None:

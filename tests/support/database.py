@@ -3,13 +3,14 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pg8000.native
 import pytest
+from sqlalchemy import Table
 
 from handler.settings import read_database_settings
 
@@ -20,12 +21,29 @@ def connect(url: str) -> Iterator[pg8000.native.Connection]:
     settings = read_database_settings({"DATABASE_URL": url})
     connection = pg8000.native.Connection(
         settings.user, password=settings.password, database=settings.database or settings.user,
-        unix_sock=socket_path(url),
+        unix_sock=socket_path(url), ssl_context=False,  # or pg8000 loads the system's authorities, 48 ms
     )  # fmt: skip
     try:
         yield connection
     finally:
         connection.close()
+
+
+# The sequences that number the rows of a table, with their first values.
+RESTART = (
+    "SELECT setval(seqrelid, seqstart, false) FROM pg_sequence JOIN pg_depend ON objid = seqrelid"
+    " WHERE refobjid = CAST(:name AS regclass) AND deptype IN ('a', 'i')"
+)
+
+
+def empty_tables(connection: pg8000.native.Connection, tables: Iterable[Table]) -> None:
+    """Delete every row, from referencing tables first, and restart the sequences.
+
+    For the few rows of a test, TRUNCATE takes 30 times as long.
+    """
+    for table in tables:
+        connection.run(f"DELETE FROM {table.name}")
+        connection.run(RESTART, name=table.name)
 
 
 # The database that has all migrations and the tables of the tests' own resource (tests/support/server.py).
