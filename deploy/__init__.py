@@ -1,1 +1,4 @@
-"""Build the artifact, fetch the CA bundle, smoke test a deployed service, run `sam local`. Never deployed."""
+"""Programs for a deployment: build the artifact, fetch the CA bundle, test a deployed service, run `sam local`.
+
+This package is not deployed itself.
+"""

@@ -1,7 +1,7 @@
-"""What is deployed, put into a folder: `python -m deploy.build FOLDER [arm64|x86_64]`.
+"""Put the files that are deployed into a folder: `python -m deploy.build FOLDER arm64|x86_64`.
 
 The Makefile's build-* recipes run it for `sam build`. It needs pip, a package index, and a CPython of the function's
-minor version; nothing of the virtual environments. Two builds are equal, file by file (docs/adr/0016).
+minor version. It uses no virtual environment. Two builds are equal, file by file (docs/adr/0016).
 """
 
 import os
@@ -15,11 +15,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RUNTIME = "3.13"  # the minor version of the Runtime in template.yaml
-MAGIC = "f30d0d0a"  # of the bytecode that this version reads: 3571, Lib/importlib/_bootstrap_external.py
+MAGIC = "f30d0d0a"  # the magic number of this version's bytecode: 3571, Lib/importlib/_bootstrap_external.py
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # Lambda's names, and the wheels'
-# What no deployed module imports: programs with this machine's Python in their first line, the libraries' test
-# suites, dialects of other databases (Alembic and SQLAlchemy import them by name), types and sources for compilers.
-# RECORD would list what is gone; the rest of dist-info stays, pg8000 reads its own.
+# Files that no deployed module imports: programs that name this machine's Python, test suites of libraries, dialects of
+# other databases (Alembic and SQLAlchemy import dialects by name), type stubs and C sources. RECORD would list removed
+# files. The rest of dist-info stays, because pg8000 reads its own.
 UNUSED = (
     "bin",
     "alembic/testing",
@@ -41,11 +41,11 @@ CA_BUNDLE = "handler/ca-bundle.pem"
 
 
 class BuildError(Exception):
-    """The artifact cannot be built here; the message says what is missing, for a person."""
+    """The artifact cannot be built on this machine. The message names what is missing."""
 
 
 def build(folder: Path, architecture: str) -> None:
-    """Fill the empty `folder` with what runs on Lambda's `architecture`. Raises BuildError."""
+    """Fill the empty `folder` with the artifact for Lambda's `architecture`. Raises BuildError."""
     if architecture not in MACHINES:
         raise BuildError(f"ARCHITECTURE must be one of {', '.join(MACHINES)}, not {architecture!r}")
     python = runtime_python()
@@ -61,11 +61,11 @@ def build(folder: Path, architecture: str) -> None:
     shutil.copytree(ROOT / "handler", folder / "handler", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     compile_all(folder, python)
     for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)  # whatever the umask here: Lambda reads as another user
+        path.chmod(0o755 if path.is_dir() else 0o644)  # Lambda reads as another user
 
 
 def install(requirements: Path, folder: Path, architecture: str) -> None:
-    """The pinned wheels for Lambda, whatever machine this is; without bytecode of this machine's Python."""
+    """Install the pinned wheels for Lambda, without bytecode of this machine's Python. Raises BuildError."""
     if find_spec("pip") is None:
         raise BuildError(f"{sys.executable} has no pip: run `make build`, which brings one")
     # Amazon Linux 2023 has glibc 2.34.
@@ -74,18 +74,18 @@ def install(requirements: Path, folder: Path, architecture: str) -> None:
     command += ["--no-deps", "--only-binary=:all:", "--no-compile", "--root-user-action=ignore", "--implementation=cp"]
     command += [f"--python-version={RUNTIME}", *platforms, f"--target={folder}", f"--requirement={requirements}"]
     if subprocess.run(command, check=False).returncode:
-        raise BuildError(f"no wheel for Python {RUNTIME} on {architecture}, or no package index in reach: pip says it")
+        raise BuildError(f"no wheel for Python {RUNTIME} on {architecture}, or no package index: see pip's message")
 
 
 def runtime_python(environ: Mapping[str, str] = os.environ) -> str:
-    """A Python that writes the bytecode that Lambda's reads: BUILD_PYTHON, or what is found. Raises BuildError."""
+    """The path of a Python of Lambda's minor version: BUILD_PYTHON, or the first one found. Raises BuildError."""
     home = Path(environ.get("HOME", "/"))
     pyenv = Path(environ.get("PYENV_ROOT") or home / ".pyenv")
     uv = Path(environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python")
     found = [
         sys.executable,
         shutil.which(f"python{RUNTIME}", path=environ.get("PATH", "")) or "",
-        # pyenv's shim is in PATH for a version that is not chosen too, and fails.
+        # pyenv's shim in PATH fails if its version is installed but not chosen.
         *map(str, pyenv.glob(f"versions/{RUNTIME}.*/bin/python{RUNTIME}")),
         *map(str, uv.glob(f"cpython-{RUNTIME}.*/bin/python{RUNTIME}")),
     ]
@@ -94,9 +94,9 @@ def runtime_python(environ: Mapping[str, str] = os.environ) -> str:
         if _magic(candidate) == MAGIC:
             return candidate
     if named:
-        raise BuildError(f"BUILD_PYTHON={named} is no Python {RUNTIME}, or does not run")
+        raise BuildError(f"BUILD_PYTHON={named} is not Python {RUNTIME}, or does not run")
     raise BuildError(
-        f"Python {RUNTIME} is not on this machine, and only it writes the bytecode that Lambda reads; without, a cold "
+        f"Python {RUNTIME} is not on this machine. Only it writes the bytecode that Lambda reads, without which a cold "
         f"start takes three times as long. Install it (`uv python install {RUNTIME}`, `pyenv install {RUNTIME}`, "
         f"`brew install python@{RUNTIME}`, or your system's package), or name it: BUILD_PYTHON=/path/to/python{RUNTIME}"
     )
@@ -112,14 +112,14 @@ def _magic(python: str) -> str:
 
 
 def strip(library: Path) -> None:
-    """Cut off what follows the last loaded segment of an ELF file: its sections' table and debugging information.
+    """Remove the section table and the debugging information, which follow the last loaded segment of an ELF file.
 
-    The loader reads the program headers only (ELF-64 Object File Format, chapters 2 and 5). SQLAlchemy's wheels carry
-    8 MB of it, and binutils' strip knows no foreign machine.
+    The loader reads only the program headers (ELF-64 Object File Format, chapters 2 and 5). SQLAlchemy's wheels have
+    8 MB of such data. The program `strip` of binutils does not support other architectures.
     """
     content = bytearray(library.read_bytes())
     if content[:6] != b"\x7fELF\x02\x01":
-        raise BuildError(f"{library} is no 64-bit little-endian ELF file")
+        raise BuildError(f"{library} is not a 64-bit little-endian ELF file")
     (first,) = struct.unpack_from("<Q", content, 32)  # e_phoff
     size, number = struct.unpack_from("<HH", content, 54)  # e_phentsize, e_phnum
     ends = [sum(struct.unpack_from("<8xQ16xQ", content, first + i * size)) for i in range(number)]  # p_offset, p_filesz
@@ -130,13 +130,13 @@ def strip(library: Path) -> None:
 
 
 def compile_all(folder: Path, python: str) -> None:
-    """Bytecode beside every source, never compared with it: the zip's timestamps mean nothing.
+    """Compile every source. Python never checks the bytecode, because the timestamps in a zip mean nothing.
 
-    The sources stay, for tracebacks, which name /var/task.
+    The sources stay for tracebacks, which name /var/task.
     """
     command = [python, "-I", "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "-s", str(folder)]
     if subprocess.run([*command, "-p", "/var/task", str(folder)], check=False).returncode:
-        raise BuildError(f"{python} cannot compile what is named above")
+        raise BuildError(f"{python} cannot compile the files that are named above")
 
 
 def main() -> None:
@@ -145,11 +145,11 @@ def main() -> None:
         build(folder, architecture)
     except BuildError as error:
         sys.exit(f"build: {error}")
-    # SAM shows what a build that succeeds prints to stdout, and hides the rest.
+    # SAM shows the standard output of a successful build, and hides its standard error.
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"build: {size / 1e6:.1f} MB for Python {RUNTIME} on {architecture}")
     if not (folder / CA_BUNDLE).exists():
-        print(f"build: WARNING: {CA_BUNDLE} is not here: the function trusts the system's authorities, and those of")
+        print(f"build: WARNING: {CA_BUNDLE} is missing: the function trusts the system's authorities, and those of")
         print("build: RDS instances are not among them (those of RDS Proxy are). `make ca-bundle` writes the file.")
 
 

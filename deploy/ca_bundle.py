@@ -29,11 +29,11 @@ CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE----
 
 
 class BundleError(Exception):
-    """The file cannot be written; the message says which address is at fault, and why."""
+    """The file cannot be written. The message names the address that failed, and the reason."""
 
 
 def addresses(region: str) -> list[str]:
-    """Where the certificates are. Raises BundleError when `region` is not the name of a region."""
+    """The URLs of the certificates. Raises BundleError if `region` is not the name of a region."""
     if not re.fullmatch(r"[a-z]+(-[a-z]+)+-[0-9]+", region):
         raise BundleError("name the region of the database: make ca-bundle REGION=eu-central-1")
     rds = next((url for prefix, url in RDS_ELSEWHERE.items() if region.startswith(prefix)), RDS)
@@ -41,7 +41,7 @@ def addresses(region: str) -> list[str]:
 
 
 def fetch(url: str) -> str:
-    """What is at `url`. Raises BundleError."""
+    """Download the text at `url`. Raises BundleError."""
     try:
         with urlopen(url, timeout=30) as response:  # noqa: S310 - the addresses above, all of them https
             data: bytes = response.read(MAX_BYTES + 1)
@@ -53,9 +53,9 @@ def fetch(url: str) -> str:
 
 
 def authorities(url: str, text: str) -> list[str]:
-    """The authorities in `text`, PEM with a line of comment each, without those that have expired.
+    """The authorities in `text` that have not expired, each as PEM after a comment with its name.
 
-    Raises BundleError when one of the certificates cannot be read or is not an authority's, and when none is left.
+    Raises BundleError if a certificate cannot be read or is not an authority's, and if no authority is left.
     """
     found = []
     for pem in CERTIFICATE.findall(text):
@@ -64,13 +64,13 @@ def authorities(url: str, text: str) -> list[str]:
             context.load_verify_locations(cadata=pem)
         except (ssl.SSLError, ValueError) as error:
             raise BundleError(f"{url} has a certificate that cannot be read: {error}") from error
-        if not context.get_ca_certs():  # it lists authorities only
+        if not context.get_ca_certs():  # get_ca_certs() returns only authorities
             raise BundleError(f"{url} has a certificate that is not an authority's")
         certificate: Any = context.get_ca_certs()[0]
         name = ", ".join(value for ((key, value),) in certificate["subject"] if key == "commonName")
         line = f"{name}, until {certificate['notAfter']}"
         if ssl.cert_time_to_seconds(certificate["notAfter"]) < time.time():
-            print(f"ca-bundle: left out, since it has expired: {line}")
+            print(f"ca-bundle: left out, because it has expired: {line}")
         else:
             found.append(f"# {line}\n{pem}\n")
     if not found:
@@ -79,7 +79,7 @@ def authorities(url: str, text: str) -> list[str]:
 
 
 def write(region: str, file: Path) -> int:
-    """Write the authorities of `region` to `file`, whole or not at all. Returns how many. Raises BundleError."""
+    """Replace `file` with the authorities of `region`, and return their number. Raises BundleError."""
     found = [pem for url in addresses(region) for pem in authorities(url, fetch(url))]
     new = file.with_suffix(".new")
     new.write_text("".join(found))

@@ -1,8 +1,9 @@
 """Check an AWS account before a deployment: `python -m deploy.preflight ENVIRONMENT "NAME=VALUE …"`.
 
-`make deploy` runs it with the SAM CLI's Python, which has boto3. It refuses what CloudFormation would find out after
-minutes. A check that the credentials do not allow is skipped, with a line on standard error. Standard output has the
-parameters for `sam deploy --parameter-overrides`: those of samconfig.toml, those given, and a new Release.
+`make deploy` runs it with the SAM CLI's Python, which has boto3. It refuses deployments that CloudFormation would
+fail after minutes. A check that the credentials do not allow is skipped, with a line on standard error.
+Standard output has the parameters for `sam deploy --parameter-overrides`: those of samconfig.toml, those given, and a
+new Release.
 """
 
 import re
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 UNRESERVED = (
     100  # what Lambda keeps for functions without a reservation (Lambda developer guide, "Reserved concurrency")
 )
-# What stacks in these states need before they can be updated.
+# What must be done before a stack in one of these states can be updated.
 AFTER_A_FAILURE = 'docs/deployment.md, "After a failure"'
 FAILED_FIRST = "its first deployment failed: delete it and deploy again"
 STUCK = {
@@ -35,7 +36,7 @@ BUDGETS = {"1": 80, "4": 320, "8": 640, "16": 640, "32": 640}
 
 
 class PreflightError(Exception):
-    """The deployment would fail, or do harm; the message says what to do first."""
+    """The deployment would fail or cause damage. The message says what to do first."""
 
 
 def parameters_of(environment: str, given: str) -> dict[str, str]:
@@ -56,7 +57,7 @@ def release() -> str:
 
 
 def check_stack(stack: Mapping[str, Any] | None, parameters: Mapping[str, str]) -> None:
-    """Refuse a stack that cannot be updated, and a budget that the running database does not give yet."""
+    """Refuse a stack that cannot be updated, and a budget that the running database does not support yet."""
     if stack is None:
         return
     if reason := STUCK.get(stack["StackStatus"]):
@@ -84,8 +85,8 @@ def check_concurrency(limits: Mapping[str, Any], reserved_before: int, parameter
     if wanted and free - wanted < UNRESERVED:
         raise PreflightError(
             f"ReservedConcurrency={wanted} is more than this account can reserve: {free} of"
-            f" {limits['ConcurrentExecutions']} are unreserved, and {UNRESERVED} must stay so. Ask for more in Service"
-            " Quotas (Lambda, Concurrent executions)"
+            f" {limits['ConcurrentExecutions']} are unreserved, and {UNRESERVED} must stay unreserved. Ask for more in"
+            " Service Quotas (Lambda, Concurrent executions)"
         )
 
 
@@ -107,7 +108,7 @@ def ensure_ca_bundle(region: str | None) -> None:
 
 
 def check_account(session: Any, stack_name: str, parameters: Mapping[str, str]) -> None:
-    """Ask AWS. Raises PreflightError."""
+    """Check the account with requests to AWS. Raises PreflightError."""
     stack = allowed("the stack", lambda: describe(session, stack_name))
     check_stack(stack, parameters)
     before = {one["ParameterKey"]: one.get("ParameterValue", "") for one in (stack or {}).get("Parameters", [])}
@@ -119,7 +120,7 @@ def check_account(session: Any, stack_name: str, parameters: Mapping[str, str]) 
 
 
 def check_rds_role(iam: Any) -> None:
-    """The first database of an account needs a role that RDS has not made yet. Raises PreflightError."""
+    """Refuse the first database of an account whose service-linked role does not exist. Raises PreflightError."""
     try:
         iam.get_role(RoleName="AWSServiceRoleForRDS")
     except iam.exceptions.NoSuchEntityException:
@@ -141,7 +142,7 @@ def describe(session: Any, name: str) -> Any:
 
 
 def allowed(what: str, call: Callable[[], Result]) -> Result | None:
-    """What `call` returns; None, with a line on standard error, where the credentials do not allow it."""
+    """The result of `call`, or None after a line on standard error if the credentials do not allow the call."""
     try:
         return call()
     except PreflightError:

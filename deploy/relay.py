@@ -10,7 +10,7 @@ CHUNK = 65536  # bytes
 
 @contextmanager
 def relay(upstream: str | tuple[str, int], host: str = "127.0.0.1") -> Iterator[int]:
-    """Forward connections to `upstream`, a unix socket's path or (host, port), as long as the block. Yields the port.
+    """Forward connections to `upstream`, the path of a unix socket or (host, port), during the block. Yields the port.
 
     The relay listens on a free port of `host`. Raises OSError if `host` is not an address of this machine.
     """
@@ -19,7 +19,7 @@ def relay(upstream: str | tuple[str, int], host: str = "127.0.0.1") -> Iterator[
         try:
             yield listener.getsockname()[1]
         finally:
-            with suppress(OSError):  # macOS: not connected
+            with suppress(OSError):  # macOS raises, because a listener is not connected
                 listener.shutdown(socket.SHUT_RDWR)  # close() alone does not end accept() in the other thread
 
 
@@ -41,7 +41,7 @@ def _forward(client: socket.socket, upstream: str | tuple[str, int]) -> None:
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy until one side ends, and then end both: PostgreSQL's protocol has no half-closed connection."""
+    """Copy until one side closes, then close both, because PostgreSQL's protocol has no half-closed connections."""
     with suppress(OSError):
         while data := source.recv(CHUNK):
             target.sendall(data)

@@ -1,7 +1,7 @@
-"""`sam local` on the built function and a database that its container reaches: `python -m deploy.sam start-api`.
+"""Run `sam local` with the built function and a database: `python -m deploy.sam start-api`.
 
-`python -m deploy.sam invoke ApiFunction -e events/health-ready.json` is one invocation. The database is the embedded
-one, or DATABASE_URL's, migrated first. Needs a Docker engine, and the build that `make sam-local` makes before it.
+`python -m deploy.sam invoke ApiFunction -e events/health-ready.json` runs one invocation. The database is the embedded
+one or the one in DATABASE_URL. It is migrated first. This needs a Docker engine, and the build of `make sam-local`.
 """
 
 import json
@@ -23,25 +23,25 @@ from local.run import migrate, stop, stop_on_signals
 ROOT = Path(__file__).parents[1]
 SAM = ROOT / ".venv-sam" / "bin" / "sam"
 TEMPLATE = ROOT / ".local" / "sam" / "build" / "template.yaml"
-HOST = "host.docker.internal"  # this machine, as a container names it
+HOST = "host.docker.internal"  # the name of this machine in a container
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-# Of the variables that the template gives the function, these say what holds here.
+# The values here of variables that the template sets for the function.
 ENVIRONMENT = {"AUTH_MODE": "none", "DATABASE_IAM_AUTH": "false", "DATABASE_SECRET_ARN": ""}
-# Like Lambda: the process stays between requests. SAM cannot read an authorizer that hangs on a condition.
+# As on Lambda, the process stays between requests. SAM cannot read an authorizer that depends on a condition.
 START_API = ["--warm-containers", "EAGER", "--disable-authorizer"]
 
 
 class SamError(Exception):
-    """`sam local` cannot be started; the message is one line that says why."""
+    """`sam local` cannot be started. The message is one line with the reason."""
 
 
 @contextmanager
 def reachable(url: str) -> Iterator[str]:
-    """The URL of the same database from inside a container, as long as the block. Raises SettingsError and SamError.
+    """Yield a URL of the database at `url` for a container during the block. Raises SettingsError and SamError.
 
-    A database of this machine is reached through a relay: the embedded one listens on no network, and others mostly
-    on 127.0.0.1, which in a container is the container. The relay is open to every process of this machine and every
-    container, so the database must ask for a password; the embedded one does.
+    A database on this machine is reached through a relay: the embedded one does not listen on TCP, and others often
+    listen only on 127.0.0.1, which in a container is the container. Every process of this machine and every container
+    can use the relay, so the database must require a password, as the embedded one does.
     """
     database = read_database_settings({"DATABASE_URL": url})
     host, port = database.host or "localhost", database.port or 5432
@@ -49,7 +49,7 @@ def reachable(url: str) -> Iterator[str]:
         yield url
         return
     if not database.password:
-        raise SamError("DATABASE_URL must have a password: containers of others can reach the database too, by a relay")
+        raise SamError("DATABASE_URL must have a password: other containers can reach the database through the relay")
     login = f"{quote(database.user or '', safe='')}:{quote(database.password, safe='')}"
     upstream = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else ("127.0.0.1", port)
     with relay(upstream, _relay_address()) as relay_port:
@@ -57,28 +57,28 @@ def reachable(url: str) -> Iterator[str]:
 
 
 def _relay_address() -> str:
-    """The address of this machine that `host-gateway` stands for; Docker Desktop's containers reach 127.0.0.1."""
+    """The address of this machine that `host-gateway` means. Containers of Docker Desktop can reach 127.0.0.1."""
     if sys.platform == "linux":
         command = ["docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"]
         (network,) = json.loads(subprocess.check_output(command))[:1]
-        # An engine that was given no gateway takes the first address, and may not report it.
+        # Without a configured gateway, the engine uses the first address, and may not report it.
         gateway: str = network.get("Gateway") or str(ip_network(network["Subnet"])[1])
         with suppress(OSError), socket.create_server((gateway, 0)):
             return gateway
-        # Docker Desktop's engine runs in a virtual machine: its gateway is not an address of this machine.
+        # The engine of Docker Desktop runs in a virtual machine, so its gateway is not an address of this machine.
     return "127.0.0.1"
 
 
 @contextmanager
 def sam_local(arguments: list[str], url: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """`sam local` with `arguments` on the database at `url`, as long as the block."""
-    if sys.platform == "linux":  # elsewhere the name is known
+    """Run `sam local` with `arguments` and the database at `url` during the block."""
+    if sys.platform == "linux":  # on other systems Docker defines the name
         arguments = [*arguments, "--add-host", f"{HOST}:host-gateway"]
     architecture = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x86_64"
     command = [str(SAM), "local", *arguments, "--template", str(TEMPLATE)]
     command += ["--parameter-overrides", f"Architecture={architecture} AuthMode=none Release=local"]
     environment = os.environ | ENVIRONMENT | {"DATABASE_URL": url, "SAM_CLI_TELEMETRY": "0"}
-    # A session of its own: Ctrl-C is for us. SAM removes its containers on SIGTERM.
+    # In a separate session, so that Ctrl-C ends only this process. SAM removes its containers on SIGTERM.
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
         yield process

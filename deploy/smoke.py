@@ -1,10 +1,11 @@
-"""`python3 -m deploy.smoke URL`: whether a deployed service answers. Needs Python and nothing else.
+"""Test a deployed service: `python3 -m deploy.smoke URL`. Needs only Python.
 
-SMOKE_TOKEN is an access token with the scopes of the first resource. Without one, a service that asks for tokens is
-only tested for asking. The first resource of docs/openapi.json is created from its example, read, deleted and gone;
-nothing stays. If the example conflicts with what is stored, the response is 409: the API, its authorization and the
-database work, and the test ends there. A service without a resource that can be created, read and deleted is only asked
-for its health.
+An entity of the first resource of docs/openapi.json is created from its example, read and deleted. If the example
+conflicts with a stored row, the response is 409: the API, its authorization and the database work, and the test ends
+there. If no resource can be created, read and deleted, only the health checks are tested.
+
+SMOKE_TOKEN is an access token with the scopes of the first resource. Without a token, the test of a service that
+requires one ends at its 401 or 403.
 """
 
 import json
@@ -22,12 +23,12 @@ from local.examples import creations
 
 OPENAPI = Path(__file__).parents[1] / "docs" / "openapi.json"
 TIMEOUT = 30  # seconds, the longest that API Gateway waits
-PATIENCE = 60  # seconds until a new API's name resolves, and a database that sleeps is awake
+PATIENCE = 60  # seconds until the name of a new API resolves, and until a paused database has resumed
 CLOSED = (401, 403)
 
 
 class SmokeError(Exception):
-    """The service does not do what it should; the message is for whoever deploys."""
+    """The service does not work. The message names the request and what is wrong with its response."""
 
 
 class Response(NamedTuple):
@@ -44,7 +45,7 @@ class Creation(NamedTuple):
 
 
 def ask(url: str, method: str, path: str, body: Any = None, *, token: str | None = None) -> Response:
-    """One request, and a line that says how it went. Raises SmokeError when there is no response."""
+    """Send one request, and print its status. Raises SmokeError if there is no response."""
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
     data = None if body is None else json.dumps(body).encode()
     request = Request(urljoin(f"{url}/", path.lstrip("/")), data, headers, method=method)  # noqa: S310 - main looked
@@ -62,13 +63,13 @@ def ask(url: str, method: str, path: str, body: Any = None, *, token: str | None
 
 def expect(status: int, response: Response, what: str) -> Response:
     if response.status != status:
-        said = response.body[:500].decode(errors="replace")
-        raise SmokeError(f"{what}: {status} was expected, {response.status} came: {said}")
+        text = response.body[:500].decode(errors="replace")
+        raise SmokeError(f"{what}: expected {status}, got {response.status}: {text}")
     return response
 
 
 def begin(url: str, patience: float = PATIENCE) -> None:
-    """Wait until the process answers, or asks who we are. Raises SmokeError."""
+    """Wait until the service responds, or requires authorization. Raises SmokeError."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -85,7 +86,7 @@ def begin(url: str, patience: float = PATIENCE) -> None:
 
 
 def creation(openapi: Any) -> Creation | None:
-    """What the smoke test creates: the first resource whose entities can be created, read and deleted."""
+    """The path and the body of the first resource whose entities can be created, read and deleted; None without one."""
     for path, body in creations(openapi):
         methods = [set(one) for of_one, one in openapi["paths"].items() if re.fullmatch(f"{path}{{\\w+}}", of_one)]
         if any({"get", "delete"} <= one for one in methods):
@@ -94,10 +95,10 @@ def creation(openapi: Any) -> Creation | None:
 
 
 def smoke(url: str, token: str | None, example: Creation | None, patience: float = PATIENCE) -> None:
-    """Raises SmokeError. `example` is created and deleted; without one, only the health is asked for."""
+    """Test the service at `url`: create and delete `example`, or check only its health. Raises SmokeError."""
     begin(url, patience)
     if not token and ask(url, "GET", "/health/ready").status in CLOSED:
-        print("smoke: it is closed to strangers. Set SMOKE_TOKEN to test what is behind")
+        print("smoke: the service requires authorization. Set SMOKE_TOKEN to test its resources")
         return
     deadline = time.monotonic() + patience
     while ask(url, "GET", "/health/ready", token=token).status == 503 and time.monotonic() < deadline:
@@ -106,24 +107,24 @@ def smoke(url: str, token: str | None, example: Creation | None, patience: float
         expect(200, ask(url, "GET", "/health/ready", token=token), "readiness")
         return
     created = ask(url, "POST", example.path, example.body, token=token)
-    if created.status == 409 and "constraint" in json.loads(created.body):  # PostgreSQL has refused the row
+    if created.status == 409 and "constraint" in json.loads(created.body):  # the row violates a constraint
         print(f"smoke: the example of {example.path} is stored already: reading and deleting are not tested")
         return
-    expect(201, created, "to create")
+    expect(201, created, "create")
     path = urlsplit(created.headers["location"]).path.removeprefix(urlsplit(url).path.rstrip("/"))
     try:
-        read = expect(200, ask(url, "GET", path, token=token), "to read what was created")
+        read = expect(200, ask(url, "GET", path, token=token), "read the created entity")
         if json.loads(read.body) != json.loads(created.body):
-            raise SmokeError("what was read is not what was created")
+            raise SmokeError("the response to GET differs from the response to POST")
     finally:
         deleted = ask(url, "DELETE", path, token=token)
-    expect(204, deleted, "to delete")
-    expect(404, ask(url, "GET", path, token=token), "to read what was deleted")
+    expect(204, deleted, "delete")
+    expect(404, ask(url, "GET", path, token=token), "read the deleted entity")
 
 
 def main() -> None:
     if len(sys.argv) != 2 or not sys.argv[1].startswith(("https://", "http://")):
-        sys.exit("smoke: say which service: python3 -m deploy.smoke https://…")
+        sys.exit("smoke: the URL of the service is missing: python3 -m deploy.smoke https://…")
     try:
         smoke(sys.argv[1].rstrip("/"), os.environ.get("SMOKE_TOKEN") or None, creation(json.loads(OPENAPI.read_text())))
     except SmokeError as error:

@@ -105,7 +105,7 @@ def test_the_file_has_the_region_s_and_amazon_s_authorities_that_are_valid(
     with aws(tmp_path, pages) as environment:
         done = make(checkout, environment)
     assert done.returncode == 0, done.stderr
-    assert "left out, since it has expired: Authority rds-2019.pem" in done.stdout
+    assert "left out, because it has expired: Authority rds-2019.pem" in done.stdout
     assert "7 authorities are in handler/ca-bundle.pem" in done.stdout
     context = ssl.create_default_context(cafile=checkout / "handler" / "ca-bundle.pem")
     found: Any = context.get_ca_certs()

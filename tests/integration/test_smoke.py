@@ -1,4 +1,4 @@
-"""The smoke test passes on the service, and on nothing else."""
+"""The smoke test passes for a service that works, and fails for any other."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.support.make_run import running
 ROOT = Path(__file__).parents[2]
 NOTE = json.dumps({"id": 1, "text": "example"}).encode()
 EXAMPLE = Creation("/notes/", {"text": "example"})
-# Status and body, by method and path. What is behind it is there until it is deleted.
+# Status and body, by method and path. " again" marks a path after the DELETE.
 Responses = dict[tuple[str, str], tuple[int, bytes]]
 GOOD: Responses = {
     ("GET", "/health/live"): (200, b"{}"),
@@ -34,7 +34,7 @@ GOOD: Responses = {
 
 @contextmanager
 def service(responses: Responses, asked: list[tuple[str, str, str | None]]) -> Iterator[str]:
-    """The URL of a service that gives these responses, and writes down what it was asked."""
+    """The URL of a service with these responses, which adds each request to `asked`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -129,7 +129,7 @@ def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothin
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
-def test_it_fails_on_a_service_that_does_otherwise(what: tuple[str, str], response: tuple[int, bytes]) -> None:
+def test_it_fails_for_a_wrong_response(what: tuple[str, str], response: tuple[int, bytes]) -> None:
     with service(GOOD | {what: response}, []) as url, pytest.raises(SmokeError):
         smoke(url, None, EXAMPLE, patience=0)
 
@@ -140,8 +140,8 @@ def test_it_fails_without_a_server() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["file:///etc/passwd"], ["https://a", "https://b"]])
-def test_it_says_what_it_wants(arguments: list[str]) -> None:
+def test_a_missing_or_wrong_argument_is_one_clear_line(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "deploy.smoke", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "smoke: say which service: python3 -m deploy.smoke https://…\n"
+    assert done.stderr == "smoke: the URL of the service is missing: python3 -m deploy.smoke https://…\n"
