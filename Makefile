@@ -9,7 +9,7 @@ SPECTRAL = .venv-spectral
 DOCS_VENV = .venv-docs
 BENCH = $(BENCH_VENV)/bin/python
 SAM = SAM_CLI_TELEMETRY=0 $(SAM_VENV)/bin/sam
-PIP_INSTALL = -m local.install
+INSTALL = $(PYTHON) -m local.install
 COMPILE = $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 	--custom-compile-command "make lock" $(UPGRADE)
 
@@ -33,25 +33,20 @@ help: ## Show this list
 
 setup: $(VENV)/ready ## Create .venv from the pinned files (the other targets do it when needed)
 
-$(VENV)/ready: requirements-dev.txt
+# What `make run` needs comes first, and alone where nothing else is wanted: the first response does not wait for tools.
+$(VENV)/run: requirements-local.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "setup: $(PYTHON) is not here, or older than 3.11; name another: make setup PYTHON=python3.13" >&2; exit 1; }
-	@echo "setup: installing into $(VENV), once"
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(RUN) $(PIP_INSTALL) requirements-dev.txt
-	@touch $@
+	@$(INSTALL) --create $@ $< "the service"
+
+$(VENV)/ready: requirements-dev.txt $(VENV)/run
+	@$(INSTALL) $@ $< "the tools of tests and checks"
 
 $(SAM_VENV)/ready: requirements-sam.txt
-	@echo "setup: installing the SAM CLI into $(SAM_VENV), half a minute once"
-	@$(PYTHON) -m venv --clear $(SAM_VENV)
-	@$(SAM_VENV)/bin/python $(PIP_INSTALL) requirements-sam.txt
-	@touch $@
+	@$(INSTALL) --create $@ $< "the SAM CLI"
 
 $(BENCH_VENV)/ready: requirements-bench.txt
-	@echo "setup: installing the benchmarks' peers into $(BENCH_VENV), half a minute once"
-	@$(PYTHON) -m venv --clear $(BENCH_VENV)
-	@$(BENCH) $(PIP_INSTALL) requirements-bench.txt
-	@touch $@
+	@$(INSTALL) --create $@ $< "the benchmarks' peers"
 
 $(SPECTRAL)/ready: package.json package-lock.json
 	@echo "setup: installing Spectral into $(SPECTRAL), half a minute once"
@@ -60,28 +55,25 @@ $(SPECTRAL)/ready: package.json package-lock.json
 	@touch $@
 
 $(DOCS_VENV)/ready: requirements-docs.txt
-	@echo "setup: installing the documentation's generator into $(DOCS_VENV), a few seconds once"
-	@$(PYTHON) -m venv --clear $(DOCS_VENV)
-	@$(DOCS_VENV)/bin/python $(PIP_INSTALL) requirements-docs.txt
-	@touch $@
+	@$(INSTALL) --create $@ $< "the documentation's generator"
 
-run: setup ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=, AUTH_MODE=, LOG_LEVEL=)
+run: $(VENV)/run ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=, AUTH_MODE=, LOG_LEVEL=)
 	@$(RUN) -m local.run
 
-debug: setup ## The same, and let a debugger attach on port 5678 of 127.0.0.1 (DEBUG_PORT=)
+debug: $(VENV)/run ## The same, and let a debugger attach on port 5678 of 127.0.0.1 (DEBUG_PORT=)
 	@DEBUG_PORT=$(DEBUG_PORT) $(RUN) -m local.run
 debug: DEBUG_PORT ?= 5678
 
-token: setup ## Print a token for `make run AUTH_MODE=jwt` (SCOPES="items:read items:write", SUBJECT=ann)
+token: $(VENV)/run ## Print a token for `make run AUTH_MODE=jwt` (SCOPES="items:read items:write", SUBJECT=ann)
 	@$(RUN) -m local.authorizer
 
-psql: setup ## Open psql on the embedded PostgreSQL 18: data in .local/postgres, a unix socket and no port (ARGS=)
+psql: $(VENV)/run ## Open psql on the embedded PostgreSQL 18: data in .local/postgres, a unix socket and no port (ARGS=)
 	@$(RUN) -m local.psql $(ARGS)
 
-seed: setup ## Store the examples of the OpenAPI document through the API
+seed: $(VENV)/run ## Store the examples of the OpenAPI document through the API
 	@$(RUN) -m local.seed
 
-reset: setup ## Empty the embedded database, also while `make run` is up
+reset: $(VENV)/run ## Empty the embedded database, also while `make run` is up
 	@$(RUN) -m local.reset
 
 # Only the tests of tests/infra/ need the SAM CLI.
@@ -112,7 +104,7 @@ fix: setup ## Format, and mend what the linter can
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-migrate: setup ## Bring DATABASE_URL, or the embedded database, to the newest schema
+migrate: $(VENV)/run ## Bring DATABASE_URL, or the embedded database, to the newest schema
 	@$(RUN) -m local.postgres $(RUN) -m handler.migrate
 
 revision: setup ## Write a migration from the models' changes: make revision MESSAGE="add a price"
@@ -144,6 +136,7 @@ lock: setup ## Pin the ranges of pyproject.toml anew (UPGRADE=--upgrade for newe
 	@# The tools first: tests run on exactly the versions that are deployed, so both must agree.
 	@$(COMPILE) pyproject.toml --group dev -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	@$(COMPILE) pyproject.toml --group local -c requirements-dev.txt -o requirements-local.txt
 	@$(COMPILE) pyproject.toml --group bench -c requirements-dev.txt -o requirements-bench.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@$(COMPILE) --group runtime -o requirements-runtime.txt

@@ -1,39 +1,71 @@
-"""`make setup`: install pinned packages with pip, and say how far it is. The argument is the requirements file.
+"""`make setup`: install a file of pinned packages into an environment, with pip, and say how far it is.
 
-It runs in an environment that has nothing but pip yet.
+`python3 -m local.install STAMP FILE TEXT` installs FILE into the environment whose folder has the file STAMP, and
+writes STAMP when all is installed. With `--create` the environment is made anew first. TEXT says what is installed. Two
+that do the same at once wait for each other, and only the first one installs.
+
+It runs on the Python that the environment is made of, which has nothing but the standard library.
 """
 
+import argparse
+import fcntl
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
-PIP = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-color", "--progress-bar=off"]
+PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--no-color", "--progress-bar=off"]
 # Only files that are in the requirements file by their hash, and no program of a package is run to build it.
 PINNED = ["--require-hashes", "--no-deps", "--only-binary", ":all:"]
+# Python compiles a module when it is imported first, and most modules never are.
+UNCOMPILED = ["--no-compile"]
+# What pip says first of each package: of one in an index, in a folder, and in the environment.
+PACKAGE = re.compile(r"(?:Collecting|Processing|Requirement already satisfied:) (?:\S*/)?([\w.-]+?)(?:==|-\d| )")
 CLEAR = "\r\033[K"  # the line of a terminal
 STEP = 10  # packages between two lines, where the output is no terminal
 
 
-def main() -> None:
-    file = sys.argv[1]
-    total = len(re.findall(r"^[\w.-]+==", Path(file).read_text(), re.MULTILINE))
-    command = [*PIP, *PINNED, "--requirement", file]
+def install(python: Path, file: Path) -> int:
+    """Install `file` into the environment of `python`, and return pip's status."""
+    total = len(re.findall(r"^[\w.-]+==", file.read_text(), re.MULTILINE))
     count, is_terminal = 0, sys.stdout.isatty()
+    command = [str(python), *PIP, *PINNED, *UNCOMPILED, "--requirement", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pip:
         for line in pip.stdout or ():
-            word, _, rest = line.strip().partition(" ")
-            if word == "Collecting":
+            if found := PACKAGE.match(line.strip()):
                 count += 1
                 if is_terminal:
-                    name = rest.partition("==")[0]
-                    print(f"{CLEAR}setup: {count} of {total} packages: {name}", end="", flush=True)
+                    print(f"{CLEAR}setup: {count} of {total} packages: {found[1]}", end="", flush=True)
                 elif count % STEP == 0:
                     print(f"setup: {count} of {total} packages", flush=True)
-            elif word == "Installing":
-                print(f"{CLEAR if is_terminal else ''}setup: unpacking {count} packages", flush=True)
-    sys.exit(pip.returncode)
+            elif line.startswith("Installing "):
+                print(f"{CLEAR if is_terminal else ''}setup: unpacking them", flush=True)
+    return pip.returncode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stamp", type=Path)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("text")
+    parser.add_argument("--create", action="store_true")
+    arguments = parser.parse_args()
+    stamp, file = arguments.stamp, arguments.file
+    with file.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.exists() and stamp.stat().st_mtime >= file.stat().st_mtime:
+            return  # another command has installed it meanwhile
+        print(f"setup: installing {arguments.text} into {stamp.parent}, once", flush=True)
+        if arguments.create:
+            venv.create(stamp.parent, clear=True, symlinks=True, with_pip=True)
+        if status := install(stamp.parent / "bin" / "python", file):
+            sys.exit(status)
+        stamp.touch()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("setup: interrupted")
