@@ -1,4 +1,4 @@
-"""How a deployment goes: guard, migration, version, canary; and what stays when the stack goes."""
+"""The steps of a deployment: name check, migration, version, canary; and what stays when the stack is deleted."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ from tests.infra.template.conftest import DEPLOYMENTS
 
 SAMCONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
 ENVIRONMENTS = ("default", "staging", "production")
-# What a deployer adds to samconfig.toml.
+# The parameters that a deployer adds to samconfig.toml.
 ISSUER = {"JwtIssuer": "https://issuer.example/", "JwtAudience": "api"}
 
 
@@ -28,7 +28,7 @@ def overrides(environment: str) -> dict[str, str]:
 
 
 def needs(resources: dict[str, Any], name: str) -> set[str]:
-    """Every resource that CloudFormation finishes before it begins with this one."""
+    """Every resource that CloudFormation finishes before it starts with the resource `name`."""
     found: set[str] = set()
     waiting = [name]
     while waiting:
@@ -68,7 +68,7 @@ def test_no_environment_takes_the_name_of_another() -> None:
     assert set(ENVIRONMENTS) == {name for name, section in SAMCONFIG.items() if isinstance(section, dict)}
 
 
-def test_what_is_shared_needs_a_token(template: Template) -> None:
+def test_shared_environments_require_a_token(template: Template) -> None:
     for environment in ("staging", "production"):
         assert overrides(environment)["AuthMode"] == "jwt"
         assert broken_rules(template, overrides(environment) | {"Release": "r1"}) == [
@@ -79,11 +79,11 @@ def test_what_is_shared_needs_a_token(template: Template) -> None:
 def test_a_stack_of_another_environments_name_is_refused_first(
     parameters: dict[str, str], resources: dict[str, Any]
 ) -> None:
-    guard = resources["EnvironmentGuard"]["Properties"]
-    assert guard["Value"] == "lambda-api-test"
-    assert guard["AllowedPattern"] == f"^.*-{parameters.get('Environment', 'default')}$"
+    parameter = resources["EnvironmentNameCheck"]["Properties"]
+    assert parameter["Value"] == "lambda-api-test"
+    assert parameter["AllowedPattern"] == f"^.*-{parameters.get('Environment', 'default')}$"
     for name in {"Api", "ApiFunction", "MigrationFunction", "Migration", "Database"} & resources.keys():
-        assert "EnvironmentGuard" in needs(resources, name), name
+        assert "EnvironmentNameCheck" in needs(resources, name), name
 
 
 def test_every_parameter_and_condition_is_used(template: Template) -> None:
@@ -110,7 +110,7 @@ def test_every_parameter_says_what_it_is_and_what_it_may_be(template: Template) 
     for name, parameter in template["Parameters"].items():
         description = parameter["Description"]
         assert description, name
-        # `sam deploy --guided` and most consoles of deployments show the description only.
+        # `sam deploy --guided` and most consoles show only the description.
         assert not [one for one in map(str, parameter.get("AllowedValues", [])) if one not in description], name
 
 
@@ -138,13 +138,13 @@ def test_the_schema_is_migrated_before_the_code_changes(resources: dict[str, Any
 def test_every_version_of_the_code_migrates(resources: dict[str, Any]) -> None:
     migration = resources["Migration"]
     assert migration["Type"] == "Custom::Migration"
-    # The alias is the same for ever, which CloudFormation asks of a ServiceToken, and the version another each time.
+    # A ServiceToken must never change, so it is the alias; the version changes with each deployment.
     assert migration["Properties"]["ServiceToken"] == {"Ref": "MigrationFunctionAliaslive"}
     name, _ = version(resources, "MigrationFunction")
     assert migration["Properties"]["Version"] == {"Ref": name}
 
 
-def test_a_migration_that_says_nothing_ends(resources: dict[str, Any]) -> None:
+def test_a_migration_without_a_response_ends(resources: dict[str, Any]) -> None:
     timeout = resources["MigrationFunction"]["Properties"]["Timeout"]
     assert timeout < resources["Migration"]["Properties"]["ServiceTimeout"] < 3600
     again = resources["MigrationFunctionEventInvokeConfig"]["Properties"]
@@ -164,7 +164,7 @@ def test_the_api_runs_a_published_version_from_a_snapshot(resources: dict[str, A
 
 
 def test_a_release_is_a_version_of_its_own(template: Template) -> None:
-    """The description of a version cannot be changed, so that another one publishes another version.
+    """The description of a version cannot be changed, so another description publishes another version.
 
     Lambda publishes nothing if only the description of the version differs, so the function has Release too.
     """
@@ -184,7 +184,7 @@ def test_a_release_is_a_version_of_its_own(template: Template) -> None:
 def test_a_setting_of_authorization_is_a_version_of_its_own(
     parameters: dict[str, str], resources: dict[str, Any]
 ) -> None:
-    """Also without another Release: the gateway and the function must not disagree about who may call."""
+    """Also without another Release, because the gateway and the function must have the same authorization."""
     description = version(resources, "ApiFunction")[1]["Description"]
     given = (parameters.get(name) for name in ("AuthMode", "AuthPublic", "CorsOrigins", "LogLevel"))
     assert not [one for one in given if one and one not in description]
@@ -203,14 +203,14 @@ def test_a_versions_description_fits(template: Template) -> None:
     assert len(re.sub(r"\$\{(\w+)\}", lambda found: longest[found[1]], text)) <= 256  # Lambda API, PublishVersion
 
 
-def test_sam_sees_no_parameters_value(template: Template) -> None:
-    # When this fails, SAM resolves parameters itself, and the settings in VersionDescription can go: docs/adr/0043.
+def test_sam_does_not_see_the_values_of_parameters(template: Template) -> None:
+    # If this fails, SAM resolves parameters, and VersionDescription no longer needs the settings: docs/adr/0043.
     given = DEPLOYMENTS["smallest"]
     first, second = expand(template, [{**given, "LogLevel": level} for level in ("INFO", "DEBUG")])
     assert version(first["Resources"], "ApiFunction") == version(second["Resources"], "ApiFunction")
 
 
-def test_a_version_goes_when_no_deployment_needs_it(resources: dict[str, Any]) -> None:
+def test_a_version_is_deleted_when_no_deployment_needs_it(resources: dict[str, Any]) -> None:
     """A version that stayed after a rollback would block the next deployment of the same artifact."""
     versions = [one for one in resources.values() if one["Type"] == "AWS::Lambda::Version"]
     assert [one["DeletionPolicy"] for one in versions] == ["Delete"] * 2
@@ -227,7 +227,7 @@ def test_a_rollout_is_a_canary_that_alarms_end(
     policy = resources["ApiFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert policy["DeploymentGroupName"] == {"Ref": "ApiFunctionDeploymentGroup"}
     assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
-    if rollout == "without-alarms":  # the deployment that fixes what an alarm reports
+    if rollout == "without-alarms":  # for the deployment that fixes the cause of an alarm
         assert "AlarmConfiguration" not in group or group["AlarmConfiguration"] == {}
         return
     names = ["ServerErrorsAlarm", "LatencyAlarm", "FunctionErrorsAlarm"]
@@ -235,7 +235,7 @@ def test_a_rollout_is_a_canary_that_alarms_end(
         "Enabled": True,
         "Alarms": [{"Name": {"Fn::GetAtt": ["Observability", f"Outputs.{name}"]}} for name in names],
     }
-    # In time: the canary lasts five minutes.
+    # Soon enough, because the canary lasts five minutes.
     for name in names:
         properties = observed[name]["Properties"]
         period = properties.get("Period") or properties["Metrics"][0]["MetricStat"]["Period"]
@@ -246,14 +246,14 @@ def test_shared_environments_roll_out_as_a_canary(template: Template) -> None:
     assert template["Parameters"]["Rollout"]["Default"] == "canary"
     assert overrides("default")["Rollout"] == "all-at-once"
     for environment in ("staging", "production"):
-        # Named each time, or a deployment would keep the value of the one before.
+        # Named in each environment, because a deployment would otherwise keep the value of the previous one.
         assert overrides(environment)["Rollout"] == "canary"
 
 
-# ---------------------------------------------------------------------------------------------------- What is said
+# ---------------------------------------------------------------------------------------------- Logs, traces and alarms
 
 
-def test_logs_are_json_and_end(resources: dict[str, Any]) -> None:
+def test_logs_are_json_and_expire(resources: dict[str, Any]) -> None:
     groups = {name: one for name, one in resources.items() if one["Type"] == "AWS::Logs::LogGroup"}
     assert groups.keys() == {"ApiFunctionLogs", "MigrationFunctionLogs", "AccessLogs"}
     for group in groups.values():
@@ -264,7 +264,7 @@ def test_logs_are_json_and_end(resources: dict[str, Any]) -> None:
         assert (logging["LogFormat"], logging["LogGroup"]) == ("JSON", {"Ref": f"{function}Logs"})
 
 
-def test_lambda_drops_no_line_that_log_level_lets_through(
+def test_lambda_drops_no_line_that_log_level_allows(
     parameters: dict[str, str], resources: dict[str, Any]
 ) -> None:
     """Lambda's own level is INFO by default. The request lines, which are the metrics, are always at INFO."""
