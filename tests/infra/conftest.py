@@ -1,4 +1,4 @@
-"""The artifact, made by the Makefile's own recipe: once for the run, by whichever worker asks first."""
+"""The artifact. The first worker that needs it builds it with the recipe of the Makefile, once for the test run."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ HOST_ARCHITECTURE = "arm64" if platform.machine() in ("arm64", "aarch64") else "
 
 
 def unavailable(reason: str) -> None:
-    """Skip the test, but fail it where all must run (.ci/run)."""
+    """Skip the test, or fail it if REQUIRE_SYSTEM_PROGRAMS is set (.ci/run)."""
     if "REQUIRE_SYSTEM_PROGRAMS" in os.environ:
         pytest.fail(f"{reason}, and REQUIRE_SYSTEM_PROGRAMS is set")
     pytest.skip(reason)
@@ -60,7 +60,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, runtime: str) -> Callable[...
 
 @pytest.fixture(scope="session")
 def build(once: Callable[..., Path]) -> Callable[..., Path]:
-    """The folder that a build of the function filled: `name` keeps builds apart, `umask` is the builder's."""
+    """Build the function and return its folder. Each `name` is a separate build; `umask` is that of the build."""
 
     def make(architecture: str, name: str = "artifact", umask: str = "022") -> Path:
         recipe = f'umask {umask}; make --silent build-ApiFunction ARCHITECTURE={architecture} ARTIFACTS_DIR="$0"'

@@ -1,4 +1,4 @@
-"""What is deployed is what was meant, for the function's Python and processor, and the same whoever builds it."""
+"""The artifact has the intended files, is for the function's Python and processor, and is the same for each builder."""
 
 import hashlib
 import importlib.metadata
@@ -19,7 +19,8 @@ LIMIT = 40_000_000  # bytes, unzipped
 # The header of unchecked hash-based bytecode of CPython 3.13: magic number, then flags (PEP 552).
 UNCHECKED_3_13 = struct.pack("<H2sI", 3571, b"\r\n", 0b01)
 ELF_MACHINES = {"arm64": 183, "x86_64": 62}  # EM_AARCH64, EM_X86_64 (elf.h)
-# Imports every module; prints what one of them misses and is there, or was: the rest are optional dependencies.
+# Imports every module, and prints each import that fails although its package is shipped. Optional dependencies may
+# fail.
 IMPORT_ALL = """
 import importlib, pkgutil, sys, warnings
 warnings.simplefilter("ignore")
@@ -83,17 +84,17 @@ def test_the_build_is_for_the_runtime_and_the_architectures_of_the_template(temp
     assert template["Parameters"]["Architecture"]["AllowedValues"] == list(MACHINES)
 
 
-def test_holds_the_pinned_packages_and_the_handler_and_nothing_else(artifact: Path) -> None:
+def test_the_artifact_has_only_the_pinned_packages_and_the_handler(artifact: Path) -> None:
     names = [path.name.removesuffix(".dist-info").split("-") for path in artifact.glob("*.dist-info")]
     assert sorted((name.lower(), version) for name, version in names) == sorted(pins().items())
-    # The tests run on the same versions: their top-level names are known here.
+    # The tests run on the same versions, so this environment has their top-level names.
     packages = importlib.metadata.packages_distributions()
     ours = {top for top, (name, *_) in packages.items() if name.replace("-", "_").lower() in pins()}
     top = {path.stem for path in artifact.iterdir() if path.suffix != ".dist-info"}
     assert top - {"__pycache__"} == {name for name in ours if name.isidentifier()} - {"__pycache__"} | {"handler"}
 
 
-def test_holds_the_whole_handler(artifact: Path) -> None:
+def test_the_artifact_has_the_whole_handler(artifact: Path) -> None:
     def source(folder: Path) -> dict[str, bytes]:
         return {
             str(path.relative_to(folder)): path.read_bytes()
@@ -104,14 +105,14 @@ def test_holds_the_whole_handler(artifact: Path) -> None:
     assert source(artifact / "handler") == source(ROOT / "handler")
 
 
-def test_holds_no_tests_no_programs_and_nothing_for_compilers_or_installers(artifact: Path) -> None:
+def test_the_artifact_has_no_tests_no_programs_and_no_files_for_compilers_or_installers(artifact: Path) -> None:
     folders = {path.name for path in artifact.rglob("*") if path.is_dir()}
     assert not folders & {"bin", "test", "tests", "testing"}
     assert not {path.suffix for path in files(artifact)} & {".c", ".h", ".pxd", ".pyi", ".pyx"}
     assert not {path.name for path in files(artifact)} & {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 
 
-def test_every_module_has_bytecode_that_is_taken_as_it_is(artifact: Path) -> None:
+def test_every_module_has_bytecode_that_is_not_compared_with_its_source(artifact: Path) -> None:
     compiled = files(artifact, "*.pyc")
     expected = [path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc" for path in files(artifact, "*.py")]
     assert compiled == sorted(expected)
@@ -127,11 +128,11 @@ def test_every_shared_object_is_for_the_architecture_and_without_debugging_infor
         header = path.read_bytes()[:64]
         assert header[:5] == b"\x7fELF\x02"
         assert struct.unpack_from("<H", header, 18) == (ELF_MACHINES[architecture],)
-        assert struct.unpack_from("<H", header, 60) == (0,)  # e_shnum: no section's table, so no .debug_*
+        assert struct.unpack_from("<H", header, 60) == (0,)  # e_shnum: no section table, so no .debug_*
         assert f"cpython-313-{MACHINES[architecture]}" in path.name
 
 
-def test_is_below_the_limit(artifact: Path) -> None:
+def test_the_artifact_is_below_the_size_limit(artifact: Path) -> None:
     assert sum(path.stat().st_size for path in files(artifact)) < LIMIT
 
 
@@ -150,16 +151,16 @@ def test_two_builds_are_equal_and_any_user_reads_them(artifact: Path, architectu
     assert {mode for _, mode in first.values()} == {0o644, 0o755}
 
 
-def test_names_no_folder_of_the_machine_that_built_it(artifact: Path) -> None:
+def test_the_artifact_names_no_folder_of_the_machine_that_built_it(artifact: Path) -> None:
     content = {path: path.read_bytes() for path in files(artifact)}
     assert not [path for path, data in content.items() if bytes(artifact) in data or bytes(ROOT) in data]
     assert b"/var/task/handler/main.py" in content[artifact / "handler/__pycache__/main.cpython-313.pyc"]
 
 
-def test_what_was_left_out_is_imported_by_nothing(build: Callable[..., Path], runtime: str) -> None:
+def test_no_module_imports_a_removed_file(build: Callable[..., Path], runtime: str) -> None:
     artifact = build(HOST_ARCHITECTURE)
     before = files(artifact)
     command = [runtime, "-I", "-S", "-c", IMPORT_ALL, str(artifact)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("True\n", "")
-    assert files(artifact) == before  # and nothing was compiled anew
+    assert files(artifact) == before  # no module was compiled again

@@ -1,4 +1,4 @@
-"""`make ca-bundle` against a stand-in for AWS: a proxy that answers for every host, with trusted certificates."""
+"""`make ca-bundle` with a stand-in for AWS: a proxy that acts as every host, with trusted certificates."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ RDS = "https://truststore.pki.rds.amazonaws.com/eu-central-1/eu-central-1-bundle
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Answers CONNECT with a TLS session of its own, in which it is whatever host was asked for."""
+    """After CONNECT, the proxy does not forward, but acts as the requested host over TLS."""
 
     daemon_threads = True
 
@@ -51,12 +51,12 @@ class Handler(BaseHTTPRequestHandler):
             secure.sendall(f"HTTP/1.1 {head}\r\nConnection: close\r\n\r\n".encode() + (page or b""))
 
     def log_message(self, *_: object) -> None:
-        """A test prints nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def aws(folder: Path, pages: dict[str, bytes]) -> Iterator[dict[str, str]]:
-    """The environment in which every host is the stand-in."""
+    """The environment variables with which every host is the stand-in."""
     with Proxy(folder, pages) as proxy:
         thread = threading.Thread(target=proxy.serve_forever)
         thread.start()
@@ -71,7 +71,7 @@ def aws(folder: Path, pages: dict[str, bytes]) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What the recipe needs of a checkout: it writes into its folder."""
+    """A copy of the files that the recipe needs, because it writes into its folder."""
     folder = tmp_path / "checkout"
     (folder / "handler").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
@@ -93,7 +93,7 @@ def certificate(folder: Path, name: str, days: int = 30) -> bytes:
 
 @pytest.fixture
 def pages(tmp_path: Path) -> dict[str, bytes]:
-    """A region with two authorities in order and one that has expired, and Amazon's five."""
+    """A region with two valid authorities and one that has expired, and Amazon's five."""
     roots = {url: certificate(tmp_path, url.rpartition("/")[2]) for url in AMAZON}
     names = {"rds-rsa.pem": 30, "rds-2019.pem": -1, "rds-ecc.pem": 30}
     return roots | {RDS: b"".join(certificate(tmp_path, name, days) for name, days in names.items())}
@@ -114,7 +114,7 @@ def test_the_file_has_the_region_s_and_amazon_s_authorities_that_are_valid(
     assert names == {f"Authority {name}" for name in {"rds-rsa.pem", "rds-ecc.pem"} | roots}
 
 
-def test_what_is_not_a_list_of_authorities_is_refused_and_the_file_stays(
+def test_a_response_that_is_not_a_list_of_authorities_is_refused_and_the_file_stays(
     checkout: Path, tmp_path: Path, pages: dict[str, bytes]
 ) -> None:
     (checkout / "handler" / "ca-bundle.pem").write_text("as before")

@@ -15,8 +15,9 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", OPERATIONS, re.MULTILINE))
 QUERIES = re.findall(r"```logs\n(.*?)```", OPERATIONS, re.DOTALL)
 TEMPLATES = [ROOT / "template.yaml", *sorted((ROOT / "infra").glob("*.yaml"))]
-# What Lambda's own formatter writes (awslambdaric, lambda_runtime_log_utils.py), what the platform does (Lambda
-# developer guide, "Telemetry API Event schema reference"), and the language (Logs Insights query syntax).
+# The members that Lambda's formatter writes (awslambdaric, lambda_runtime_log_utils.py) and that the platform writes
+# (Lambda developer guide, "Telemetry API Event schema reference"), and the words of the query language of Logs
+# Insights.
 FORMATTER = {"timestamp", "level", "message", "logger", "stackTrace", "errorType", "errorMessage", "requestId"}
 PLATFORM = {"type", *(f"record.{name}" for name in ("requestId", "status", "errorType"))}
 PLATFORM |= {f"record.metrics.{name}" for name in ("durationMs", "maxMemoryUsedMB")}
@@ -25,7 +26,7 @@ WORDS = set(
 )
 
 
-def test_every_alarm_has_a_section_that_says_what_it_means_what_to_look_at_and_what_to_do() -> None:
+def test_every_alarm_has_a_section_with_its_meaning_what_to_look_at_and_what_to_do() -> None:
     text = "\n".join(path.read_text() for path in TEMPLATES)
     alarms = re.findall(r"^  (\w+):\n(?:    #.*\n)*    Type: AWS::CloudWatch::Alarm$", text, re.MULTILINE)
     assert text.count("Type: AWS::CloudWatch::Alarm") == len(alarms)
@@ -43,14 +44,14 @@ def line(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_every_query_asks_for_fields_that_are_written(query: str, line: Any) -> None:
+def test_every_query_reads_fields_that_exist(query: str, line: Any) -> None:
     names = re.findall(r"[\w.]*[A-Za-z][\w.]*", re.sub(r'"[^"]*"|@\w+|\bas \w+|\d+m\b', "", query))
     named_here = set(re.findall(r"\bas (\w+)", query))
     assert set(names) - WORDS - named_here <= FORMATTER | PLATFORM | line.keys()
 
 
-def test_the_table_has_every_member_of_the_line(line: Any) -> None:
+def test_the_table_has_every_member_of_the_log_line(line: Any) -> None:
     table = "".join(re.findall(r"^\|.*\n", OPERATIONS, re.MULTILINE))
     described = set(re.findall(r"`(\w+)`", table))
-    # Those that count requests for the metrics, or are there for CloudWatch, need no words.
+    # Members that are only for the metrics or for CloudWatch are not in the table.
     assert line.keys() - described == {"_aws", "timestamp", "function", "Requests", "ServerErrors", "ColdStarts"}

@@ -1,6 +1,6 @@
-"""The built artifact under Lambda's own runtime client, behind its emulator, with nothing else in the process.
+"""The built artifact with Lambda's runtime client and emulator, and no other package in the process.
 
-The emulator is the one that the SAM CLI's wheel ships; a Linux program, no Docker. SnapStart and the sandbox are AWS's.
+The emulator is a Linux program in the SAM CLI's wheel, and needs no Docker. SnapStart and the sandbox are not tested.
 """
 
 import json
@@ -28,7 +28,7 @@ from tests.support.resources import shipped_tables
 
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 TIMEOUT = 60  # seconds; on a machine that is busy with other tests
-# What Lambda's bootstrap does. Without site (-S), and without what the environment says (-I), nothing else is found.
+# As Lambda's bootstrap does. With -S (no site) and -I (no environment variables), no other package can be imported.
 BOOTSTRAP = "import sys; sys.path[:0] = sys.argv[1:3]; del sys.argv[1:3]; "
 RUNTIME_CLIENT = BOOTSTRAP + "from awslambdaric.__main__ import main; main(sys.argv)"
 MIGRATE = BOOTSTRAP + "from handler.migrate import main; main()"
@@ -41,7 +41,7 @@ def artifact(build: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def client_library(once: Callable[..., Path]) -> Path:
-    """The client for the function's Python, beside the artifact, as Lambda has it in /var/runtime."""
+    """The runtime client for the function's Python, in a folder of its own, as Lambda has it in /var/runtime."""
     code = (
         "import sys; from pathlib import Path; from deploy.build import install; "
         f"install(Path('requirements-runtime.txt'), Path(sys.argv[1]), '{HOST_ARCHITECTURE}')"
@@ -55,13 +55,13 @@ def emulator() -> Path:
     if sys.platform != "linux":
         pytest.skip("the runtime interface emulator is a Linux program")
     if not found:
-        unavailable("the SAM CLI, which ships the runtime interface emulator, is not here: make check installs it")
+        unavailable("the SAM CLI, which ships the runtime interface emulator, is not installed: make check installs it")
     return found[0]
 
 
 @contextmanager
 def serving(command: list[str], artifact: Path, log: Path) -> Iterator[httpx.Client]:
-    """The emulator in front of `command`, a runtime, which has no environment but the function's."""
+    """Run the emulator with the runtime `command`, which has only the function's environment variables."""
     port, runtime_port = free_port(), free_port()
     addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
     addresses += ["--runtime-api-address", f"127.0.0.1:{runtime_port}"]
@@ -80,7 +80,7 @@ def serving(command: list[str], artifact: Path, log: Path) -> Iterator[httpx.Cli
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT, trust_env=False) as client:
             yield client
     finally:
-        process.terminate()  # it ends the runtime too
+        process.terminate()  # the emulator ends the runtime
         process.wait(TIMEOUT)
 
 
@@ -98,7 +98,7 @@ def function(
             while True:
                 try:
                     return client.post(INVOCATIONS, content=json.dumps(event)).json()
-                except httpx.ConnectError:  # not listening yet
+                except httpx.ConnectError:  # the emulator does not listen yet
                     assert time.monotonic() < deadline, log.read_text()
                     time.sleep(0.05)
 
@@ -126,7 +126,7 @@ WORKERS = 4
 
 
 class RuntimeApi(ThreadingHTTPServer):
-    """Lambda's Runtime API for several workers: hands out `events` once every worker asks for its next one.
+    """Lambda's Runtime API for several workers: it sends the next event when every worker has asked for one.
 
     Lambda developer guide, "Using the Lambda runtime API". The emulator serves one request at a time.
     """
@@ -178,7 +178,7 @@ class RuntimeApiRequest(BaseHTTPRequestHandler):
 
 @contextmanager
 def workers(api: RuntimeApi, artifact: Path, client_library: Path, runtime: str, log: Path) -> Iterator[None]:
-    """The artifact under awslambdaric as on Lambda Managed Instances: a process for each request at the same time."""
+    """The artifact under awslambdaric as on Lambda Managed Instances, with a process for each concurrent request."""
     url = os.environ["DATABASE_URL"]
     environment = {
         "DATABASE_URL": f"{url}{'&' if '?' in url else '?'}application_name=workers",
@@ -210,7 +210,7 @@ def workers(api: RuntimeApi, artifact: Path, client_library: Path, runtime: str,
 def test_each_worker_of_an_environment_has_one_connection_of_its_own(
     artifact: Path, client_library: Path, runtime: str, database: Any, tmp_path: Path
 ) -> None:
-    """So the connection budget is environments x processes x pool size: docs/adr/0045."""
+    """Therefore the connection budget is environments x processes x pool size (docs/adr/0045)."""
 
     def connections() -> set[int]:
         rows = database.run("SELECT pid FROM pg_stat_activity WHERE application_name = 'workers'")

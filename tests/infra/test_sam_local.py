@@ -51,7 +51,7 @@ def client(worker_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
         yield client
 
 
-def test_an_entity_lives_and_ends(client: httpx.Client) -> None:
+def test_an_entity_is_created_read_and_deleted(client: httpx.Client) -> None:
     example = creation(json.loads(OPENAPI.read_text()))
     if example is None:
         pytest.skip("no resource can be created, read and deleted")

@@ -1,4 +1,4 @@
-"""What is deployed agrees with itself: the template, the handler, and the events that stand in for AWS."""
+"""The template, the handler, the pinned packages and the files of events/ agree."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def event(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("logical_id", FUNCTIONS)
-def test_handler_is_a_function_that_is_shipped(template: Any, logical_id: str) -> None:
+def test_the_handler_of_the_template_is_a_function_of_the_artifact(template: Any, logical_id: str) -> None:
     name, _, attribute = template["Resources"][logical_id]["Properties"]["Handler"].rpartition(".")
     module = import_module(name)
     assert callable(getattr(module, attribute))
@@ -41,7 +41,7 @@ def test_handler_is_a_function_that_is_shipped(template: Any, logical_id: str) -
 
 
 def test_pins_are_the_same_on_every_machine() -> None:
-    # pip evaluates a marker for the machine that builds, not for the one that it is told to build for.
+    # pip evaluates a marker for the machine that builds, not for the target platform.
     pins = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
     assert pins
     assert not [pin for pin in pins if ";" in pin]
@@ -60,7 +60,7 @@ def test_every_route_has_an_event() -> None:
 
 
 def route_of(method: str, path: str, routes: set[tuple[str, str]]) -> tuple[str, str]:
-    """The route of a request, which has any value for each parameter of the path; the request itself if it has none."""
+    """The route of a request, whose path has values for the parameters; the request itself if no route matches."""
     found = [
         route for route in routes if route[0] == method and re.fullmatch(re.sub(r"{\w+}", "[^/]+", route[1]), path)
     ]

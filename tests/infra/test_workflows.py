@@ -1,4 +1,4 @@
-"""The GitHub workflows agree with the project: its commands, environments and runtime; and they hold no key."""
+"""The GitHub workflows use commands, environments and the runtime of the project, and contain no key."""
 
 import re
 import tomllib
@@ -13,13 +13,13 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text()
 TEMPLATE = (ROOT / "template.yaml").read_text()
 SAMCONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
-# What a change may do by itself: read. Nothing here writes to the repository.
+# Workflows may only read the repository.
 READ_ONLY: list[Any] = [{}, {"contents": "read"}]
 
 
 def load(name: str) -> Any:
     found = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
-    found["on"] = found.pop(True)  # what YAML 1.1 takes `on` for
+    found["on"] = found.pop(True)  # YAML 1.1 reads `on` as true
     return found
 
 
@@ -50,7 +50,7 @@ def test_every_command_is_one_of_the_project_s() -> None:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists()
 
 
-def test_only_a_deployment_can_become_a_role_of_aws(ci: Any, deploy: Any) -> None:
+def test_only_a_deployment_can_assume_a_role_of_aws(ci: Any, deploy: Any) -> None:
     assert ci["permissions"] in READ_ONLY
     assert deploy["permissions"] in READ_ONLY
     for workflow in (ci, deploy):
@@ -67,7 +67,7 @@ def test_the_role_is_assumed_by_oidc_and_no_key_is_kept(deploy: Any) -> None:
     assert secrets == {"SMOKE_TOKEN"}
 
 
-def test_no_expression_becomes_a_command() -> None:
+def test_no_expression_is_part_of_a_command() -> None:
     assert [step["run"] for step in all_steps() if "${{" in step.get("run", "")] == []
 
 
@@ -104,7 +104,7 @@ def test_production_comes_after_staging_and_staging_after_the_tests(ci: Any) -> 
     assert "if" not in jobs["production"]  # it would run after a staging that was skipped
 
 
-def test_the_environments_are_those_that_can_be_deployed(ci: Any, deploy: Any) -> None:
+def test_the_environments_are_those_of_the_template(ci: Any, deploy: Any) -> None:
     environments = deploy["on"]["workflow_dispatch"]["inputs"]["environment"]["options"]
     assert [job["with"]["environment"] for job in ci["jobs"].values() if "with" in job] == environments
     for environment in environments:
@@ -120,7 +120,7 @@ def test_the_smoke_test_comes_last_and_reads_an_output_that_exists(deploy: Any) 
     assert re.search(rf"^  {output}:", TEMPLATE.partition("\nOutputs:")[2], re.MULTILINE)
 
 
-def test_what_is_deployed_is_built_by_the_function_s_own_python(ci: Any, deploy: Any) -> None:
+def test_the_artifact_is_built_with_the_function_s_python(ci: Any, deploy: Any) -> None:
     runtime = re.search(r"Runtime: python(\S+)", TEMPLATE)
     assert runtime
     for job in (ci["jobs"]["build"], deploy["jobs"]["deploy"]):

@@ -15,7 +15,7 @@ FLAGS = [
     "--headless=new",
     "--remote-debugging-pipe",  # reads from descriptor 3 and writes to 4: each message is JSON and ends with NUL
     "--no-first-run",
-    "--no-sandbox",  # which refuses to run as root
+    "--no-sandbox",  # Chromium refuses to run as root with its sandbox
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--window-size=1200,1600",
@@ -25,7 +25,7 @@ FLAGS = [
 
 
 class Page:
-    """One page of the browser. `problems` are the errors that its console shows."""
+    """One page of the browser. `problems` are the errors in its console."""
 
     def __init__(self, to_browser: IO[bytes], from_browser: IO[bytes]) -> None:
         self._to, self._from = to_browser, from_browser

@@ -1,7 +1,7 @@
 """A stand-in for the S3 bucket where CloudFormation waits for the response of a custom resource.
 
-It speaks HTTPS under the bucket's own name, so the code under test runs as it is: only the name leads to this machine,
-and the authority that signed its certificate is one of the system's for the time of the test.
+It uses HTTPS with the bucket's own name, so the code under test needs no change: the name leads to this machine, and
+the system trusts the authority of its certificate during the test.
 """
 
 import http.server
@@ -51,7 +51,7 @@ class Bucket:
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """A client that gave up is not worth a traceback."""
+        """Print no traceback when a client closes the connection."""
 
 
 @contextmanager
@@ -81,12 +81,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "server.crt", folder / "server.key")
         server = Server(("127.0.0.1", 0), Handler)
-        # Each connection's own thread does the handshake, at its first read.
+        # The thread of each connection does the handshake at its first read.
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         found = Bucket(server.server_port)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        # OpenSSL's variable for the file of the system's authorities; child processes see it too.
+        # OpenSSL reads the system's authorities from this file, also in child processes.
         monkeypatch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
         https.tls_context.cache_clear()
         monkeypatch.setenv("AWS_REGION", REGION)
@@ -103,7 +103,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 
 @contextmanager
 def lead_to(port: int) -> Iterator[None]:
-    """Inside the block this process finds HOST on this machine, at `port`."""
+    """Inside the block, HOST leads to `port` of this machine."""
     getaddrinfo = socket.getaddrinfo
 
     def lookup(host: Any, number: Any, *args: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Certificates for a test: an authority, and servers that it vouches for."""
+"""Certificates for tests: an authority, and certificates of servers that it has signed."""
 
 import ipaddress
 import os
@@ -14,7 +14,7 @@ Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
 def authority(path: Path, days: int = 30) -> Authority:
-    """A new one, whose certificate is written to `path`; expired with negative `days`."""
+    """Return a new authority and write its certificate to `path`. With negative `days` it has expired."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Authority {path.name}")])
     constraints = x509.BasicConstraints(ca=True, path_length=None)
@@ -29,12 +29,12 @@ def authority(path: Path, days: int = 30) -> Authority:
 
 
 def issue(by: Authority, folder: Path, host: str, days: int = 30, *, alternative_name: bool = True) -> None:
-    """server.crt and server.key in `folder`, for `host`; expired with negative `days`.
+    """Write server.crt and server.key for `host` into `folder`. With negative `days` the certificate has expired.
 
     Without `alternative_name`, the host is only the subject's common name.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])  # all that a common name takes
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])  # the maximum length of a common name
     try:
         names: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
@@ -50,7 +50,7 @@ def issue(by: Authority, folder: Path, host: str, days: int = 30, *, alternative
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     (folder / "server.key").write_bytes(private)
-    for file in ("server.crt", "server.key"):  # the server insists that the key is its own, and nobody else's
+    for file in ("server.crt", "server.key"):  # PostgreSQL requires that only its own user can read the key
         (folder / file).chmod(0o600)
         if os.geteuid() == 0:
             os.chown(folder / file, folder.stat().st_uid, -1)

@@ -28,12 +28,12 @@ class Response:
 
 
 def invoke(event: Any, context: Context | None = None) -> Response:
-    """One invocation of the real entry point."""
+    """Invoke the real entry point once."""
     response = http_response(handler(event, context or Context()))
     return Response(response.status, dict(response.headers), response.body)
 
 
-def call(  # noqa: PLR0913 - what a request has
+def call(  # noqa: PLR0913 - the parts of a request
     method: str,
     path: str,
     body: Any = None,
@@ -43,7 +43,7 @@ def call(  # noqa: PLR0913 - what a request has
     headers: Iterable[tuple[str, str]] = (),
     context: Context | None = None,
 ) -> Response:
-    """`body` goes as it is when it is bytes; anything else but None is encoded as JSON."""
+    """Send a request. `body` is sent unchanged if it is bytes; any other value except None is encoded as JSON."""
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
     sent = [*headers, ("content-type", content_type)] if body is not None else headers
@@ -91,7 +91,7 @@ def example_bodies() -> dict[str, Any]:
 
 
 def _example(schema: Any, document: Any) -> Any:
-    """What is required by `schema`, and nothing else."""
+    """An example of `schema` with only the required properties."""
     if "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     for name in ("examples", "enum"):

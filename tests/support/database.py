@@ -1,4 +1,4 @@
-"""Databases for tests, reached past the code under test, by pg8000 itself."""
+"""Databases for tests, and connections to them with stock pg8000, without the code under test."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from handler.settings import read_database_settings
 
 @contextmanager
 def connect(url: str) -> Iterator[pg8000.native.Connection]:
-    """A connection without transactions: every statement is committed."""
+    """A connection in autocommit: every statement is committed."""
     settings = read_database_settings({"DATABASE_URL": url})
     connection = pg8000.native.Connection(
         settings.user, password=settings.password, database=settings.database or settings.user,
@@ -56,7 +56,7 @@ SETTINGS = (
 
 @contextmanager
 def temporary_database(server_url: str, name: str, template: str = "template1") -> Iterator[str]:
-    """The URL of a database that is a copy of `template`, as long as the block. By default it is empty."""
+    """Yield the URL of a database that is a copy of `template` and exists during the block. By default it is empty."""
     with connect(server_url) as admin:
         admin.run(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
@@ -81,7 +81,7 @@ def free_port() -> int:
 
 
 def required_program(name: str) -> Path:
-    """The path of a program of the system; skips the test where it is not, but fails it where all must run."""
+    """The path of a program of the system. Without it the test is skipped, or fails with REQUIRE_SYSTEM_PROGRAMS."""
     folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path("/usr/sbin")]
     found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, folders)]))
     if found is None and "REQUIRE_SYSTEM_PROGRAMS" in os.environ:
@@ -92,5 +92,5 @@ def required_program(name: str) -> Path:
 
 
 def url_of(server_url: str, name: str) -> str:
-    """The same server's database `name`."""
+    """The URL of the database `name` on the same server."""
     return urlsplit(server_url)._replace(path=f"/{name}").geturl()

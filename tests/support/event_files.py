@@ -12,11 +12,11 @@ from tests.support.event_sources import parse_response
 
 EVENTS = Path(__file__).parents[2] / "events"
 FILES = sorted(EVENTS.rglob("*.json"))
-# One event for each route, as the template's API sends it: payload 2.0, from its own domain and the $default stage.
+# One event for each route, as the template's API sends it: payload 2.0, default domain and stage $default.
 ROUTE_FILES = [path for path in FILES if path.parent != EVENTS or path.stem.startswith("health-")]
-# What a request of this method does to the number of stored rows.
+# The change of the number of stored rows by a request of this method.
 ROWS = {"POST": 1, "DELETE": -1}
-# The keys that PostgreSQL generates, in a path: a number or a UUID. No file of events/ can know them.
+# The keys that PostgreSQL generates, in a path: a number or a UUID. No file of events/ has them.
 GENERATED_KEY = re.compile(r"(?<=/)(?:\d+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?=/|$)")
 
 

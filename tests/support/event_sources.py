@@ -19,7 +19,7 @@ TARGET_GROUP = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgro
 
 @dataclass
 class Request:
-    """As the client sends it: path and query percent-encoded."""
+    """A request as the client sends it: path and query are percent-encoded."""
 
     method: str
     path: str
@@ -194,7 +194,7 @@ def _iam_1(event: dict[str, Any], _: Any) -> None:
     event["requestContext"]["identity"] |= _IDENTITY
 
 
-# What an authorizer adds to an event, in the modes and event sources that have one.
+# The function that adds an authorizer context to an event, by mode and event source.
 AUTHORIZER_CONTEXTS: dict[str, dict[str, Callable[[dict[str, Any], Any], None]]] = {
     "jwt": {"HTTP API 2.0": _jwt_2, "HTTP API 1.0": _jwt_1, "REST API": _jwt_1},
     "iam": {"HTTP API 2.0": _iam_2, "HTTP API 1.0": _iam_1, "REST API": _iam_1, "function URL": _iam_2},

@@ -25,7 +25,7 @@ TIMEOUT = 180  # seconds; on a machine that is busy with other tests
 
 
 def copy_project(folder: Path) -> Path:
-    """What `make run` needs of the project, in a folder of its own, with the tests' own resource beside the others."""
+    """Copy the files that `make run` needs, and add the tests' own resource to the copy."""
     for name in ("handler", "local"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     add_probe(folder)
@@ -33,7 +33,7 @@ def copy_project(folder: Path) -> Path:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """A developer's: without what the test run has set."""
+    """The environment variables of a developer, without those of the test run."""
     return {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "AUTH_MODE"}} | changes
 
 
@@ -85,7 +85,7 @@ def running(project: Path, **changes: str) -> Iterator[Running]:
             reader.join()
             process.stdout.close()
             _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
-            assert not alive, "a process is left behind"
+            assert not alive, "a process still runs"
 
 
 def refused(project: Path, **changes: str) -> str:
@@ -124,7 +124,7 @@ def wait_for_curl(port: str, text: str) -> dict[str, str]:
 
 @contextmanager
 def started(folder: Path, **changes: str) -> Iterator["subprocess.Popen[str]"]:
-    """`make run` in `folder`, from when it serves."""
+    """`make run` in `folder`, after it has started to serve."""
     port = str(free_port())
     process = subprocess.Popen(
         RUN,

@@ -1,6 +1,6 @@
-"""A network whose packets are really lost: a network namespace of Linux, with rules of nftables in it.
+"""A network that really loses packets: a network namespace of Linux with rules of nftables.
 
-Where a proxy falls silent, the kernel below it goes on acknowledging (tests/support/proxy.py). Here nothing does.
+When a proxy is silent, its kernel still acknowledges packets (tests/support/proxy.py). Here no acknowledgement arrives.
 """
 
 import ctypes
@@ -14,11 +14,11 @@ import pytest
 
 from tests.support.database import required_program
 
-CLONE_NEWNET = 0x40000000  # sched.h; Python has os.unshare() since 3.12
+CLONE_NEWNET = 0x40000000  # sched.h; os.unshare() exists since Python 3.12
 
 
 class Network:
-    """The network of this thread, and of the threads and processes that it starts: the loopback interface alone."""
+    """The network of this thread and of threads and processes that it starts. It has only a loopback interface."""
 
     def __init__(self) -> None:
         self._nft = str(required_program("nft"))
@@ -27,7 +27,7 @@ class Network:
         self._change("add chain inet lost output { type filter hook output priority 0; }")
 
     def drop(self, port: int) -> None:
-        """Lose each packet from and to a TCP port, from now on, without an error to either side."""
+        """From now on, drop each packet from and to a TCP port, without an error for either side."""
         self._change(f"add rule inet lost output tcp dport {port} drop")
         self._change(f"add rule inet lost output tcp sport {port} drop")
 
@@ -37,9 +37,9 @@ class Network:
 
 @contextmanager
 def network_namespace() -> Iterator[Network]:
-    """Moves this thread into a new network namespace, and back. Skips the test where that is not permitted."""
+    """Move this thread into a new network namespace during the block. Skips the test if that is not permitted."""
     if sys.platform != "linux":
-        _give_up("network namespaces are Linux's")
+        _give_up("network namespaces exist only on Linux")
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/thread-self/ns/net") as home:  # noqa: PTH123 - no path: what it names is another file each time
         if libc.unshare(CLONE_NEWNET):

@@ -19,18 +19,18 @@ START_TIMEOUT = 10  # seconds
 
 
 class PgbouncerError(Exception):
-    """PgBouncer cannot start; the message says why."""
+    """PgBouncer cannot start. The message has the reason."""
 
 
 def binary() -> str | None:
-    """Return the path of PgBouncer, or None. Debian installs it where only root's PATH leads."""
+    """Return the path of PgBouncer, or None. Debian installs it in a folder that only root has in PATH."""
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
-# In CI it must be there, or pgbouncer() raises.
+# In CI the tests are not skipped: pgbouncer() raises without the program.
 needs_pgbouncer = pytest.mark.skipif(
     binary() is None and "REQUIRE_SYSTEM_PROGRAMS" not in os.environ,
-    reason="PgBouncer is not here: apt-get install pgbouncer",
+    reason="PgBouncer is not installed: apt-get install pgbouncer",
 )
 
 
@@ -51,7 +51,7 @@ def pgbouncer(upstream: str, port: int, *, pool_size: int = 2, **settings: str |
         "unix_socket_dir": "",
         "auth_type": "scram-sha-256",
         "auth_file": "users.txt",
-        "admin_users": str(database.user),  # of the console, which is the database `pgbouncer`
+        "admin_users": str(database.user),  # the password of the console, which is the database `pgbouncer`
         "pool_mode": "transaction",
         "default_pool_size": pool_size,
     }
@@ -79,7 +79,7 @@ def pgbouncer(upstream: str, port: int, *, pool_size: int = 2, **settings: str |
             _wait_until_ready(process, port, log)
             yield f"postgresql://{database.user}:{database.password}@127.0.0.1:{port}/{database.database}"
         finally:
-            # It has nothing to store, and the gentle signals mean other things, one to wait for clients, since 1.23.
+            # PgBouncer has nothing to store. Since 1.23 the other signals wait for clients.
             process.kill()
             process.wait()
 

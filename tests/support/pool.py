@@ -1,4 +1,4 @@
-"""What the handler's pool and its one connection show only in private attributes."""
+"""Access to private attributes of the handler's pool and of its one connection."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ from handler.database.engine import engine
 
 
 def pooled() -> Connection:
-    """The one connection of the pool, which is at rest. It is not checked out, so nothing is sent on it."""
+    """The one idle connection of the pool. It is not checked out, so nothing is sent on it."""
     connection = engine.pool._pool.queue[0].dbapi_connection  # type: ignore[attr-defined]
     assert isinstance(connection, Connection)
     return connection
@@ -27,5 +27,5 @@ def socket_of(connection: Any) -> socket.socket:
 
 
 def has_unread() -> bool:
-    """Whether the server has sent something to the connection while it was at rest."""
+    """Whether the server has sent data to the idle connection."""
     return bool(pooled()._sock.has_unread())

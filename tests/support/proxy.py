@@ -2,11 +2,11 @@
 
 For tests and benchmarks.
 
-One thread moves the bytes of all connections. A fault halts it first: a socket that another thread waits for in
-select() or recv() stays open in the kernel after close(), and neither RST nor FIN leaves.
+One thread moves the bytes of all connections. A fault stops it first, because a socket for which another thread waits
+in select() or recv() stays open in the kernel after close(), which then sends neither RST nor FIN.
 
-Where a peer is silent here, the kernel goes on acknowledging for it: TCP keepalive and TCP_USER_TIMEOUT, which
-notice a dead network, notice nothing.
+When the proxy is silent, its kernel still acknowledges packets, so TCP keepalive and TCP_USER_TIMEOUT do not detect the
+fault, as they detect a dead network.
 """
 
 import socket
@@ -24,14 +24,14 @@ from typing import Self
 HOST = "127.0.0.1"
 CHUNK = 65536  # bytes
 IDLE = 60.0  # seconds; select() ends earlier when there is something to do
-HALT_TIMEOUT = 10.0  # seconds until a fault gives up on a thread that does not halt
+HALT_TIMEOUT = 10.0  # seconds that a fault waits for the thread to stop
 # SO_LINGER on, for 0 seconds: close() sends RST instead of FIN (socket(7)).
 ABORT = struct.pack("ii", 1, 0)
 
 
 @dataclass(eq=False)
 class Count:
-    """A round trip: the client sent something, and then something came from the server."""
+    """Connections and round trips. In a round trip the client sends data, and then the server does."""
 
     round_trips: int = 0
     connections: int = 0
@@ -45,7 +45,7 @@ class Pipe:
 
     source: socket.socket
     target: socket.socket
-    # What was read, and when it leaves; an empty chunk is FIN. Unlike a network's, the capacity has no limit.
+    # The chunks that were read, with the times to send them; an empty chunk is FIN. The capacity has no limit.
     chunks: deque[tuple[float, bytes]] = field(default_factory=deque)
     left: int = sys.maxsize  # bytes to read before FIN
 
@@ -81,7 +81,7 @@ class ProxiedConnection:
         self.upstream = upstream
         self.requests = Pipe(client, upstream)
         self.replies = Pipe(upstream, client)
-        self.asked = False  # the client sent something, and nothing has come from the server since
+        self.asked = False  # the client has sent data, and the server has sent nothing since
         self.fragile = False  # see reset_on_next_write()
 
     def close(self, *, abort: bool = False) -> None:
@@ -95,17 +95,17 @@ class Proxy:
     """Listens on HOST:`port` until its `with` block ends; `upstream` is a unix socket's path or (host, port).
 
     `latency`, in seconds, delays every chunk in each direction; connecting stays immediate. A method returns when
-    the thread has handled what came before it and knows the fault.
+    the thread has handled all earlier data and knows the fault.
     """
 
     def __init__(self, upstream: str | tuple[str, int]) -> None:
         self.latency = 0.0
         self._upstream = upstream
         self._connections: list[ProxiedConnection] = []
-        self._silent: list[ProxiedConnection] = []  # open, and nothing passes any more
+        self._silent: list[ProxiedConnection] = []  # open, but their data is discarded
         self._black_hole = False
         self._counts: list[Count] = []
-        # Never listens: keeps the port from others between refuse() and restore().
+        # Never listens. It reserves the port between refuse() and restore().
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._reservation.bind((HOST, 0))
@@ -132,7 +132,7 @@ class Proxy:
 
     @contextmanager
     def counting(self) -> Iterator[Count]:
-        """Count what passes during the block, on all connections."""
+        """Count the connections and round trips of all connections during the block."""
         count = Count()
         with self.halted():
             self._counts.append(count)
@@ -143,25 +143,25 @@ class Proxy:
                 self._counts.remove(count)
 
     def black_hole(self) -> None:
-        """Swallow everything, what is under way included, on present and new connections, and close none."""
+        """Discard all data on present and new connections, including delayed data, and close no connection."""
         with self.halted():
             self._black_hole = True
             self._silence()
 
     def refuse(self) -> None:
-        """Refuse new connections; the present ones go on."""
+        """Refuse new connections. The present ones still work."""
         with self.halted():
             self._listener.close()
 
     def restore(self) -> None:
-        """Let new connections work again, on the same port. Those that black_hole() swallowed stay silent."""
+        """Accept new connections again, on the same port. Connections of black_hole() stay silent."""
         with self.halted():
             self._black_hole = False
             if self._listener.fileno() < 0:
                 self._listener = self._listen()
 
     def reset(self) -> None:
-        """RST to the clients of all connections; the server sees them closed."""
+        """Send RST to the clients of all connections, and close the connections to the server."""
         with self.halted():
             self._silence()
             for connection in self._silent:
@@ -169,7 +169,7 @@ class Proxy:
             self._silent.clear()
 
     def reset_on_next_write(self) -> None:
-        """RST to the client of each present connection when it next sends something, which gets no further."""
+        """Send RST to the client of each present connection when it next sends data, and discard that data."""
         with self.halted():
             for connection in self._connections:
                 connection.fragile = True
@@ -190,7 +190,7 @@ class Proxy:
 
     @contextmanager
     def halted(self) -> Iterator[None]:
-        """The thread has handled what came before, and stands still during the block."""
+        """Wait until the thread has handled all earlier data, and stop it during the block."""
         with self._lock:
             self._waker.send(b"!")
             self._halt.wait()
@@ -211,13 +211,13 @@ class Proxy:
     def _run(self) -> None:
         while self._open:
             if self._pass(IDLE):
-                self._pass(0)  # accepts the connections that were made before,
-                self._pass(0)  # and reads what they sent
+                self._pass(0)  # accept the earlier connections,
+                self._pass(0)  # and read their data
                 self._halt.wait()
                 self._halt.wait()
 
     def _pass(self, timeout: float) -> bool:
-        """Wait until something can be done, at most `timeout` seconds, and do it. Returns whether to halt."""
+        """Wait `timeout` seconds at most for sockets that are ready, and handle them. Returns whether to stop."""
         pipes = [pipe for connection in self._connections for pipe in (connection.replies, connection.requests)]
         sources = [self._woken, *(pipe.source for pipe in pipes if pipe.left)]
         if self._listener.fileno() >= 0:
@@ -256,9 +256,9 @@ class Proxy:
         self._connections.append(connection)
 
     def _transfer(self, connection: ProxiedConnection, readable: set[socket.socket]) -> None:
-        """Read what is readable and write what is due. What breaks one side is RST to the client."""
+        """Read available data, and write data that is due. After an error of one side, send RST to the client."""
         try:
-            # Replies first: one that is here already does not answer a request that is only just read.
+            # Replies first, because a reply that is already here belongs to an earlier request.
             for pipe in (connection.replies, connection.requests):
                 if pipe.left and pipe.source in readable and (size := pipe.read(self.latency)):
                     self.record(connection, pipe, size)
@@ -267,7 +267,7 @@ class Proxy:
             self._connections.remove(connection)
             connection.close(abort=True)
         else:
-            # PostgreSQL never half-closes: after the server's FIN there is nobody to send to.
+            # PostgreSQL has no half-closed connections, so after the server's FIN nothing can be sent to it.
             if not connection.replies.left and not connection.replies.chunks:
                 self._connections.remove(connection)
                 connection.close()

@@ -1,4 +1,4 @@
-"""The resources of a test run: those that the service ships, and the probe that the tests bring.
+"""The resources of a test run: those of the service, and the tests' own resource, the probe.
 
 Importing this module registers the probe where every resource is registered, so `handler.main.handler` serves it. It
 must be imported before `handler.main`.
@@ -30,6 +30,6 @@ def shipped_tables() -> list[str]:
 
 
 def is_shipped(object_: Any, _name: str | None, type_: str, *_: Any) -> bool:
-    """Alembic's `include_object`: what belongs to no table of the probe."""
+    """Alembic's `include_object`: exclude the tables of the probe and their parts."""
     table = object_ if type_ == "table" else object_.table
     return table.name not in {one.name for one in probe_tables()}

@@ -1,7 +1,7 @@
-"""One PostgreSQL for the run. It starts when a test asks for it, so a run without database tests starts none.
+"""One PostgreSQL for the test run. It starts when a test needs it, so a run without database tests starts none.
 
-The URL is known before: modules that import the handler read it while pytest collects them. With pytest-xdist the
-controller owns the server, and the first worker that needs it asks the controller to start it.
+Its URL is known before it starts, because modules that import the handler read it while pytest collects them. With
+pytest-xdist the controller owns the server, and the first worker that needs it asks the controller to start it.
 """
 
 import secrets
@@ -15,23 +15,24 @@ from local.postgres import server
 from tests.support.database import TEMPLATE, connect, socket_path, url_of
 from tests.support.migrated import migrate
 
-# Roles that stand for IAM users have no password: they log in by the unix socket, whose folder is closed to others.
+# Roles that represent IAM users have no password. They log in by the unix socket, whose folder other users cannot
+# enter.
 AUTHENTICATION = """
 local all postgres scram-sha-256
 local all all trust
 """
-REQUESTS = "requests"  # the unix socket in the server's folder where other processes ask for the start
+REQUESTS = "requests"  # the unix socket in the server's folder on which other processes request the start
 START, STOP = b"start", b"stop"
 
 
 class SharedServer:
-    """The server, in the process that owns it. `url` is that of its database `postgres`, as its superuser."""
+    """The server, in the process that owns it. `url` is that of the database `postgres` as superuser."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         folder = tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)
         self.folder = Path(self._stack.enter_context(folder))
-        self.folder.chmod(0o711)  # PgBouncer runs as the server's user, which passes by here to the socket
+        self.folder.chmod(0o711)  # PgBouncer runs as the server's user, which must reach the socket in this folder
         self._password = secrets.token_urlsafe(32)
         self.url = f"postgresql://postgres:{self._password}@/postgres?host={self.folder / 'socket'}&port=5432"
         self._is_started = False

@@ -1,4 +1,4 @@
-"""The service that `make run` starts, and the consumers of its contract."""
+"""The service that `make run` starts, and clients of its contract."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ READY = "Stop with"  # the last line that `make run` prints when it serves
 
 @contextmanager
 def running_service(server_url: str, folder: Path) -> Iterator[str]:
-    """The address of a service that `make run` would start, with a database of its own. `folder` gets its log."""
+    """The address of a service as `make run` starts it, with a database of its own. The log is written to `folder`."""
     port, log = str(free_port()), folder / "output.txt"
     with temporary_database(server_url, f"consumers_{os.getpid()}") as database, log.open("w") as output:
         process = subprocess.Popen(
@@ -47,7 +47,7 @@ def running_service(server_url: str, folder: Path) -> Iterator[str]:
 
 
 def run_program(folder: Path, program: str, *arguments: str) -> str:
-    """The output of a program of the environment, which may write into `folder`. Fails where the program does."""
+    """Run a program of the virtual environment in `folder`, and return its output. If it fails, the test fails."""
     path = os.pathsep.join([str(PROGRAMS), os.environ["PATH"]])
     done = subprocess.run(
         [program, *arguments],

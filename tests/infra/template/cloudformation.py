@@ -1,4 +1,4 @@
-"""What CloudFormation makes of a template: rules, conditions and functions, evaluated here."""
+"""An evaluator of CloudFormation templates: rules, conditions and functions."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 SAM_PYTHON = ROOT / ".venv-sam" / "bin" / "python"
-# Pseudo parameters, of no real account.
+# Pseudo parameters of an account that does not exist.
 PSEUDO = {
     "AWS::AccountId": "123456789012",
     "AWS::Partition": "aws",
@@ -27,7 +27,7 @@ Parameters = Mapping[str, str]
 
 
 class TemplateLoader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms as the long ones that they stand for: `!Ref Api` is `{"Ref": "Api"}`."""
+    """Reads the short forms of CloudFormation's functions as their long forms: `!Ref Api` is `{"Ref": "Api"}`."""
 
 
 def _long_form(loader: TemplateLoader, name: str, node: yaml.Node) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def load(path: str) -> Template:
 
 
 def values(template: Template, given: Parameters) -> dict[str, str]:
-    """Every parameter's value: what is given, or its default. Raises ValueError for what CloudFormation refuses."""
+    """The value of each parameter, given or default. Raises ValueError for a value that CloudFormation refuses."""
     declared = template["Parameters"]
     if unknown := given.keys() - declared.keys():
         raise ValueError(f"unknown: {unknown}")
@@ -81,7 +81,7 @@ def broken_rules(template: Template, given: Parameters) -> list[str]:
 
 
 def expand(template: Template, cases: list[Parameters]) -> list[Template]:
-    """The template as SAM expands it for each of the `cases`, code being packaged."""
+    """The template as SAM expands it for each of the `cases`, with packaged code."""
     assert SAM_PYTHON.exists(), "make .venv-sam/ready installs the SAM CLI, whose translator this test runs"
     packaged = deepcopy(template)
     del packaged["Globals"]["Function"]["CodeUri"]
@@ -96,9 +96,9 @@ def expand(template: Template, cases: list[Parameters]) -> list[Template]:
 
 
 def evaluate(template: Template, given: Parameters) -> Template:
-    """Outputs and Resources with conditions and functions gone; what only AWS knows stays (`{"Ref": "Api"}`).
+    """Outputs and Resources with conditions and functions evaluated. Values that only AWS knows stay: `{"Ref": "Api"}`.
 
-    In a string it stays as `${Api}`.
+    In a string they stay as `${Api}`.
     """
     parameters = values(template, given)
     conditions = template.get("Conditions", {})
@@ -126,7 +126,7 @@ def evaluate(template: Template, given: Parameters) -> Template:
 def nested(resources: Mapping[str, Any], name: str) -> Template:
     """Outputs and Resources of the nested stack `name`, as `evaluate`, with the parameters that `resources` give it.
 
-    What it is given of another nested stack is evaluated in turn.
+    Parameters that are outputs of another nested stack are evaluated too.
     """
 
     def given(value: Any) -> str:
@@ -141,7 +141,7 @@ def nested(resources: Mapping[str, Any], name: str) -> Template:
 
 
 def references(node: Any) -> Iterator[str]:
-    """What `node` refers to: parameters, conditions, logical ids, mappings."""
+    """The names to which `node` refers: parameters, conditions, logical ids, mappings."""
     match node:
         case {"Ref": str(name)} | {"Condition": str(name)} if len(node) == 1:
             yield name
@@ -187,7 +187,7 @@ def _holds(node: Any, parameters: Mapping[str, str], conditions: Mapping[str, bo
             return any(_holds(one, parameters, conditions) for one in several)
         case {"Condition": name}:
             return conditions[name]
-    raise ValueError(f"CloudFormation does not take {node}")
+    raise ValueError(f"CloudFormation does not accept {node}")
 
 
 def _evaluated(node: Any, known: Mapping[str, str], conditions: Mapping[str, bool], mappings: Any) -> Any:  # noqa: C901, PLR0911

@@ -1,4 +1,4 @@
-"""The templates as written, and as AWS would have them for the deployments that people make."""
+"""The templates as written, and as AWS evaluates them for typical deployments."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.infra.template.cloudformation import Template, evaluate, expand, load, nested
 
-# Each way to authorize, each way to have a database, each environment.
+# Each authorization mode, each kind of database, each environment.
 DEPLOYMENTS = {
     "smallest": {"Release": "r1", "AuthMode": "none"},
     "jwt": {
@@ -57,7 +57,7 @@ def database_template() -> Template:
 
 @pytest.fixture(scope="session")
 def expanded(template: Template) -> dict[str, Template]:
-    """What SAM makes of the template, functions and conditions still in it."""
+    """The template after SAM has expanded it, with its functions and conditions."""
     return dict(zip(DEPLOYMENTS, expand(template, list(DEPLOYMENTS.values())), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The template refuses what would take more connections than there are."""
+"""The template refuses a deployment that could need more connections than the database has."""
 
 from itertools import product
 from typing import Any
@@ -23,7 +23,7 @@ def allowed(template: Any, parameter: str) -> list[str]:
     return [str(value) for value in template["Parameters"][parameter]["AllowedValues"]]
 
 
-def test_every_deployment_that_is_tested_fits(template: Any, parameters: dict[str, str]) -> None:
+def test_the_deployments_of_the_tests_are_allowed(template: Any, parameters: dict[str, str]) -> None:
     assert broken_rules(template, parameters) == []
 
 
@@ -34,7 +34,7 @@ def test_concurrency_times_pool_size_is_within_the_budget(template: Any) -> None
         assert broken == ([] if int(concurrency) * int(pool_size) <= int(budget) else [ABOVE]), (concurrency, budget)
 
 
-def test_a_created_database_has_the_budget_twice_and_some_more(template: Any) -> None:
+def test_a_created_database_has_more_than_twice_the_budget(template: Any) -> None:
     for capacity, budget in product(allowed(template, "DatabaseCapacity"), allowed(template, "ConnectionBudget")):
         given = {"Release": "r1", "AuthMode": "none", "DatabaseCapacity": capacity, "ConnectionBudget": budget}
         broken = broken_rules(template, given)
@@ -42,14 +42,14 @@ def test_a_created_database_has_the_budget_twice_and_some_more(template: Any) ->
         assert broken == ([] if fits else [TOO_MUCH]), (capacity, budget)
 
 
-def test_production_is_bounded(template: Any) -> None:
+def test_production_requires_reserved_concurrency(template: Any) -> None:
     unbounded = DEPLOYMENTS["jwt"] | {"ReservedConcurrency": "0"}
     assert broken_rules(template, unbounded) == [
         "Without ReservedConcurrency nothing keeps production within its ConnectionBudget"
     ]
 
 
-def test_reserves_nothing_unless_told(parameters: dict[str, str], resources: dict[str, Any]) -> None:
+def test_no_concurrency_is_reserved_by_default(parameters: dict[str, str], resources: dict[str, Any]) -> None:
     # A new account's limit is 10, of which nothing can be reserved.
     assert resources["ApiFunction"]["Properties"].get("ReservedConcurrentExecutions") == parameters.get(
         "ReservedConcurrency"
@@ -57,7 +57,7 @@ def test_reserves_nothing_unless_told(parameters: dict[str, str], resources: dic
     assert "ReservedConcurrentExecutions" not in resources["MigrationFunction"]["Properties"]
 
 
-def test_the_pool_has_the_size_that_the_rule_counts_on(resources: dict[str, Any]) -> None:
+def test_the_pool_has_the_size_that_the_rule_assumes(resources: dict[str, Any]) -> None:
     assert resources["ApiFunction"]["Properties"]["Environment"]["Variables"]["DATABASE_POOL_SIZE"] == 1
 
 
@@ -73,7 +73,9 @@ def test_the_pool_has_the_size_that_the_rule_counts_on(resources: dict[str, Any]
         ({"DatabaseUrl": "", "DatabaseAccess": "", "Network": "sg-01;subnet-01"}, "DatabaseAccess, MigrationUrl"),
     ],
 )
-def test_half_a_database_is_refused(template: Any, changed: dict[str, str], broken: str) -> None:
+def test_an_incomplete_description_of_a_database_is_refused(
+    template: Any, changed: dict[str, str], broken: str
+) -> None:
     assert not broken_rules(template, GIVEN)
     (found,) = broken_rules(template, GIVEN | changed)
     assert found.startswith(broken)
@@ -93,7 +95,7 @@ def test_half_a_database_is_refused(template: Any, changed: dict[str, str], brok
         ("Network", "subnet-01;sg-01"),
     ],
 )
-def test_a_value_of_another_form_is_refused(template: Any, name: str, value: str) -> None:
+def test_an_invalid_value_is_refused(template: Any, name: str, value: str) -> None:
     with pytest.raises(ValueError, match=name):
         broken_rules(template, GIVEN | {name: value})
 

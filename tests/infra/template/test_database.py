@@ -1,4 +1,4 @@
-"""The database that is created, and how the functions find it or a given one."""
+"""The database that the stack creates, and how the functions connect to it or to a given one."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ def in_production(database_template: Template) -> Any:
     return evaluate(database_template, GIVEN | {"Environment": "production", "Proxy": "true", "Capacity": "1-8"})
 
 
-def test_each_function_knows_where_its_database_is(deployments: dict[str, Any]) -> None:
+def test_each_function_has_the_url_of_its_database(deployments: dict[str, Any]) -> None:
     urls = {
         name: [
             resources[function]["Properties"]["Environment"]["Variables"]["DATABASE_URL"]
@@ -38,7 +38,9 @@ def test_each_function_knows_where_its_database_is(deployments: dict[str, Any]) 
     }  # fmt: skip
 
 
-def test_the_api_is_not_the_owner(created: Any, parameters: dict[str, str], resources: dict[str, Any]) -> None:
+def test_the_api_does_not_connect_as_the_owner(
+    created: Any, parameters: dict[str, str], resources: dict[str, Any]
+) -> None:
     """The migration creates the API's user in a created database, and touches no user of a given one."""
     outputs = {name: output["Value"] for name, output in created["Outputs"].items()}
     cluster = created["Resources"]["Cluster"]["Properties"]
@@ -61,10 +63,10 @@ def test_no_parameter_replaces_the_cluster(database_template: Template, name: st
     assert isinstance(database_template["Resources"]["Cluster"]["Properties"][name], str)
 
 
-def test_the_settings_are_those_that_the_code_reads(resources: dict[str, Any]) -> None:
+def test_the_code_accepts_the_settings(resources: dict[str, Any]) -> None:
     for function in ("ApiFunction", "MigrationFunction"):
-        told = resources[function]["Properties"]["Environment"]["Variables"]
-        environ = {name: str(value) for name, value in told.items()} | {"AWS_REGION": "eu-west-1"}
+        variables = resources[function]["Properties"]["Environment"]["Variables"]
+        environ = {name: str(value) for name, value in variables.items()} | {"AWS_REGION": "eu-west-1"}
         if "Outputs" in environ["DATABASE_URL"]:
             environ["DATABASE_URL"] = "postgresql://app@host:5432/app"
         found = read_database_settings(environ)
@@ -73,7 +75,7 @@ def test_the_settings_are_those_that_the_code_reads(resources: dict[str, Any]) -
         assert found.sslmode is None  # the strictest
 
 
-def test_the_functions_are_where_the_database_lets_them_in(deployments: dict[str, Any]) -> None:
+def test_the_functions_are_in_a_network_that_reaches_the_database(deployments: dict[str, Any]) -> None:
     for function in ("ApiFunction", "MigrationFunction"):
         networks = {name: resources[function]["Properties"].get("VpcConfig") for name, resources in deployments.items()}
         assert networks["iam, given"] == {"SubnetIds": ["subnet-01", "subnet-02"], "SecurityGroupIds": ["sg-01"]}
@@ -90,11 +92,11 @@ def test_the_functions_are_where_the_database_lets_them_in(deployments: dict[str
         )
 
 
-def test_one_is_created_where_none_is_given(parameters: dict[str, str], resources: dict[str, Any]) -> None:
+def test_a_database_is_created_unless_one_is_given(parameters: dict[str, str], resources: dict[str, Any]) -> None:
     assert ("Database" in resources) == ("DatabaseUrl" not in parameters)
 
 
-def test_every_output_that_is_asked_for_is_there(template: Template) -> None:
+def test_every_output_of_a_nested_stack_is_used_and_exists(template: Template) -> None:
     nested = {
         name: load(resource["Properties"]["TemplateURL"])["Outputs"].keys()
         for name, resource in template["Resources"].items()
@@ -112,11 +114,11 @@ def test_the_database_outlives_the_stack(template: Template, database_template: 
     assert cluster["DeletionPolicy"] == cluster["UpdateReplacePolicy"] == "Snapshot"
 
 
-def test_it_sleeps_when_nobody_is_connected(created: Any) -> None:
+def test_the_cluster_pauses_when_no_client_is_connected(created: Any) -> None:
     resources = created["Resources"]
     scaling = resources["Cluster"]["Properties"]["ServerlessV2ScalingConfiguration"]
     assert scaling == {"MinCapacity": 0, "MaxCapacity": 4}
-    # A connection that a dropped environment leaves behind would keep it awake; milliseconds, above DATABASE_RECYCLE.
+    # Milliseconds, above DATABASE_RECYCLE. The connection of a removed environment would keep the cluster awake.
     idle = int(resources["DatabaseParameters"]["Properties"]["Parameters"]["idle_session_timeout"])
     assert idle > 1000 * read_database_settings({"DATABASE_URL": "postgresql://u@h"}).recycle
 
@@ -126,14 +128,14 @@ def test_a_proxy_keeps_its_idle_connections(in_production: Any) -> None:
     assert parameters["idle_session_timeout"] == "0"
 
 
-def test_it_is_encrypted_and_backed_up(created: Any) -> None:
+def test_the_cluster_is_encrypted_and_backed_up(created: Any) -> None:
     cluster = created["Resources"]["Cluster"]["Properties"]
     assert cluster["StorageEncrypted"] is True
     assert cluster["BackupRetentionPeriod"] >= 1
     assert created["Resources"]["DatabaseParameters"]["Properties"]["Parameters"]["rds.force_ssl"] == "1"
 
 
-def test_nobody_has_a_password(created: Any, in_production: Any) -> None:
+def test_no_user_of_the_database_has_a_password(created: Any, in_production: Any) -> None:
     for stack in (created, in_production):
         cluster = stack["Resources"]["Cluster"]["Properties"]
         assert cluster["MasterUserAuthenticationType"] == "iam-db-auth"
@@ -153,7 +155,7 @@ def test_production_is_protected_and_has_a_standby(created: Any, in_production: 
     assert "Standby" not in created["Resources"]
 
 
-def test_nothing_in_the_network_reaches_the_internet(database_template: Template) -> None:
+def test_the_network_has_no_route_to_the_internet(database_template: Template) -> None:
     kinds = {resource["Type"] for resource in database_template["Resources"].values()}
     assert not kinds & {
         "AWS::EC2::InternetGateway", "AWS::EC2::NatGateway", "AWS::EC2::Route", "AWS::EC2::EgressOnlyInternetGateway",
@@ -162,7 +164,7 @@ def test_nothing_in_the_network_reaches_the_internet(database_template: Template
         assert database_template["Resources"][instance]["Properties"]["PubliclyAccessible"] is False
 
 
-def test_a_migration_can_answer_from_the_network(created: Any) -> None:
+def test_a_migration_can_send_its_response_from_the_network(created: Any) -> None:
     resources = created["Resources"]
     endpoint = resources["S3Endpoint"]["Properties"]
     assert endpoint["VpcEndpointType"] == "Gateway"
@@ -184,12 +186,12 @@ def test_only_the_functions_reach_the_database(created: Any, in_production: Any)
         assert ingress["SourceSecurityGroupId"] == {"Ref": "FunctionSecurityGroup"}
         assert "SecurityGroupIngress" not in groups["FunctionSecurityGroup"]["Properties"]
         others = [one["Properties"] for one in groups.values() if one["Type"] == "AWS::EC2::SecurityGroupIngress"]
-        # The proxy, in the same group.
+        # The proxy is in the same group.
         assert [one["SourceSecurityGroupId"] for one in others] == [{"Ref": "DatabaseSecurityGroup"}] * len(others)
         assert len(others) == ("DatabaseProxy" in stack["Resources"])
 
 
-def test_migrations_pass_the_proxy_by(created: Any, in_production: Any) -> None:
+def test_migrations_do_not_use_the_proxy(created: Any, in_production: Any) -> None:
     def outputs(stack: Any) -> tuple[str, str, str]:
         return tuple(stack["Outputs"][name]["Value"] for name in ("ApiUrl", "MigrationUrl", "Access"))
 

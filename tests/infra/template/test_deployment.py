@@ -264,9 +264,7 @@ def test_logs_are_json_and_expire(resources: dict[str, Any]) -> None:
         assert (logging["LogFormat"], logging["LogGroup"]) == ("JSON", {"Ref": f"{function}Logs"})
 
 
-def test_lambda_drops_no_line_that_log_level_allows(
-    parameters: dict[str, str], resources: dict[str, Any]
-) -> None:
+def test_lambda_drops_no_line_that_log_level_allows(parameters: dict[str, str], resources: dict[str, Any]) -> None:
     """Lambda's own level is INFO by default. The request lines, which are the metrics, are always at INFO."""
     level = parameters.get("LogLevel", "INFO")
     for function in ("ApiFunction", "MigrationFunction"):

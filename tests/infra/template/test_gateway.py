@@ -1,4 +1,4 @@
-"""Who gets through the gateway, and to what."""
+"""The routes of the gateway, and their authorizers."""
 
 import json
 import re
@@ -38,14 +38,14 @@ def test_the_gateway_knows_no_path_and_no_scope_of_a_resource(template: Any, res
     assert not [name for name in own if name in str(template["Resources"])]
 
 
-def test_an_authorizer_is_there_for_tokens_only(parameters: dict[str, str], resources: dict[str, Any]) -> None:
+def test_only_jwt_has_an_authorizer_resource(parameters: dict[str, str], resources: dict[str, Any]) -> None:
     default = routes(resources)["$default"]
     uses_jwt = parameters["AuthMode"] == "jwt"
     assert default.get("AuthorizerId") == ({"Ref": "JwtAuthorizer"} if uses_jwt else None)
     assert ("JwtAuthorizer" in resources) == uses_jwt
 
 
-def test_the_authorizer_takes_the_issuers_tokens_for_the_audience(deployments: dict[str, Any]) -> None:
+def test_the_authorizer_accepts_tokens_of_the_issuer_for_the_audience(deployments: dict[str, Any]) -> None:
     authorizer = deployments["jwt"]["JwtAuthorizer"]["Properties"]
     assert authorizer["AuthorizerType"] == "JWT"
     assert authorizer["IdentitySource"] == ["$request.header.Authorization"]
@@ -58,7 +58,7 @@ def test_every_request_reaches_the_application(resources: dict[str, Any]) -> Non
     assert {route["Target"] for route in found.values()} == {"integrations/${ApiIntegration}"}
 
 
-def test_the_gateway_calls_the_published_version_and_may(resources: dict[str, Any]) -> None:
+def test_the_gateway_invokes_the_published_version_and_has_the_permission(resources: dict[str, Any]) -> None:
     integration = resources["ApiIntegration"]["Properties"]
     alias = resources["ApiFunctionAliaslive"]["Properties"]["Name"]
     assert integration["IntegrationUri"].endswith(f"/functions/${{ApiFunction.Arn}}:{alias}/invocations")
@@ -69,14 +69,16 @@ def test_the_gateway_calls_the_published_version_and_may(resources: dict[str, An
     assert permission["SourceArn"] == "arn:aws:execute-api:eu-west-1:123456789012:${Api}/*"
 
 
-def test_a_function_says_what_the_gateway_does(parameters: dict[str, str], resources: dict[str, Any]) -> None:
-    told = resources["ApiFunction"]["Properties"]["Environment"]["Variables"]
-    assert told["AUTH_MODE"] == parameters["AuthMode"]
-    assert told["AUTH_PUBLIC"] == parameters.get("AuthPublic", "false")
-    assert told["CORS_ORIGINS"] == parameters.get("CorsOrigins", "")
+def test_the_function_has_the_authorization_of_the_gateway(
+    parameters: dict[str, str], resources: dict[str, Any]
+) -> None:
+    variables = resources["ApiFunction"]["Properties"]["Environment"]["Variables"]
+    assert variables["AUTH_MODE"] == parameters["AuthMode"]
+    assert variables["AUTH_PUBLIC"] == parameters.get("AuthPublic", "false")
+    assert variables["CORS_ORIGINS"] == parameters.get("CorsOrigins", "")
 
 
-def test_who_may_call_is_said_at_every_deployment(template: Any) -> None:
+def test_the_authorization_mode_is_required_at_every_deployment(template: Any) -> None:
     parameter = template["Parameters"]["AuthMode"]
     assert "Default" not in parameter
     assert set(AUTH_MODES) <= set(parameter["AllowedValues"]) == {one["AuthMode"] for one in DEPLOYMENTS.values()}
@@ -93,7 +95,7 @@ def test_the_stage_throttles_and_logs(resources: dict[str, Any]) -> None:
 def test_the_access_log_has_no_secret(resources: dict[str, Any]) -> None:
     logged = set(re.findall(r"\$context\.([\w.]+)", resources["ApiStage"]["Properties"]["AccessLogSettings"]["Format"]))
     assert {"requestId", "status", "routeKey", "responseLatency"} <= logged
-    # What a client sends is not in it, but the path.
+    # Of the data that a client sends, it has only the path.
     assert not [name for name in logged if re.search("header|query|body|claims|authorizer(?!.error)", name)]
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.infra.template.cloudformation import SAM_PYTHON, Template, evaluate, load, nested
 from tests.infra.template.conftest import DEPLOYMENTS
 
-# What AWS gives no narrower resource for: Service Authorization Reference, X-Ray and EC2.
+# Actions that AWS supports only for all resources: Service Authorization Reference, X-Ray and EC2.
 WITHOUT_RESOURCE = {
     "xray:PutTraceSegments",
     "xray:PutTelemetryRecords",
@@ -39,7 +39,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def statements(resources: dict[str, Any], *names: str) -> Iterator[dict[str, Any]]:
-    """What these roles and policies say, or all of them."""
+    """The statements of these roles and policies, or of all of them."""
     for name, resource in resources.items():
         if not names or name in names:
             properties = resource.get("Properties", {})
@@ -67,7 +67,9 @@ def test_every_permission_names_its_resource(resources: dict[str, Any], own: dic
                 assert actions <= WITHOUT_RESOURCE
 
 
-def test_no_role_is_sams_or_amazons(resources: dict[str, Any], own: dict[str, Any], observed: Any) -> None:
+def test_no_role_is_created_by_sam_and_no_policy_is_managed_by_aws(
+    resources: dict[str, Any], own: dict[str, Any], observed: Any
+) -> None:
     def roles(stack: dict[str, Any]) -> dict[str, Any]:
         return {name: one["Properties"] for name, one in stack.items() if one["Type"] == "AWS::IAM::Role"}
 
@@ -83,19 +85,19 @@ def test_no_role_is_sams_or_amazons(resources: dict[str, Any], own: dict[str, An
 
 
 def test_codedeploy_moves_the_alias_of_this_function_only(observed: Any) -> None:
-    """By the function's whole name: CloudFormation shortens a long stack's name in it."""
+    """The permission has the whole name of the function, in which CloudFormation shortens a long stack name."""
     function = "arn:aws:lambda:eu-west-1:123456789012:function:${ApiFunction}"
     assert resources_of("lambda:UpdateAlias", observed, "RolloutRole") == [function, f"{function}:*"]
 
 
-def test_a_function_writes_its_own_log_only(resources: dict[str, Any], own: dict[str, Any]) -> None:
+def test_a_function_writes_only_its_own_log(resources: dict[str, Any], own: dict[str, Any]) -> None:
     given = resources["Permissions"]["Properties"]["Parameters"]
     for function, role in (("Api", "ApiRole"), ("Migration", "MigrationRole")):
         assert given[f"{function}LogsArn"] == {"Fn::GetAtt": [f"{function}FunctionLogs", "Arn"]}
         assert resources_of("logs:PutLogEvents", own, role) == [f"${{{function}FunctionLogs.Arn}}"]
 
 
-def test_a_function_connects_as_its_own_user_only(permissions: dict[str, Any]) -> None:
+def test_a_function_connects_only_as_its_own_user(permissions: dict[str, Any]) -> None:
     def users(deployment: str) -> tuple[list[Any], list[Any]]:
         found = permissions[deployment]
         for policy, role in (("ApiAccess", "ApiRole"), ("MigrationAccess", "MigrationRole")):
@@ -133,7 +135,7 @@ def test_a_function_connects_as_its_own_user_of_a_created_database(database_temp
     ],
 )
 def test_both_versions_of_the_code_have_access_during_a_change(policy: str, changed: dict[str, str]) -> None:
-    """Another description makes another policy; CloudFormation deletes the old one after the rollout."""
+    """Another description creates another policy, and CloudFormation deletes the old one after the rollout."""
     given = {
         "ApiLogsArn": "a", "MigrationLogsArn": "m", "InNetwork": "true", "Access": "prx-0ABC,cluster-0DEF",
         "ApiUrl": "postgresql://api@proxy.example/shop", "MigrationUrl": "postgresql://owner@database.example/shop",
@@ -148,7 +150,7 @@ def test_both_versions_of_the_code_have_access_during_a_change(policy: str, chan
 
 
 def test_cloudformation_cannot_change_a_policys_description() -> None:
-    """What the test above counts on: the resource schema of AWS::IAM::ManagedPolicy, as cfn-lint has it."""
+    """The test above relies on this property of the resource schema of AWS::IAM::ManagedPolicy (from cfn-lint)."""
     code = (
         "import json; from cfnlint.schema import PROVIDER_SCHEMA_MANAGER as manager; "
         "schema = manager.get_resource_schema('eu-west-1', 'AWS::IAM::ManagedPolicy').schema; "
@@ -159,14 +161,14 @@ def test_cloudformation_cannot_change_a_policys_description() -> None:
 
 
 def test_no_policy_of_access_is_part_of_a_role(permissions: dict[str, Any]) -> None:
-    """CloudFormation changes a role's own policies at once, while the version before still serves."""
+    """CloudFormation changes a role's inline policies at once, while the previous version still serves."""
     for found in permissions.values():
         for role in ("ApiRole", "MigrationRole"):
             actions = {action for one in statements(found, role) for action in as_list(one["Action"])}
             assert not [action for action in actions if action.startswith(("rds-db:", "secretsmanager:", "ec2:"))]
 
 
-def test_a_secret_is_read_where_there_is_one(permissions: dict[str, Any]) -> None:
+def test_a_function_may_read_the_secret_only_if_there_is_one(permissions: dict[str, Any]) -> None:
     for name, found in permissions.items():
         access = DEPLOYMENTS[name].get("DatabaseAccess", "")
         expected = [access] * 2 if access.startswith("arn:") else []
@@ -196,7 +198,7 @@ def test_a_proxy_connects_as_the_apis_user(database_template: Template) -> None:
     assert len(list(statements(resources))) == 2
 
 
-def test_nothing_has_a_password(deployments: dict[str, Any], database_template: Template) -> None:
+def test_no_resource_has_a_password(deployments: dict[str, Any], database_template: Template) -> None:
     for name, resources in deployments.items():
         for function in ("ApiFunction", "MigrationFunction"):
             variables = resources[function]["Properties"]["Environment"]["Variables"]

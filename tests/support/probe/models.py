@@ -33,7 +33,7 @@ class Probe(Base):
     # UPDATE ... RETURNING, so that a response shows `updated_at` without another statement.
     __mapper_args__ = {"eager_defaults": True}
 
-    # Keys that ascend, as those of version 7 do; but tests can foresee these.
+    # The keys ascend, as those of version 7 do, and tests know them in advance.
     id: Mapped[UUID] = mapped_column(
         primary_key=True, server_default=text("lpad(to_hex(nextval('probes_id_seq')), 32, '0')::uuid")
     )

@@ -76,7 +76,7 @@ async def create_probe(body: ProbeCreate, session: SessionDep, request: Request,
 async def replace_probe(
     probe_id: ProbeId, body: ProbeCreate, session: SessionDep, request: Request, response: Response
 ) -> Any:
-    """Replace a probe and its readings, in entities."""
+    """Replace a probe and its readings, with entities."""
     probe = session.get(Probe, probe_id, options=[joinedload(Probe.readings)], with_for_update={"of": Probe})
     if probe is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "Probe not found")
@@ -99,7 +99,7 @@ async def replace_probe(
 async def update_probe(
     probe_id: ProbeId, body: ProbeUpdate, session: SessionDep, request: Request, response: Response
 ) -> Any:
-    """Change a probe in one statement; the readings stay."""
+    """Change a probe in one statement. Its readings do not change."""
     probe = update_if_match(session, Probe, probe_id, body.model_dump(exclude_unset=True), request)
     response.headers["ETag"] = etag(probe.version)
     return probe

@@ -32,7 +32,7 @@ class ReadingCreate(BaseModel):
 
 
 class ProbeCreate(BaseModel):
-    """What a client may set, whole: for POST and PUT."""
+    """All fields that a client can set, for POST and PUT."""
 
     model_config = ConfigDict(extra="forbid")
 
