@@ -1,7 +1,7 @@
-"""A migrated database for each worker, made when a test asks for it, and the real handler in front of it.
+"""A migrated database for each worker, created when a test needs it, and the real handler in front of it.
 
-Nothing here replaces the session dependency: what a test stores is committed by the code that commits in
-production, and the tables are emptied before the next test.
+Nothing here replaces the session dependency: the production code commits the changes of a test. The tables are emptied
+before the next test.
 """
 
 import os
@@ -26,13 +26,13 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set what the handler reads when a test module imports it. The server is started later (`server_url`)."""
+    """Set the variables that the handler reads when a test module imports it. `server_url` starts the server later."""
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
         config.stash[SERVER] = SharedServer()
         if config.getoption("numprocesses", None):
             config.stash[SERVER].start_on_request()
-            return  # the workers run the tests
+            return  # the controller of pytest-xdist runs no tests
     url = workerinput["server_url"] if workerinput else config.stash[SERVER].url
     os.environ |= {"DATABASE_URL": url_of(url, f"test_{WORKER}"), "AUTH_MODE": "none"}
 
@@ -50,7 +50,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def server_url(pytestconfig: pytest.Config) -> str:
-    """The URL of the run's server, for tests that make databases of their own."""
+    """The URL of the server, for tests that create databases."""
     workerinput = getattr(pytestconfig, "workerinput", None)
     if workerinput is None:
         pytestconfig.stash[SERVER].start()
@@ -61,14 +61,14 @@ def server_url(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def worker_database(server_url: str) -> Iterator[str]:
-    """The URL of the handler's database, which is DATABASE_URL."""
+    """DATABASE_URL, the URL of the handler's database."""
     with temporary_database(server_url, f"test_{WORKER}", TEMPLATE) as url:
         yield url
 
 
 @pytest.fixture
 def database(worker_database: str) -> Any:
-    """A connection beside the handler's, to the same database, with every table empty."""
+    """A second connection to the handler's database, whose tables are empty."""
     with connect(worker_database) as connection:
         empty_tables(connection, reversed(Base.metadata.sorted_tables))
         yield connection
@@ -76,7 +76,7 @@ def database(worker_database: str) -> Any:
 
 @pytest.fixture
 def shipped_resources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`create_app` makes the application that is deployed, without the resource of the tests."""
+    """`create_app` creates the deployed application, without the resource of the tests."""
     monkeypatch.setattr(resources, "RESOURCES", SHIPPED)
 
 
@@ -89,7 +89,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def app() -> Iterator[FastAPI]:
     """The handler's own application. Routes that a test adds are removed when the test ends."""
-    from handler import main  # this file is read before the environment is set
+    from handler import main  # not at the top, because the environment is set after pytest has read this file
 
     before = list(main.app.router.routes)
     yield main.app
@@ -98,7 +98,7 @@ def app() -> Iterator[FastAPI]:
 
 @pytest.fixture
 def logged_requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The records of the request log from here on."""
+    """The records of the request log from now on."""
     from handler.adapter import request_log
 
     found: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ def logged_requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def serve_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FastAPI], None]]:
-    """Makes the handler serve an application of the test."""
+    """A function that makes the handler serve an application of the test."""
     from handler import main
     from handler.adapter.adapter import Adapter
 
@@ -123,7 +123,7 @@ def serve_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FastAPI], N
 
 @pytest.fixture
 def serve(serve_app: Callable[[FastAPI], None]) -> Callable[..., FastAPI]:
-    """Makes the handler serve an application that is made with these settings, and returns it.
+    """A function that makes the handler serve a new application with these settings, and returns it.
 
     `add_routes` gets the application before it is served.
     """
@@ -141,7 +141,7 @@ def serve(serve_app: Callable[[FastAPI], None]) -> Callable[..., FastAPI]:
 
 @pytest.fixture
 def authorize(serve: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
-    """Makes the handler one of another AUTH_MODE, and returns its application."""
+    """A function that makes the handler serve an application with another AUTH_MODE, and returns it."""
 
     def change(mode: str, add_routes: Callable[[FastAPI], object] | None = None, **values: object) -> FastAPI:
         return serve(add_routes, auth_mode=mode, **values)
@@ -151,7 +151,7 @@ def authorize(serve: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A network between the handler and its database that can be measured and broken."""
+    """A proxy between the handler and its database, which counts round trips and injects faults."""
     from handler.database import connection
     from handler.database.engine import engine
 
@@ -164,7 +164,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Changes the handler's database settings, and closes the connections that the old ones made."""
+    """A function that changes the handler's database settings and closes its connections."""
     from handler.database.engine import connector, engine
 
     def change(**values: object) -> None:

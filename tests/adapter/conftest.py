@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def _server(worker_database: object) -> None:
-    """Modules of this folder have fixtures that use the database, and come before `_clean`."""
+    """Start the server first, because fixtures of modules in this folder use the database before `_clean` runs."""
 
 
 @pytest.fixture(autouse=True)

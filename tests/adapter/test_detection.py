@@ -25,7 +25,7 @@ from tests.support.client import create_probe, probe_id, probe_path
 from tests.support.event_sources import EVENT_SOURCES, Request
 
 EVENTS = Path(__file__).parents[2] / "events"
-CONTENT = "CONTENT"  # every value that must not be logged contains it
+CONTENT = "CONTENT"  # part of every value that must not be logged
 ARN = "arn:aws:execute-api:eu-central-1:123456789012:a1b2c3/prod/DELETE/probes/1"
 
 # Events of the Lambda developer guide, shortened, each with the source that the message must name.
@@ -101,7 +101,7 @@ WARM_UPS: dict[str, Any] = {
 
 @pytest.fixture
 def checkouts() -> Iterator[list[int]]:
-    """One entry for each connection that was taken from the pool."""
+    """A list with an entry for each connection that was taken from the pool."""
     taken: list[int] = []
 
     def count(*_: Any) -> None:

@@ -16,7 +16,7 @@ from tests.support.event_sources import EVENT_SOURCES, JSON, LAMP, REQUESTS, Req
 
 @pytest.fixture
 def echo(app: FastAPI) -> None:
-    """A route that shows what it got, and responses with bytes and two cookies."""
+    """Add a route whose response contains the parts of its request, bytes and two cookies."""
     from fastapi import Request as FastAPIRequest
 
     @app.put("/test/{name}")

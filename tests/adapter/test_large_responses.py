@@ -1,4 +1,4 @@
-"""A page that is too large for its event source has the probes that fit, and the pages have every probe once."""
+"""A page that is too large for its event source has the probes that fit, and the next pages have the others."""
 
 import json
 from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_head_has_the_headers_of_the_page_that_fits(database: Any) -> None:
     assert (responses[1].status, responses[1].body) == (200, b"")
 
 
-# Any resource.
+# A list of another resource.
 
 
 class Large(BaseModel):
@@ -130,7 +130,7 @@ def add_lists(app: FastAPI) -> None:
     app.include_router(router)
 
 
-def test_a_probe_that_is_too_large_is_a_500_and_the_page_before_it_is_not(
+def test_a_probe_that_is_too_large_is_a_500_and_the_previous_page_is_a_200(
     serve: Callable[..., FastAPI], database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(add_lists)

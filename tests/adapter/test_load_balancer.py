@@ -21,7 +21,7 @@ def cookies(app: FastAPI) -> None:
 
 
 def returned(event: Any) -> dict[str, Any]:
-    """What the handler returns to the load balancer."""
+    """The value that the handler returns to the load balancer."""
     response: dict[str, Any] | None = main.handler(event, None)
     assert response is not None
     return response
@@ -69,7 +69,7 @@ def test_the_client_is_the_last_forwarded_address(forwarded_for: str | None, cli
     assert send(event).body == (f'"{client}"'.encode() if client else b"null")
 
 
-def test_an_authentication_header_is_no_authorizer_context(app: FastAPI) -> None:
+def test_an_authentication_header_is_not_an_authorizer_context(app: FastAPI) -> None:
     @app.get("/test/authorizer")
     async def _route(request: FastAPIRequest) -> dict[str, Any]:
         authorizer: dict[str, Any] = request.scope["authorizer"]

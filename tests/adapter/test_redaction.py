@@ -20,7 +20,7 @@ from handler.database.session import SessionDep
 from tests.support.client import call, create_probe
 from tests.support.probe.models import Probe
 
-MARK = "MARKED"  # in everything that no log may show
+MARK = "MARKED"  # part of every value that no log may show
 
 
 class Local(DeclarativeBase):
@@ -100,7 +100,7 @@ def raised_from_none(session: Session) -> None:
         raise StorageError("the reason") from None
 
 
-def raised_from_the_driver_s(session: Session) -> None:
+def raised_from_a_driver_error(session: Session) -> None:
     try:
         duplicate(session)
     except IntegrityError as error:
@@ -145,7 +145,7 @@ def with_notes(session: Session) -> None:
         raise reason from error
 
 
-def in_a_circle(session: Session) -> None:
+def in_a_cycle(session: Session) -> None:
     try:
         duplicate(session)
     except IntegrityError as error:
@@ -157,11 +157,11 @@ def in_a_circle(session: Session) -> None:
 # --- texts of the server, SQLAlchemy, pydantic and Python ---
 
 
-def a_function_s_message(session: Session) -> None:
+def a_message_of_a_function(session: Session) -> None:
     session.execute(text("DO $$ BEGIN RAISE EXCEPTION '%', (SELECT name FROM secrets); END $$"))
 
 
-def a_function_s_message_with_a_connection_s_sqlstate(session: Session) -> None:
+def a_message_of_a_function_with_the_sqlstate_of_a_connection(session: Session) -> None:
     statement = "DO $$ BEGIN RAISE EXCEPTION '%', (SELECT name FROM secrets) USING ERRCODE = '54023'; END $$"
     session.execute(text(statement))
 
@@ -171,7 +171,7 @@ def an_internal_error(session: Session) -> None:
     session.execute(text(statement))
 
 
-def a_column_that_is_not_there(session: Session) -> None:
+def a_missing_column(session: Session) -> None:
     session.execute(text(f"SELECT name FROM secrets WHERE name = {MARK.lower()}"))
 
 
@@ -194,14 +194,14 @@ def a_session_that_had_failed(session: Session) -> None:
     session.execute(text("SELECT 1"))
 
 
-def a_session_that_had_failed_over_a_parameter(session: Session) -> None:
+def a_session_that_had_failed_because_of_a_parameter(session: Session) -> None:
     session.add(Refused(id=1, name=MARK))
     with contextlib.suppress(SQLAlchemyError):
         session.flush()
     session.execute(text("SELECT 1"))
 
 
-def a_session_that_had_failed_outside_of_a_context(session: Session) -> None:
+def a_session_that_had_failed_without_a_with_block(session: Session) -> None:
     with Session(session.get_bind()) as other:
         other.add(Secret(name=MARK))
         with contextlib.suppress(IntegrityError):
@@ -226,18 +226,18 @@ def a_literal_that_cannot_be_written(session: Session) -> None:
     statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
 
 
-def a_model_s_validation(_session: Session) -> None:
+def a_validation_of_a_model(_session: Session) -> None:
     Price.model_validate({"amount": MARK})
 
 
-def a_model_s_validation_behind_another(_session: Session) -> None:
+def a_validation_that_caused_another_error(_session: Session) -> None:
     try:
         Price.model_validate({"amount": MARK})
     except ValueError as error:
         raise StorageError(f"the reason: {error}") from error
 
 
-def a_number_that_is_none(session: Session) -> None:
+def a_text_that_is_not_a_number(session: Session) -> None:
     int(session.scalar(text("SELECT name FROM secrets")))
 
 
@@ -245,7 +245,7 @@ def a_key_of_a_dictionary(session: Session) -> None:
     {}[session.scalar(text("SELECT name FROM secrets"))]
 
 
-def a_time_of_a_library(session: Session) -> None:
+def an_invalid_time_in_a_library(session: Session) -> None:
     from datetime import datetime
 
     datetime.strptime(session.scalar(text("SELECT name FROM secrets")) or "", "%Y").astimezone()
@@ -255,38 +255,38 @@ FAILURES: dict[Callable[[Session], None], list[str]] = {
     raised_from: ["IntegrityError: 23505 [INSERT]", "in duplicate", "StorageError: the reason"],
     raised_in_an_except: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason"],
     raised_from_none: ["StorageError: the reason"],
-    raised_from_the_driver_s: ["IntegrityError: 23505", "StorageError: the reason"],
+    raised_from_a_driver_error: ["IntegrityError: 23505", "StorageError: the reason"],
     three_deep: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason", "RuntimeError: the outer reason"],
     with_its_text: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason: 23505 [INSERT]"],
     in_a_group: ["IntegrityError: 23505 [INSERT]", "StorageError: another", "ExceptionGroup: the reason"],
     in_a_group_of_groups: ["IntegrityError: 23505 [INSERT]", "ExceptionGroup: the reason (2 sub-exceptions)"],
     with_notes: ["IntegrityError: 23505 [INSERT]", "StorageError: the reason", "it was 23505 [INSERT]"],
-    in_a_circle: ["IntegrityError: 23505 [INSERT]", "StorageError"],
-    a_function_s_message: ["DatabaseError: P0001 [DO]"],
-    a_function_s_message_with_a_connection_s_sqlstate: ["54023 [DO]"],
+    in_a_cycle: ["IntegrityError: 23505 [INSERT]", "StorageError"],
+    a_message_of_a_function: ["DatabaseError: P0001 [DO]"],
+    a_message_of_a_function_with_the_sqlstate_of_a_connection: ["54023 [DO]"],
     an_internal_error: ["InternalError: XX000 [DO]"],
-    a_column_that_is_not_there: ["ProgrammingError: 42703 [SELECT]"],
+    a_missing_column: ["ProgrammingError: 42703 [SELECT]"],
     a_syntax_error: ["ProgrammingError: 42601 [SELECT]"],
     a_literal_in_a_statement: ["ProgrammingError: 42P01 [INSERT]"],
     a_session_that_had_failed: ["PendingRollbackError: This Session's transaction has been rolled back"],
-    a_session_that_had_failed_over_a_parameter: [
+    a_session_that_had_failed_because_of_a_parameter: [
         "PendingRollbackError: This Session's transaction has been rolled back"
     ],
-    a_session_that_had_failed_outside_of_a_context: ["PendingRollbackError: This Session's transaction"],
+    a_session_that_had_failed_without_a_with_block: ["PendingRollbackError: This Session's transaction"],
     a_parameter_that_its_type_refuses: ["StatementError: ValueError [SELECT]", "in process_bind_param"],
     a_parameter_that_an_enum_lacks: ["StatementError: LookupError [SELECT]"],
     a_stored_value_that_an_enum_lacks: ["LookupError"],
     a_literal_that_cannot_be_written: ["CompileError"],
-    a_model_s_validation: ["ValidationError: amount int_parsing"],
-    a_model_s_validation_behind_another: ["ValidationError: amount int_parsing", "StorageError: the reason: amount"],
-    a_number_that_is_none: ["ValueError"],
+    a_validation_of_a_model: ["ValidationError: amount int_parsing"],
+    a_validation_that_caused_another_error: ["ValidationError: amount int_parsing", "StorageError: the reason: amount"],
+    a_text_that_is_not_a_number: ["ValueError"],
     a_key_of_a_dictionary: ["KeyError"],
-    a_time_of_a_library: ["ValueError"],
+    an_invalid_time_in_a_library: ["ValueError"],
 }
 
 
 def as_lambda_formats(records: list[logging.LogRecord]) -> str:
-    """The text that Lambda's runtime writes: type, text and traceback of a record's exception."""
+    """The text that Lambda's runtime writes for the exception of a record: its type, text and traceback."""
     runtime = pytest.importorskip("awslambdaric.lambda_runtime_log_utils", reason="the runtime is not installed")
     formatter = runtime.JsonFormatter()
     return "".join(formatter.format(record) for record in records)
@@ -372,7 +372,7 @@ class Broken(Exception):
         raise RuntimeError(MARK)
 
 
-def test_an_exception_that_cannot_be_shown_is_logged_by_its_type(
+def test_an_exception_whose_text_cannot_be_read_is_logged_by_its_type(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.post("/test/broken")

@@ -32,12 +32,12 @@ from tests.support.proxy import Proxy
 ROOT = Path(__file__).parents[2]
 EVENTS = ROOT / "events"
 TRACE = "1-5759e988-bd862e3fe1be46a994272793"
-MARK = "MARKED"  # in everything that a client or an operator would not want to read again
+MARK = "MARKED"  # part of every value that no log may show
 
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[request_log.RequestLog]:
-    """The records of the request log from here on."""
+    """The records of the request log from now on."""
     found: list[request_log.RequestLog] = []
     monkeypatch.setattr(request_log, "sinks", [found.append])
     return found
@@ -156,7 +156,7 @@ def test_a_large_response_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: l
     create_probe()
     with proxy.counting() as count:
         assert call("GET", "/test/large").json == 2_000_000
-    assert lines[-1]["RoundTrips"] == count.round_trips == 2  # with its COMMIT
+    assert lines[-1]["RoundTrips"] == count.round_trips == 2  # the statement and its COMMIT
 
 
 def test_a_slow_statement_counts_as_database_time(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
@@ -242,7 +242,7 @@ def test_a_response_that_cannot_be_formatted_is_a_500(
 ) -> None:
     @app.get("/test/cookies")
     async def _route(response: Response) -> None:
-        for number in range(2000):  # a load balancer takes no more than there are ways to write set-cookie
+        for number in range(2000):  # a load balancer accepts no more cookies than there are spellings of set-cookie
             response.set_cookie(f"c{number}")
 
     event = json.loads((EVENTS / "alb.json").read_text()) | {"path": "/test/cookies"}
@@ -265,11 +265,11 @@ def test_a_response_that_is_too_large_is_logged_with_its_size(
     assert re.fullmatch(r"The response has \d+ bytes, and at most 6291556 can be returned", record.getMessage())
 
 
-# --- quiet recoveries ---
+# --- recoveries without a log record ---
 
 FAULTS: list[tuple[str, Callable[[Proxy], object], bool]] = [
     *((name, fault, False) for name, fault in SEEN_AT_ONCE.items()),
-    *((f"{name}, after a rest", fault, True) for name, fault in (SEEN_AT_ONCE | SEEN_AFTER_A_REST).items()),
+    *((f"{name}, after an idle time", fault, True) for name, fault in (SEEN_AT_ONCE | SEEN_AFTER_A_REST).items()),
 ]
 
 
@@ -290,7 +290,7 @@ def test_a_replaced_connection_adds_no_log_record(
     assert call(method, path, body).status == status
     assert caplog.records == []
     assert lines[-1]["level"] == "INFO"
-    assert lines[-1]["connections"] == 1, "the line says that a connection was made"
+    assert lines[-1]["connections"] == 1, "the line counts the new connection"
 
 
 def test_a_terminated_backend_adds_no_log_record(database: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -370,7 +370,7 @@ from awslambdaric import bootstrap
 from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller
 
 class Service:
-    '''The service that hands out invocations: those of standard input, and then no more.'''
+    '''The Runtime API: the invocations of standard input. At its end, the process exits.'''
     marshaller = LambdaMarshaller()
     def wait_next_invocation(self):
         line = sys.stdin.readline()
@@ -414,7 +414,7 @@ LAMBDA = {
 def under_the_runtime(
     folder: Path, *requests: tuple[str, str, bytes], **environment: str
 ) -> tuple[list[Any], list[Any]]:
-    """The log and the responses of a cold environment."""
+    """The log and the responses of a new environment."""
     pytest.importorskip("awslambdaric", reason="the runtime interface client is not installed")
     invocations = [
         {
@@ -515,11 +515,11 @@ def test_no_log_line_contains_a_password(tmp_path: Path) -> None:
 
 # --- the embedded metric format ---
 
-UNITS = {"Count", "Milliseconds"}  # of those that CloudWatch knows (API reference, "MetricDatum")
+UNITS = {"Count", "Milliseconds"}  # some of CloudWatch's units (API reference, "MetricDatum")
 
 
 def test_metrics_follow_the_embedded_metric_format(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """The rules of the specification's sections, in its order."""
+    """The rules of the specification, in the order of its sections."""
     monkeypatch.setattr(request_log, "sinks", [request_log.cloudwatch_sink("Probes")])
     call("GET", "/probes/")
     printed = capsys.readouterr().out

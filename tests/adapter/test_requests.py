@@ -92,7 +92,7 @@ class Body(BaseModel):
         {"version": "3.0"},
     ],
 )
-def test_an_event_with_a_broken_part_gets_400_or_422_and_the_next_request_is_right(
+def test_an_event_with_a_broken_part_gets_400_or_422_and_the_next_request_succeeds(
     change: dict[str, Any], app: FastAPI
 ) -> None:
     @app.post("/test/body")

@@ -70,7 +70,7 @@ def test_a_route_sets_its_own_cache_control(app: FastAPI) -> None:
     ("source", "limit"), [("HTTP API 2.0", 6_291_556), ("REST API", 6_291_556), ("ALB", 1_048_576)]
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_response_that_the_event_source_does_not_take_is_an_error(
+def test_a_response_that_the_event_source_does_not_accept_is_an_error(
     source: str, limit: int, method: str, app: FastAPI
 ) -> None:
     @app.get("/test/large/{size}")

@@ -20,7 +20,7 @@ from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
 
 KEY = ("idempotency-key", "3f8e2c1a")
-ATTEMPTS = 9  # the first, and 8 repeats
+ATTEMPTS = 9  # the first attempt and 8 repeats
 # Raises where PostgreSQL detects a lost race: at COMMIT, or in a statement. A sequence counts the attempts, because it
 # is not rolled back.
 LOSE = """
@@ -38,7 +38,7 @@ Races = Callable[..., Callable[[], int]]
 
 @pytest.fixture
 def races(database: Any) -> Iterator[Races]:
-    """Makes the first inserts lose a race. The returned function counts the attempts."""
+    """A function that makes the first inserts lose a race, and returns a function that counts the attempts."""
 
     def lose(times: int, sqlstate: str = "40001", when: str = AT_COMMIT) -> Callable[[], int]:
         database.run(f"{LOSE} {when} EXECUTE FUNCTION lose({times}, '{sqlstate}')")
@@ -50,14 +50,14 @@ def races(database: Any) -> Iterator[Races]:
 
 @pytest.fixture
 def warm(configure: Callable[..., None]) -> None:
-    """Connect, and use the connection without another check, so that a slow machine does not add a round trip."""
+    """Connect, and disable the idle check, which would add a round trip on a slow machine."""
     configure(idle_check=300)
     assert call("GET", "/health/ready").status == 200
 
 
 @pytest.fixture
 def include(app: FastAPI) -> Callable[[type[ApiRoute], Callable[..., Any]], None]:
-    """Adds a route, POST /test/race, of a class."""
+    """A function that adds the route POST /test/race of a route class."""
 
     def add(route_class: type[ApiRoute], endpoint: Callable[..., Any]) -> None:
         router = APIRouter(prefix="/test", route_class=route_class)
@@ -83,7 +83,7 @@ def assert_busy(response: Response) -> None:
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"], ids=["serialization failure", "deadlock"])
 @pytest.mark.parametrize("when", [AT_COMMIT, IN_STATEMENT], ids=["at COMMIT", "in a statement"])
 @pytest.mark.parametrize("headers", [(), (KEY,)], ids=["", "with a key"])
-def test_a_race_that_is_lost_three_times_is_won_by_the_fourth_attempt(
+def test_a_request_that_loses_a_race_three_times_succeeds_at_the_fourth_attempt(
     headers: tuple[tuple[str, str], ...], when: str, sqlstate: str, races: Races, database: Any
 ) -> None:
     attempts = races(3, sqlstate, when)
@@ -152,7 +152,7 @@ def test_a_constraint_that_refuses_at_commit_is_409_after_one_attempt(
     assert names(database) == []
 
 
-def test_a_commit_in_doubt_is_never_repeated(
+def test_a_commit_with_an_unknown_result_is_never_repeated(
     include: Callable[..., None], proxy: Proxy, database: Any, logged_requests: list[dict[str, Any]]
 ) -> None:
     calls = []

@@ -14,13 +14,13 @@ LIST = http_api_2(Request("GET", "/probes/"))
 
 @pytest.fixture
 def current_loop() -> Iterator[None]:
-    """Remove the thread's current event loop after the test."""
+    """Remove the current event loop of the thread after the test."""
     yield
     asyncio.set_event_loop(None)
 
 
 @pytest.mark.usefixtures("current_loop")
-def test_the_handler_needs_no_current_event_loop_and_no_open_one() -> None:
+def test_the_handler_works_without_a_current_event_loop_and_with_a_closed_one() -> None:
     asyncio.set_event_loop(None)
     assert send(LIST).status == 200
     closed = asyncio.new_event_loop()

@@ -31,7 +31,7 @@ class Response:
 
 @dataclass
 class Environment:
-    """The handler in a process of its own, which reaches its database through a proxy that counts."""
+    """The handler in another process, with a proxy that counts round trips to its database."""
 
     proxy: Proxy
     requests: IO[str]
@@ -63,7 +63,7 @@ def database_url(server_url: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def environment(database_url: str) -> Iterator[Environment]:
     with Proxy(socket_path(database_url)) as proxy:
-        # No check of an idle connection, which would be a round trip, where this machine stalls.
+        # Without the check of an idle connection, which would add a round trip on a slow machine.
         changes = {"DATABASE_URL": over_tcp(database_url, proxy.port), "DATABASE_IDLE_CHECK": "300"}
         with subprocess.Popen(
             [sys.executable, "-m", "tests.examples.environment"],
@@ -82,7 +82,7 @@ def environment(database_url: str) -> Iterator[Environment]:
 
 @pytest.fixture
 def orders(database_url: str) -> Iterator[pg8000.native.Connection]:
-    """A connection beside the handler's, to empty tables."""
+    """A second connection to the handler's database, whose tables are empty."""
     with connect(database_url) as connection:
         connection.run("TRUNCATE orders CASCADE")
         yield connection

@@ -1,7 +1,7 @@
 """A Lambda environment that serves the resource of examples/: `python -m tests.examples.environment`.
 
-It is a process of its own, since the example's tables are in no migration of the service. It reads a request from each
-line of its input, and writes its response as a line.
+It is a separate process, because no migration of the service creates the example's tables. It reads a request from each
+line of its input, and writes each response as a line.
 """
 
 import json

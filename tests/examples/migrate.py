@@ -1,6 +1,6 @@
-"""Run the migration of examples/ behind those of the service: `python -m tests.examples.migrate upgrade`.
+"""Run the migration of examples/ after those of the service: `python -m tests.examples.migrate upgrade`.
 
-`compare` fails where the migrated database and the example's models differ, and `downgrade` undoes the migration.
+`compare` fails if the migrated database and the example's models differ. `downgrade` undoes the migration.
 """
 
 import os
@@ -41,7 +41,7 @@ def main(command: str) -> None:
         if command == "compare":
             assert compare_metadata(context, Base.metadata) == []
             return
-        if command == "upgrade":  # the service may have a resource `orders` of its own by now
+        if command == "upgrade":  # the service may have a resource `orders` too
             connection.exec_driver_sql("DROP TABLE IF EXISTS order_lines, orders CASCADE")
             connection.exec_driver_sql("DROP TYPE IF EXISTS order_status CASCADE")
         with Operations.context(context):

@@ -1,4 +1,4 @@
-"""The code of docs/adding-a-resource.md is that of examples/."""
+"""The code in docs/adding-a-resource.md is copied from examples/."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_the_guide_shows_a_part_of_every_file(name: str) -> None:
     assert any(f'/{name}"' in title for title, _ in BLOCKS)
 
 
-def test_the_migration_follows_one_that_the_service_has() -> None:
+def test_the_migration_follows_a_migration_of_the_service() -> None:
     migration = (ROOT / "examples" / "migrations" / "0004_orders.py").read_text()
     (previous,) = re.findall(r'^down_revision = "(\w+)"$', migration, re.MULTILINE)
     assert previous in {script.revision for script in ScriptDirectory("handler/migrations").walk_revisions()}

@@ -1,4 +1,4 @@
-"""The resource of examples/ does what docs/adding-a-resource.md says of it, in as many round trips."""
+"""The resource of examples/ works as docs/adding-a-resource.md describes it, with the same round trips."""
 
 import os
 import subprocess
@@ -91,7 +91,7 @@ def test_an_order_is_read_with_its_lines_in_one_round_trip(environment: Environm
 
 
 @pytest.mark.parametrize("id_", [MISSING.upper(), MISSING.replace("-", ""), f"{{{MISSING}}}", "1"])
-def test_an_id_that_is_no_canonical_uuid_costs_no_round_trip(id_: str, environment: Environment) -> None:
+def test_an_id_that_is_not_a_canonical_uuid_costs_no_round_trip(id_: str, environment: Environment) -> None:
     response = environment.call("GET", f"/orders/{id_}")
     assert (response.status, response.round_trips) == (422, 0)
 
@@ -173,7 +173,7 @@ def test_a_change_of_an_earlier_version_is_412(environment: Environment, order: 
 
 
 @pytest.mark.parametrize("etag", ['"1"', None])
-def test_of_two_changes_at_once_one_wins(
+def test_one_of_two_concurrent_changes_succeeds(
     etag: str | None, environment: Environment, order: Any, orders: Any, database_url: str
 ) -> None:
     """The request has read the order, and waits for another transaction that has locked it."""

@@ -32,7 +32,7 @@ NOW = datetime(2026, 11, 22, 17, 2, 15, tzinfo=UTC)
 
 
 def signed_by_the_sdk(auth: Any, request: AWSRequest) -> Any:
-    """The SDK signs with its own clock; it is told ours."""
+    """The request with the SDK's signature, which the SDK computes for the time NOW."""
     import botocore.auth
 
     real = botocore.auth.get_current_datetime
@@ -193,7 +193,7 @@ def test_an_unavailable_secret_is_an_aws_error(
     assert "SECRET" not in str(error.value)
 
 
-def test_a_version_that_is_not_there_is_none(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_version_is_none(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     endpoint.next_responses = [(400, b'{"__type": "ResourceNotFoundException"}')]
     assert secrets_manager.secret_value("name", "AWSPENDING", "eu-central-1") is None
@@ -224,7 +224,7 @@ def test_an_endpoint_that_sends_without_end_is_an_error_before_the_timeout(
 
 @pytest.fixture
 def https_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Endpoint]]]:
-    """Starts an endpoint with TLS on 127.0.0.1. Its authority is the only one of the system's that is left."""
+    """A function that starts an endpoint with TLS. Its authority is the only one that the system trusts."""
     with contextlib.ExitStack() as stack:
         trusted = authority(tmp_path / "ca.pem")
 
@@ -266,12 +266,12 @@ def test_a_secret_is_read_over_verified_tls(https_endpoint: Callable[..., type[E
 def test_the_tls_context_for_secrets_is_made_once_and_at_init(
     https_endpoint: Callable[..., type[Endpoint]], tmp_path: Path
 ) -> None:
-    """Reading the system's authorities takes 16 ms of a whole processor, and an invocation has a share of one."""
+    """Reading the system's authorities takes 16 ms of a processor, and an invocation has only a share of one."""
     endpoint = https_endpoint()
     endpoint.next_responses = [(200, b'{"SecretString": "x"}')] * 2
     program = f"""
 import pathlib, handler.main
-pathlib.Path({str(tmp_path / "ca.pem")!r}).unlink()  # who reads the authorities now finds none
+pathlib.Path({str(tmp_path / "ca.pem")!r}).unlink()  # from now on, reading the authorities fails
 from handler.database.credentials import secrets_manager
 from tests.support.client import call
 assert call("GET", "/health/ready").status == 503  # "x" is not a secret of RDS

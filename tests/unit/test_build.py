@@ -1,4 +1,4 @@
-"""The build finds the function's Python or says what to do, and ships the authorities of RDS when they are there."""
+"""The build finds the function's Python or says what to do, and ships the authorities of RDS if the file exists."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def python(path: Path, script: str) -> str:
 
 @pytest.fixture
 def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A machine whose python3.13 is a shim of pyenv's, which does not run, and where the tests' Python is older."""
+    """A machine with an older Python, whose python3.13 is a shim of pyenv that fails."""
     monkeypatch.setattr(sys, "executable", python(tmp_path / "python", OLDER))
     python(tmp_path / "shims" / "python3.13", SHIM)
     return {"HOME": str(tmp_path), "PATH": f"{tmp_path}/shims:/usr/bin:/bin"}
@@ -60,14 +60,14 @@ def test_a_named_python_that_is_not_the_functions_is_refused(
         build.runtime_python(environ | {"BUILD_PYTHON": str(named)})
 
 
-def test_a_named_python_is_taken_before_all_others(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_named_python_takes_precedence(tmp_path: Path, environ: dict[str, str]) -> None:
     python(tmp_path / ".pyenv/versions/3.13.0/bin/python3.13", RIGHT)
     named = python(tmp_path / "named", RIGHT)
     assert build.runtime_python(environ | {"BUILD_PYTHON": named}) == named
 
 
 @pytest.mark.parametrize("is_here", [True, False])
-def test_the_authorities_of_rds_are_shipped_and_missed(
+def test_the_authorities_of_rds_are_shipped_and_their_absence_is_reported(
     is_here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler, artifact = tmp_path / "handler", tmp_path / "artifact"
@@ -82,10 +82,10 @@ def test_the_authorities_of_rds_are_shipped_and_missed(
     monkeypatch.setattr(sys, "argv", ["build", str(artifact), "arm64"])
     build.main()
     assert (artifact / "handler" / "ca-bundle.pem").exists() == is_here
-    assert ("make ca-bundle" in capsys.readouterr().out) != is_here  # SAM hides what goes to stderr
+    assert ("make ca-bundle" in capsys.readouterr().out) != is_here  # SAM hides standard error
 
 
-def test_an_architecture_that_lambda_has_not_is_refused(tmp_path: Path) -> None:
+def test_an_architecture_that_lambda_does_not_have_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploy.build", str(tmp_path), "arm"]
     done = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the deployment that serves it enforces, and what a reader looks for first."""
+"""The OpenAPI document describes the authorization and the preconditions that the deployment enforces."""
 
 from importlib import import_module
 from typing import Any
@@ -13,7 +13,7 @@ CHANGES = ("PATCH", "PUT", "DELETE")
 
 @pytest.fixture
 def describe() -> Any:
-    """The document that a deployment with these settings serves."""
+    """The document of a deployment with these settings."""
 
     def of(**values: object) -> dict[str, Any]:
         return make_app(**values).openapi()

@@ -1,4 +1,4 @@
-"""The cost table of docs/performance.md follows from the formula beside it, computed here once more."""
+"""The cost table of docs/performance.md has the results of the formula on that page."""
 
 from math import ceil
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
-# Milliseconds, as the page names them: loopback, 1 ms of network, cold start, the database's processor.
+# Milliseconds, in the order of the page: loopback, 1 ms of network, cold start, the database's processor.
 MEASURED = {"this project": (0.77, 2.23, 347, 0.22), "tutorial": (2.25, 12.35, 1259, 0.78)}
 
 

@@ -1,4 +1,4 @@
-"""Every field type accepts exactly what its OpenAPI schema accepts, and says in plain words what is wrong."""
+"""Every field type accepts exactly the values that its OpenAPI schema accepts, and its messages name the problem."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -36,8 +36,8 @@ class Status(StrEnum):
     PLACED = "placed"
 
 
-STORES = pytest.mark.usefixtures("worker_database")  # the handler's, which starts when a test asks for it
-# Each with values that it takes.
+STORES = pytest.mark.usefixtures("worker_database")  # the handler's database, which is created when a test needs it
+# Field types, each with values that it accepts.
 FIELDS: dict[str, tuple[Any, list[Any]]] = {
     "text": (Annotated[str, Field(max_length=5), TEXT], ["", "Lamp", "\u200b"]),
     "text that is not blank": (Annotated[str, Field(max_length=5), NOT_BLANK], ["Lamp", " a "]),
@@ -55,7 +55,7 @@ FIELDS: dict[str, tuple[Any, list[Any]]] = {
     "money below one": (Annotated[Decimal, money(2, 2)], ["0", "0.99"]),
     "enum": (Status, ["draft", "placed"]),
 }
-# What JSON can say, and texts that are nearly what one of the fields takes.
+# JSON values of all types, and texts that are nearly valid for one of the fields.
 OFFSETS = st.sampled_from(["Z", "z", "", "+00:00", "-00:00", "+02:00", "-23:59", "+24:00", "+0200", "+02", " 02:00"])
 MOMENTS = st.builds(
     "{}{}{}{}".format,
@@ -112,7 +112,7 @@ def message(field: Any, value: Any) -> str:
 
 
 def store(value: Any, type_: TypeEngine[Any]) -> Any:
-    """What a column of this type makes of a value."""
+    """The value after it was stored in a column of this type."""
     from handler.database.engine import engine
 
     with engine.connect() as connection:
@@ -183,7 +183,7 @@ def test_an_instant_is_in_the_years_1_to_9999(value: str) -> None:
     assert message(Instant, value) == "Must be between the years 1 and 9999, in UTC on their first and last day"
 
 
-def test_a_naive_datetime_of_the_program_is_no_instant() -> None:
+def test_a_datetime_without_a_zone_is_refused() -> None:
     assert message(Instant, datetime(2026, 1, 31)) == "Must have a zone"  # noqa: DTZ001 - naive on purpose
 
 

@@ -37,7 +37,7 @@ HUGE = (2**31 - 1).to_bytes(4)
 
 
 class Endless:
-    """Chunks of a message that is repeated for ever; it counts what is taken."""
+    """Chunks of a message that is repeated without end. `taken` is the number of bytes that were read."""
 
     def __init__(self, *first: bytes, repeated: Callable[[int], bytes]) -> None:
         self.first, self.repeated, self.taken = first, repeated, 0
@@ -59,7 +59,7 @@ def in_chunks(*replies: bytes) -> Iterator[bytes]:
 
 
 def ask(reply: Iterable[bytes], statement: str = "select %s", values: tuple[Any, ...] = ("x",), **options: Any) -> Any:
-    """The rows of a statement that receives `reply`. Raises what the connection raises; it is closed then."""
+    """Run a statement that gets `reply`, and return its rows. An error of the connection must close it."""
     with scripted(reply) as (connection, _), timeout_after(20):
         connection.autocommit = True
         try:
@@ -69,7 +69,7 @@ def ask(reply: Iterable[bytes], statement: str = "select %s", values: tuple[Any,
             raise
 
 
-# What is announced
+# Announced lengths
 
 
 @pytest.mark.parametrize("letter", [bytes((letter,)) for letter in b"SNAZTDC12nIEtsGHdc3RKVWv"])
@@ -97,7 +97,7 @@ def test_errors_notices_and_descriptions_are_shorter_than_rows(letter: bytes) ->
     assert reply.taken <= 2 * CHUNK
 
 
-# How much comes
+# The size of a reply
 
 SMALL = {
     "rows": data_row("x" * KIB),
@@ -258,7 +258,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_type_takes_quadratic_time(shape: str) -> None:
-    """A timestamp of 200 KB took 1.1 s, and one of 1 MB 36 s; what grows with the length takes 0.1 s."""
+    """With quadratic time, 200 KB took 1.1 s and 1 MB took 36 s; with linear time, they take 0.1 s."""
     slow = {}
     with scripted() as (connection, _):
         for oid in converters.PG_TYPES:
@@ -288,7 +288,7 @@ def test_a_value_that_python_reads_by_characters_is_limited(oid: int) -> None:
 
 
 def test_an_array_of_timestamps_that_only_pg8000_reads_ends_at_the_deadline() -> None:
-    """Each takes 0.1 ms, and a value may have 150,000."""
+    """Each timestamp takes 0.1 ms, and an array may have 150,000."""
     odd = ",".join(['"17.12.1997 07:37:16 +01:00"'] * 100_000)
     with scripted(in_chunks(*select_reply(data_row(f"{{{odd}}}"), oid=converters.TIMESTAMPTZ_ARRAY))) as (
         connection,

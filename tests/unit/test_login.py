@@ -78,7 +78,7 @@ Serve = Callable[..., Any]
 
 @pytest.fixture(params=["plain", "tls"])
 def serve(request: pytest.FixtureRequest, certificates: Path, tmp_path: Path) -> Serve:
-    """Makes a server on a unix socket, or on TCP with TLS that the client verifies."""
+    """A function that starts a server on a unix socket, or on TCP with TLS that the client verifies."""
     return tls_server(certificates) if request.param == "tls" else plain_server(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_a_server_without_scram_sha_256_is_rejected(names: bytes, serve: Serve) 
 
 
 def scram(iterations: int = 4096, offered: bytes = SASL) -> tuple[Any, ...]:
-    """The replies of a server that knows the password, by scramp."""
+    """The replies of a server that knows the password, computed by scramp."""
     mechanism = ScramMechanism("SCRAM-SHA-256")
     server = mechanism.make_server(lambda _: mechanism.make_auth_info(PASSWORD, iteration_count=iterations))
 

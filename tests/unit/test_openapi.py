@@ -1,4 +1,4 @@
-"""The contract is committed, as a deployment with AUTH_MODE=jwt enforces it: a change to it is seen in review."""
+"""The OpenAPI document of AUTH_MODE=jwt is committed, so a review shows each change of the contract."""
 
 import json
 from collections.abc import Iterator
@@ -31,20 +31,22 @@ def test_every_error_is_described_as_a_problem() -> None:
                 assert list(response["content"]) == ["application/problem+json"]
 
 
-def is_told(about: Any) -> bool:
-    """Whether a reader learns what it is: here, by its default, in one of its kinds, or in the schema that it names."""
+def is_described(about: Any) -> bool:
+    """Whether a field or one of its types has a description, an example, a default or a reference to a schema."""
     if about.get("default") is not None or not about.keys().isdisjoint(("examples", "description", "$ref")):
         return True
-    return any(is_told(kind) for kind in [*about.get("anyOf", []), *([about["items"]] if "items" in about else [])])
+    return any(
+        is_described(kind) for kind in [*about.get("anyOf", []), *([about["items"]] if "items" in about else [])]
+    )
 
 
 def test_every_field_and_parameter_has_an_example_or_a_description() -> None:
     for name, schema in json.loads(document())["components"]["schemas"].items():
-        for field, about in schema.get("properties", {}).items():  # an enum has none
-            assert is_told(about), (name, field)
+        for field, about in schema.get("properties", {}).items():  # an enum has no example
+            assert is_described(about), (name, field)
     for operation in operations():
         for parameter in operation.get("parameters", []):
-            assert is_told(parameter["schema"]), parameter
+            assert is_described(parameter["schema"]), parameter
 
 
 def test_operation_ids_are_the_names_of_the_routes() -> None:

@@ -63,7 +63,7 @@ GREETING = AUTHENTICATED + message(b"S", b"server_version\x0018.6\x00") + messag
 
 
 def connected(replies: bytes = b"") -> Any:
-    """pg8000's own connection, greeted, with `replies` to come."""
+    """A connection of stock pg8000 after its login, which will read `replies`."""
     return dbapi.Connection("me", sock=Wire(GREETING + replies), ssl_context=False)
 
 
@@ -252,7 +252,7 @@ def test_a_cursor_reads_what_the_driver_writes() -> None:
     ],
 )
 def test_every_overridden_method_exists_in_pg8000(ours: type, theirs: type, own: set[str]) -> None:
-    """If pg8000 renames a method, ours no longer overrides it, and no other test detects that."""
+    """If pg8000 renames a method, the driver no longer overrides it, and no other test detects that."""
     defined = {name for name in vars(ours) if not name.startswith("__")}
     assert {name for name in defined - own if not hasattr(theirs, name)} == set()
 
@@ -264,8 +264,8 @@ def test_no_other_method_of_the_connection_uses_the_socket() -> None:
     overridden = {"execute_unnamed", "execute_simple", "close"}
     connecting = {"handle_AUTHENTICATION_REQUEST"}
     in_a_statement = {"handle_COPY_IN_RESPONSE"}
-    called_by_nobody = {"prepare_statement", "execute_named", "close_prepared_statement"}
-    assert speaking == overridden | connecting | in_a_statement | called_by_nobody
+    never_called = {"prepare_statement", "execute_named", "close_prepared_statement"}
+    assert speaking == overridden | connecting | in_a_statement | never_called
 
 
 READ: list[tuple[Callable[..., Any], str, str]] = [
@@ -317,7 +317,7 @@ READ: list[tuple[Callable[..., Any], str, str]] = [
     (core.CoreConnection.close, "9383ab7e1e4dd3f6", "what Connection.close does"),
     (dbapi.Cursor.execute, "1a87beac02bb15ff", "what Cursor.execute and Connection.run do"),
     (dbapi.Cursor.executemany, "5f359513ff5f032e", "it calls execute, which reads and clears _input_oids"),
-    (dbapi.Cursor.callproc, "f0b3bc6d353f6707", "it calls execute_unnamed, outside a transaction that nobody began"),
+    (dbapi.Cursor.callproc, "f0b3bc6d353f6707", "it calls execute_unnamed, outside a transaction"),
     (dbapi.Connection.commit, "33f87e623209f788", "what Connection.commit does"),
     (dbapi.Connection.rollback, "b6d214b8281a8452", "what Connection.rollback does"),
     (dbapi.Connection.tpc_commit, "a32cd15b1c536d7c", "it switches autocommit, and calls execute_unnamed and commit"),

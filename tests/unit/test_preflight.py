@@ -1,4 +1,4 @@
-"""`make deploy` refuses before the build what CloudFormation would find out after minutes."""
+"""`make deploy` refuses, before the build, deployments that CloudFormation would fail after minutes."""
 
 import re
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_stack_that_cannot_be_updated_is_refused(status: str) -> None:
         check_stack(stack(status), {})
 
 
-def test_a_new_stack_and_one_that_is_well_are_accepted() -> None:
+def test_a_new_stack_and_a_stack_that_can_be_updated_are_accepted() -> None:
     check_stack(None, {})
     check_stack(stack(DatabaseCapacity="0-4", DatabaseUrl="", ConnectionBudget="40"), {"DatabaseCapacity": "0-4"})
 
@@ -120,7 +120,7 @@ def test_an_account_without_the_role_of_rds_is_refused(session: Session) -> None
         check_account(session, "lambda-api-default", {})
 
 
-def test_what_the_credentials_do_not_allow_is_skipped_and_said(session: Session, capsys: Any) -> None:
+def test_a_check_that_the_credentials_do_not_allow_is_skipped_with_a_message(session: Session, capsys: Any) -> None:
     session.stubs["cloudformation"].add_client_error("describe_stacks", "AccessDenied")
     session.stubs["lambda"].add_client_error("get_account_settings", "AccessDeniedException")
     session.stubs["iam"].add_client_error("get_role", "AccessDenied")
@@ -146,11 +146,11 @@ def test_a_missing_ca_bundle_is_fetched(checkout: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(ca_bundle, "fetch", lambda _: (checkout / "root.pem").read_text())
     ensure_ca_bundle("eu-west-1")
     assert "BEGIN CERTIFICATE" in (checkout / ca_bundle.FILE).read_text()
-    assert capsys.readouterr().out == ""  # standard output is for the parameters
+    assert capsys.readouterr().out == ""  # standard output has only the parameters
 
 
 @pytest.mark.parametrize("region", ["eu-west-1", "", None])
-def test_a_ca_bundle_that_cannot_be_had_ends_the_deployment(
+def test_a_ca_bundle_that_cannot_be_fetched_ends_the_deployment(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, region: str | None
 ) -> None:
     def fail(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The proxy between two plain sockets, whose both ends each test holds."""
+"""The proxy between a client and a server, which are plain sockets of the test."""
 
 import socket
 import threading
@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.proxy import Proxy
 
-TIMEOUT = 5.0  # seconds in which what should arrive arrives
-SILENCE = 0.05  # seconds in which what should not arrive does not
+TIMEOUT = 5.0  # seconds to wait for data that must arrive
+SILENCE = 0.05  # seconds to wait for data that must not arrive
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_passes_on_the_end_of_the_servers_stream_after_what_it_sent(
 
 def test_resets_a_client_whose_server_cannot_be_reached(proxy: Proxy, upstream: socket.socket) -> None:
     upstream.close()
-    # Whichever comes first, the end of connect() or the RST.
+    # Either connect() or recv() sees the RST.
     with pytest.raises(ConnectionResetError), connect(proxy) as client:
         client.recv(1)
 
@@ -234,7 +234,7 @@ def test_latency_of_chunks_under_way_overlaps(proxy: Proxy, client: socket.socke
     for _ in range(20):
         client.sendall(b"question")
         with proxy.counting():
-            pass  # now the proxy has read it: twenty chunks, not one
+            pass  # wait until the proxy has read the chunk, so that there are twenty chunks
     assert receive(server, 20 * 8) == b"question" * 20
     assert 0.2 <= time.monotonic() - start < 20 * 0.2 / 2
 

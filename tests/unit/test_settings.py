@@ -1,4 +1,4 @@
-"""The environment is checked at startup: every problem at once, each with what to write, and no secret shown."""
+"""The environment variables are checked at startup. Each problem says what to write, and no message shows a secret."""
 
 import logging
 import re
@@ -64,7 +64,7 @@ def test_a_url_has_any_of_the_usual_schemes(scheme: str) -> None:
         ("postgresql://ann@h/d?password=a+b%2B", {"password": "a+b+"}),
         ("postgresql://ann@h/d?sslmode=disable", {"sslmode": "disable"}),
         ("postgresql://ann@h/d?sslmode=verify-ca&sslrootcert=/ca", {"sslmode": "verify-ca", "ca_bundle": "/ca"}),
-        # What Neon writes.
+        # A URL of Neon.
         (
             "postgresql://ann:pw@ep-1.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
             {"sslmode": "verify-full", "channel_binding": True},
@@ -137,7 +137,7 @@ def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, object]) 
                 "DATABASE_URL has options that are not supported: timezone",
             ],
         ),
-        # What may be a part of a password, or of another text, is not shown.
+        # An option that may be part of a password is not shown.
         *(
             (url, ["DATABASE_URL has options that are not supported: (one that libpq does not have)", *others])
             for url, *others in (
@@ -224,14 +224,14 @@ def test_the_password_is_in_no_representation() -> None:
         assert "SECRET" not in shown
 
 
-def test_an_empty_variable_is_an_unset_one() -> None:
+def test_an_empty_variable_counts_as_unset() -> None:
     empty = dict.fromkeys(variables() - SERVICE.keys(), "")
     assert len(empty) == 18
     assert read_settings(SERVICE | empty) == read_settings(SERVICE)
     assert read_database_settings(SERVICE | {"AWS_REGION": "", "AWS_DEFAULT_REGION": "eu-west-1"}).region == "eu-west-1"
 
 
-def test_an_empty_option_of_the_url_is_an_unset_one() -> None:
+def test_an_empty_option_of_the_url_counts_as_unset() -> None:
     options = "&".join(f"{name}=" for name in ("host", "port", "sslmode", "sslrootcert", "channel_binding", "dbname"))
     assert read(f"{URL}?{options}&connect_timeout=&application_name=") == read("postgresql://ann@")
 
@@ -247,7 +247,7 @@ def variables() -> set[str]:
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-# Defaults that a model computes, by field, as the page describes them.
+# The page's descriptions of defaults that a model computes, by field.
 COMPUTED_DEFAULTS = {
     "ca_bundle": "`handler/ca-bundle.pem`, where it exists",
     "channel_binding": "`prefer`",
@@ -260,7 +260,7 @@ COMPUTED_DEFAULTS = {
 
 
 def _setting(alias: Any) -> str:
-    """A setting as the page names it."""
+    """The name of a setting on the page."""
     match alias:
         case AliasChoices():
             return " or ".join(map(_setting, alias.choices))
@@ -308,7 +308,7 @@ def test_the_log_level_is_any_name_that_python_or_lambda_knows(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["loud", "10", "INFO ", "WARN,ERROR"])
-def test_a_log_level_without_a_name_is_refused(name: str) -> None:
+def test_an_unknown_log_level_is_refused(name: str) -> None:
     assert problems_of(LOG_LEVEL=name) == [
         "LOG_LEVEL is not valid: write one of NOTSET, TRACE, DEBUG, INFO, WARN, WARNING, ERROR, FATAL, CRITICAL"
     ]
@@ -416,7 +416,7 @@ def test_a_process_has_one_context() -> None:
     assert address("postgresql://ann@a.example/d")[2] is address("postgresql://ann@b.example/d")[2]
 
 
-def test_a_bundle_that_cannot_be_read_is_named_when_it_is_needed(tmp_path: Path) -> None:
+def test_an_unreadable_ca_file_is_an_error_when_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     for bundle in (tmp_path / "missing.pem", tmp_path, tmp_path / "empty.pem"):
         with pytest.raises(CredentialsError, match="DATABASE_CA_BUNDLE"):
@@ -434,7 +434,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_is_accepted_between_its_bounds_only_and_the_message_has_them(name: str) -> None:
+def test_a_number_is_accepted_only_within_its_bounds_and_the_message_has_them(name: str) -> None:
     low, high = NUMBERS[name]
     for bound in (low, high):
         read_settings(SERVICE | {name: str(bound)})
@@ -445,7 +445,7 @@ def test_a_number_is_accepted_between_its_bounds_only_and_the_message_has_them(n
 
 
 @pytest.mark.parametrize("name", ["DATABASE_POOL_SIZE", "IDEMPOTENCY_TTL"])
-def test_a_count_has_no_fraction(name: str) -> None:
+def test_a_whole_number_has_no_fraction(name: str) -> None:
     assert "write a whole number" in problems_of(**{name: "61.5"})[0]
 
 
@@ -498,7 +498,7 @@ def test_an_origin_that_no_browser_sends_is_refused_with_the_one_that_it_sends(o
     assert problems_of(CORS_ORIGINS=origin) == [f"CORS_ORIGINS is not valid: origin 1 {ORIGIN_FORMS[origin]}"]
 
 
-def test_each_wrong_origin_is_named_by_its_place() -> None:
+def test_each_invalid_origin_is_named_by_its_position() -> None:
     (problem,) = problems_of(CORS_ORIGINS="https://a.example, https://b.example/, https://C.example")
     assert problem == (
         "CORS_ORIGINS is not valid: origin 2 has a slash at the end: write https://b.example;"
@@ -531,7 +531,7 @@ def test_a_name_that_the_server_would_change_is_refused(name: str) -> None:
     assert read_database_settings(environ | {"DATABASE_API_USER": "a" * 63}).api_user == "a" * 63
 
 
-def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_others(
+def test_the_shipped_authorities_are_trusted_unless_a_setting_names_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, shipped = "postgresql://ann@db.example/d", tmp_path / "ca-bundle.pem"
@@ -545,5 +545,5 @@ def test_the_authorities_that_are_shipped_are_trusted_unless_a_setting_says_othe
         assert found.ca_bundle == expected
 
 
-def test_the_authorities_are_looked_for_where_they_are_shipped() -> None:
+def test_the_default_ca_file_is_where_the_artifact_has_it() -> None:
     assert Path(settings.__file__ or "").parents[2] / CA_BUNDLE == settings.CA_BUNDLE

@@ -1,4 +1,4 @@
-"""Values as text; that PostgreSQL writes them so is shown in tests/integration/test_server_defaults.py."""
+"""Readers and writers of values as text. tests/integration/test_server_defaults.py tests them with PostgreSQL."""
 
 from datetime import timedelta
 from typing import Any

@@ -27,7 +27,7 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
     **login: Any,
 ) -> Connection:
-    """pg8000.dbapi.connect, as far as there is something to adapt."""
+    """pg8000.dbapi.connect with the arguments that the tests use."""
     if ssl_context:
         ssl_context.sslsocket_class = TlsSocket
     return Connection((unix_sock or host, port, ssl_context), {"user": user, **login}, timeout=5, idle_check=1)
@@ -40,7 +40,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture
 def benchmark() -> Callable[[Callable[[], Any]], Any]:
-    """pytest-benchmark's fixture: here it is enough that the function runs."""
+    """A replacement for the fixture of pytest-benchmark, which only runs the function."""
     return lambda function: function()
 
 

@@ -1,7 +1,6 @@
 """`python -m tests.upstream.run`: pg8000's own DBAPI tests, run against `handler.database.driver.connection`.
 
-They come from the source distribution of the pinned version, which pip downloads; nothing of it is kept here. Exits
-with 0 when exactly the tests of expected.toml fail.
+pip downloads the source distribution of the pinned version. Exits with 0 if exactly the tests of expected.toml fail.
 """
 
 import os
@@ -18,7 +17,7 @@ from tests.support.database import connect
 
 HERE = Path(__file__).parent
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-# As pg8000's README, "Run Tests", has it; but for `gss`, which the embedded server is not built with, and for `trust`.
+# From pg8000's README, "Run Tests", without `gss`, which the embedded server does not support, and without `trust`.
 AUTHENTICATION = """
 local all all scram-sha-256
 host pg8000_md5 all 127.0.0.1/32 md5
@@ -46,7 +45,7 @@ def main() -> int:
 
 
 def _download(folder: Path, environment: dict[str, str]) -> Path:
-    """The source distribution, unpacked. To look into it pip runs its build backend, with our pinned tools."""
+    """Download and unpack the source distribution. pip runs its build backend with the pinned tools of this project."""
     install = ["install", "--target", str(folder / "tools"), "--only-binary", ":all:", "-r", str(HERE / "tools.txt")]
     download = ["download", "--dest", str(folder), "--no-binary", "pg8000", "--no-build-isolation"]
     download += ["-r", str(HERE / "requirements.txt")]
