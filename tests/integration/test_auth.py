@@ -2,12 +2,10 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
-from uuid import UUID
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Security
@@ -22,7 +20,7 @@ from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
 from handler.database.engine import engine
 from handler.main import app as served
-from tests.support.client import example_bodies, probe_path
+from tests.support.client import example_body, example_path, probe_path
 from tests.support.event_files import FILES, load
 from tests.support.event_sources import (
     ARN,
@@ -77,11 +75,9 @@ LISTED = Request("GET", "/probes/")
 
 def request_of(route: tuple[str, str]) -> Request:
     method, path = route
-    body = b"{}" if method == "PATCH" else b""
-    if method in ("POST", "PUT"):
-        body = json.dumps(example_bodies()[path.split("/")[1]]).encode()
-    known_id = str(UUID(int=1)) if path.startswith("/probes/") else "1"
-    return Request(method, re.sub(r"{\w+}", known_id, path), headers=[JSON] if body else [], body=body)
+    example = example_body(method, path)
+    body = b"" if example is None else json.dumps(example).encode()
+    return Request(method, example_path(method, path), headers=[JSON] if body else [], body=body)
 
 
 def others(needed: str) -> str:

@@ -11,6 +11,7 @@ from uuid import UUID
 import tests.support.resources  # noqa: F401 - registers the probe, before the handler is imported
 from handler.main import handler
 from local.events import Context, http_event, http_response
+from local.examples import example
 from tests.support.application import make_app
 
 ELEMENTS = "items"  # the key of the elements of a page, of any resource
@@ -78,28 +79,25 @@ def listed(response: Response) -> list[Any]:
     return elements
 
 
+def example_body(method: str, path: str) -> Any:
+    """The example in the OpenAPI document of an operation's body; None for an operation without a body."""
+    operation = openapi()["paths"].get(path, {}).get(method.lower(), {})
+    if "requestBody" not in operation:
+        return None
+    content = next(iter(operation["requestBody"]["content"].values()))
+    return example(content | content["schema"], openapi())
+
+
+def example_path(method: str, path: str) -> str:
+    """The path of a route with a valid value for each parameter; it need not be that of a stored row."""
+    for one in openapi()["paths"].get(path, {}).get(method.lower(), {}).get("parameters", ()):
+        path = path.replace(f"{{{one['name']}}}", str(example(one["schema"], openapi())))
+    return path
+
+
 @cache
-def example_bodies() -> dict[str, Any]:
-    """A valid body for the POST of each resource, by the first part of its path, from the examples of its schema."""
-    document = make_app().openapi()
-    found = {}
-    for path, operations in document["paths"].items():
-        if "requestBody" in operations.get("post", {}) and "{" not in path:
-            (content,) = operations["post"]["requestBody"]["content"].values()
-            found[path.split("/")[1]] = _example(content["schema"], document)
-    return found
-
-
-def _example(schema: Any, document: Any) -> Any:
-    """An example of `schema` with only the required properties."""
-    if "$ref" in schema:
-        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    for name in ("examples", "enum"):
-        if name in schema:
-            return schema[name][0]
-    if schema["type"] == "array":
-        return [_example(schema["items"], document)]
-    return {name: _example(schema["properties"][name], document) for name in schema.get("required", ())}
+def openapi() -> Any:
+    return make_app().openapi()
 
 
 def path_of_first(path: str) -> str:

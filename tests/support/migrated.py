@@ -3,7 +3,6 @@
 import pg8000.native
 from sqlalchemy import NullPool
 
-from handler.database.base import Base
 from handler.database.connection import make_engine
 from handler.migrations.upgrade import upgrade
 from handler.settings import read_database_settings
@@ -19,7 +18,8 @@ def migrate(url: str) -> None:
 def create_probe_tables(url: str) -> None:
     """Create the tables of the tests' own resource, as the user in `url`."""
     engine = make_engine(read_database_settings({"DATABASE_URL": url}), poolclass=NullPool)
-    Base.metadata.create_all(engine, probe_tables())
+    for table in probe_tables():  # create_all would also create the enum types of other resources
+        table.create(engine)
 
 
 def grant_probes(admin: pg8000.native.Connection, users: str) -> None:

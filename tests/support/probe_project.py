@@ -26,7 +26,8 @@ revision, down_revision = {REVISION!r}, {{head!r}}
 
 
 def upgrade() -> None:
-    Probe.metadata.create_all(op.get_bind(), [Probe.__table__, Reading.__table__], checkfirst=False)
+    for table in (Probe.__table__, Reading.__table__):  # create_all would also create other resources' enum types
+        table.create(op.get_bind())
 '''
 
 

@@ -19,9 +19,10 @@ resources.import_models()
 
 
 def probe_tables() -> list[Table]:
-    """The tables that no migration creates."""
-    mappers = [mapper for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(PROBE)]
-    return [mapper.local_table for mapper in mappers if isinstance(mapper.local_table, Table)]
+    """The tables that no migration creates, each after those that it references."""
+    models = [mapper for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(PROBE)]
+    tables = {mapper.local_table for mapper in models}
+    return [table for table in Base.metadata.sorted_tables if table in tables]
 
 
 def shipped_tables() -> list[str]:
