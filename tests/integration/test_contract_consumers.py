@@ -1,4 +1,4 @@
-"""What consumers of the contract do with it: Schemathesis tests the service, and a generated client calls it.
+"""Two consumers of the contract: Schemathesis tests the service, and a generated client calls it.
 
 Both reach the service that `make run` starts, over HTTP.
 """

@@ -1,4 +1,4 @@
-"""Rotation of passwords with the real handler, moto's Secrets Manager and a PostgreSQL whose passwords change."""
+"""Rotation of passwords, with the real handler, moto's Secrets Manager and a PostgreSQL whose passwords change."""
 
 import json
 import secrets
@@ -19,12 +19,12 @@ from tests.support.database import connect, free_port
 from tests.support.migrated import grant_probes, migrate
 
 REGION = "eu-central-1"
-SALT = secrets.token_hex()  # of every password: the server's port is open to all users of this machine
+SALT = secrets.token_hex()  # part of every password, because all users of this machine can reach the server's port
 
 
 @pytest.fixture(scope="module")
 def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a migrated server, which listens on a TCP port as well, by its socket."""
+    """The URL of the unix socket of a migrated server, which also listens on a TCP port."""
     folder = tmp_path_factory.mktemp("scram")
     with server(folder, "-c", "fsync=off", port=free_port()) as url:
         migrate(url)
@@ -33,7 +33,7 @@ def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def admin(password_server: str) -> Iterator[Any]:
-    """A connection of the superuser, to change the passwords of others; two users who may use the probes."""
+    """A connection of the superuser, which changes passwords. Two users may use the table of probes."""
     with connect(password_server) as connection:
         connection.run("TRUNCATE probes, probe_readings RESTART IDENTITY")
         for user in ("ann", "bob"):
@@ -56,7 +56,7 @@ def moto_address() -> Iterator[str]:
 
 
 class Secret:
-    """A secret of the RDS shape, and how often it was asked for."""
+    """A secret in the form of RDS, and the number of requests for it."""
 
     def __init__(self, client: Any, port: int) -> None:
         self.client, self.port, self.calls = client, port, 0
@@ -77,7 +77,7 @@ class Secret:
 
 @pytest.fixture
 def secret(moto_address: str, admin: Any, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Secret:
-    """The handler's credentials, from now on; the first login is still ann's `first`."""
+    """Make the handler use a secret. The first login is that of ann, with the password `first`."""
     for name, value in {
         "AWS_ENDPOINT_URL_SECRETS_MANAGER": moto_address,
         "AWS_ACCESS_KEY_ID": "a",
@@ -101,12 +101,12 @@ def secret(moto_address: str, admin: Any, configure: Callable[..., None], monkey
 
 
 def reconnect() -> None:
-    """The next request needs a physical connection."""
+    """Close the connections, so that the next request opens a new one."""
     engine.dispose()
 
 
 def let_time_pass() -> None:
-    """Make the last refresh old enough for another one."""
+    """Make the last request for the secret old enough for another one."""
     secrets_manager._requested.clear()
 
 
@@ -149,7 +149,7 @@ def test_the_pending_version_is_used_during_a_single_user_rotation(secret: Secre
     assert secret.calls == 3
     reconnect()
     assert call("GET", probe_path(1)).status == 200
-    assert secret.calls == 3, "what was accepted is tried first"
+    assert secret.calls == 3, "the accepted login is tried first"
 
 
 def test_a_rotation_of_alternating_users_changes_the_user(secret: Secret, admin: Any) -> None:
@@ -163,7 +163,7 @@ def test_a_rotation_of_alternating_users_changes_the_user(secret: Secret, admin:
 
 
 def test_a_rotation_of_alternating_users_under_traffic_fails_no_request(secret: Secret, admin: Any) -> None:
-    """50 requests a second. Two rotations, each of which ends every connection of the user whose password changes."""
+    """50 requests a second during two rotations. Each rotation ends every connection of the rotated user."""
     create_probe()
     statuses = []
     started = time.monotonic()
@@ -172,7 +172,7 @@ def test_a_rotation_of_alternating_users_under_traffic_fails_no_request(secret: 
             old, new = ("ann", "bob") if number == 50 else ("bob", "ann")
             admin.run(f"ALTER ROLE {new} PASSWORD 'of {number}{SALT}'")
             secret.put(secret.text(new, f"of {number}"))
-            let_time_pass()  # rotations are days apart
+            let_time_pass()  # rotations are days apart, so the next one may read the secret again
             admin.run(f"ALTER ROLE {old} PASSWORD 'retired at {number}{SALT}'")
             admin.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{old}'")
         method, path, body = ("POST", "/probes/", {"name": "x"}) if number % 2 else ("GET", probe_path(1), None)
@@ -199,7 +199,7 @@ def test_requests_are_503_until_the_new_password_is_in_the_secret(secret: Secret
     calls = secret.calls
     for _ in range(10):
         assert_unavailable(call("GET", probe_path(1)))
-    assert secret.calls == calls, "Secrets Manager is asked no more often than every 5 s"
+    assert secret.calls == calls, "the secret is requested at most every 5 s"
     secret.put(secret.text("ann", "unknown to the secret"))
     let_time_pass()
     assert call("GET", probe_path(1)).status == 200
@@ -298,7 +298,7 @@ def test_a_missing_secret_is_one_log_line(configure: Callable[..., None], caplog
 
 
 def assert_ready_fails(text: str, caplog: pytest.LogCaptureFixture) -> Response:
-    """Ready is 503 and live is not; the log has one line that names the setting and contains no value."""
+    """Check that readiness fails, liveness succeeds, and one log line names the setting and contains no value."""
     caplog.clear()
     response = call("GET", "/health/ready")
     assert_unavailable(response)

@@ -1,6 +1,6 @@
 """A dead peer is detected within seconds, for any timeout of the invocation, and a slow statement is not interrupted.
 
-The packets are really lost (tests/support/network.py). Slow tests wait for the kernel to give a connection up.
+The packets are really lost (tests/support/network.py). Slow tests wait until the kernel gives a connection up.
 """
 
 import os
@@ -122,7 +122,7 @@ def test_a_peer_that_dies_before_it_replies_is_detected(network: Network, databa
         database.run("ROLLBACK")
 
     port = own_port()
-    death = threading.Timer(0.2, die)  # its thread is in this network, too
+    death = threading.Timer(0.2, die)  # its thread is in this network too
     death.start()
     with at_most(PROMPT):
         assert request("GET", probe_path(1)).json == probe

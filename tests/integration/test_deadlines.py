@@ -25,7 +25,7 @@ BUSY = (
 
 
 def no_backend_is_busy() -> bool:
-    """Wait for it, because a backend stops some time after the cancel request was accepted.
+    """Wait until no backend is busy, because a backend stops some time after a cancel request.
 
     Uses a separate connection, because pg_stat_activity does not change within a transaction.
     """
@@ -82,7 +82,7 @@ def test_no_time_for_the_commit_is_503_and_nothing_is_stored(app: FastAPI, datab
     assert database.run("SELECT * FROM probes") == []
     assert create_probe("after")["name"] == "after"
     assert database.run("SELECT name FROM probes") == [["after"]], (
-        "the next request has committed what this one had sent"
+        "the next request has committed the statement of this one"
     )
 
 

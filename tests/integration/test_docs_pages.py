@@ -1,4 +1,4 @@
-"""The documentation pages run the files that were reviewed, and nothing else."""
+"""The documentation pages run only the pinned files."""
 
 import asyncio
 import base64
@@ -50,12 +50,12 @@ class Page(HTMLParser):
 
 def policy(headers: dict[str, str]) -> dict[str, list[str]]:
     directives = [one.split() for one in headers["content-security-policy"].split(";")]
-    assert len({name for name, *_ in directives}) == len(directives), "only the first of a name counts"
+    assert len({name for name, *_ in directives}) == len(directives), "browsers use only the first directive of a name"
     return {name: sources for name, *sources in directives}
 
 
 def page_of(app: FastAPI, path: str) -> tuple[str, dict[str, list[str]]]:
-    """A page of an application that is not the handler's."""
+    """A page of a separate application."""
     (route,) = [one for one in app.routes if isinstance(one, Route) and one.path == path]
     response: Any = asyncio.run(route.endpoint(None))
     return response.body.decode(), policy(dict(response.headers))
@@ -114,7 +114,7 @@ def test_a_disabled_page_stays_disabled() -> None:
 
 
 def test_no_other_server_gets_the_url_of_the_page() -> None:
-    """Swagger UI sends the schema's address to a validator, and shows its badge, unless it is asked not to."""
+    """By default, Swagger UI sends the URL of the schema to a validator, and shows its badge."""
     assert '"validatorUrl": null' in call("GET", "/docs").body.decode()
 
 

@@ -115,9 +115,9 @@ def _shop(database: Any) -> Iterator[None]:
 WRITES = {
     "a string that is too long": ("INSERT INTO shop.parents VALUES (2, 'longer')", 422),
     "a number out of range": ("INSERT INTO shop.parents VALUES (2147483648)", 422),
-    "a text that is no number": ("INSERT INTO shop.parents SELECT 'x'::text::int", 422),
-    "a day that is none": ("INSERT INTO shop.parents (id, day) SELECT 2, '2026-02-30'::text::date", 422),
-    "a text that is no day": ("INSERT INTO shop.parents (id, day) SELECT 2, 'x'::text::date", 422),
+    "a text that is not a number": ("INSERT INTO shop.parents SELECT 'x'::text::int", 422),
+    "an invalid date": ("INSERT INTO shop.parents (id, day) SELECT 2, '2026-02-30'::text::date", 422),
+    "a text that is not a date": ("INSERT INTO shop.parents (id, day) SELECT 2, 'x'::text::date", 422),
     "NUL in a document": (r"""SELECT '{"a": "\\u0000"}'::jsonb ->> 'a'""".replace(r"\\", "\\"), 422),
     "bounds in the wrong order": ("INSERT INTO shop.bookings SELECT '[9,1]'::text::int4range", 422),
     "a row that a view does not have": ("INSERT INTO shop.few VALUES (11)", 422),
@@ -127,7 +127,7 @@ WRITES = {
     ),
     "a duplicate": ("INSERT INTO shop.parents VALUES (1)", 409),
     "an overlap": ("INSERT INTO shop.bookings VALUES ('[4,9)')", 409),
-    "a parent that is not there": ("INSERT INTO shop.children VALUES (7)", 409),
+    "a missing parent": ("INSERT INTO shop.children VALUES (7)", 409),
     "a parent that has children": ("DELETE FROM shop.parents", 409),
     "a division by zero": ("UPDATE shop.parents SET id = 1 / 0", 500),
     "a sequence at its end": ("INSERT INTO shop.parents SELECT nextval('shop.short')", 500),
@@ -139,7 +139,7 @@ WRITES = {
         500,
     ),
     "too many columns": (f"SELECT {', '.join(['1'] * 1665)}", 500),
-    "a table that is not there": ("INSERT INTO shop.nothing VALUES (1)", 500),
+    "a missing table": ("INSERT INTO shop.nothing VALUES (1)", 500),
 }
 
 
@@ -198,7 +198,7 @@ WRITES_OF_A_READ_SESSION = {
 
 
 def _backend() -> Any:
-    """The process of the server for the handler's connection."""
+    """The id of the server process for the handler's connection."""
     with engine.connect() as connection:
         return connection.scalar(text("SELECT pg_backend_pid()"))
 

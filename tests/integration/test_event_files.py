@@ -1,4 +1,4 @@
-"""The tests of events/ suit a resource whose key is a UUID, with a unique column and nested objects."""
+"""The tests of events/ work for a resource with a UUID as key, a unique column and nested objects."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ EVENTS = {
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder in the place of events/, with the events of probes alone."""
+    """A folder in place of events/, which has only events of probes."""
     monkeypatch.setattr(event_files, "EVENTS", tmp_path)
     (tmp_path / "probes").mkdir()
     for name, request in EVENTS.items():
@@ -37,7 +37,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_an_event_is_about_the_stored_row_and_succeeds(name: str, folder: Path, database: Any) -> None:
+def test_an_event_names_the_stored_row_and_succeeds(name: str, folder: Path, database: Any) -> None:
     event = load_after_storing(folder / "probes" / f"{name}.json")
     before = count_rows(database)
     response = invoke(event)

@@ -51,7 +51,7 @@ def test_after_an_idle_time_every_dead_connection_is_replaced_within_the_request
 
 @pytest.mark.parametrize("fault", SEEN_AFTER_A_REST)
 def test_a_peer_that_acknowledges_and_never_replies_fails_one_request_at_its_deadline(fault: str, proxy: Proxy) -> None:
-    """The peer's kernel is alive, as with a slow statement. test_dead_peers.py tests dead kernels."""
+    """The peer's kernel acknowledges packets, as with a slow statement. test_dead_peers.py tests silent kernels."""
     create_probe()
     SEEN_AFTER_A_REST[fault](proxy)
     context = Context(timeout=1.0)
@@ -85,7 +85,7 @@ def test_a_database_that_refuses_connections_is_503_until_it_is_back(proxy: Prox
 def test_a_network_that_drops_everything_is_503_before_the_deadline(proxy: Proxy) -> None:
     create_probe()
     proxy.black_hole()
-    for _ in range(2):  # with a connection, and without one
+    for _ in range(2):  # first with a connection, then without one
         context = Context(timeout=1.2)
         assert_unavailable(call("GET", probe_path(1), context=context))
         assert context.get_remaining_time_in_millis() > 0

@@ -1,4 +1,4 @@
-"""What users of FastAPI and SQLAlchemy are used to works here too, or says why it does not."""
+"""Habits of FastAPI and SQLAlchemy users work, or the error says why they do not."""
 
 import asyncio
 import gzip
@@ -37,7 +37,7 @@ Lines = list[dict[str, Any]]
 
 
 class Base(DeclarativeBase):
-    """Of the tables of this file, which no migration knows."""
+    """The base class of this file's tables, which no migration creates."""
 
 
 class Author(Base):
@@ -86,7 +86,7 @@ class AuthorTitles(EntityRead):
 
 @pytest.fixture
 def authors(database: Any) -> Iterator[Any]:
-    """Two authors, of two books each."""
+    """Two authors with two books each."""
     Base.metadata.create_all(engine)
     database.run("INSERT INTO habit_authors (name) VALUES ('ann'), ('bob')")
     database.run("INSERT INTO habit_books (author_id, title) VALUES (1, 'a'), (1, 'b'), (2, 'c'), (2, 'd')")
@@ -100,13 +100,13 @@ def names(database: Any) -> list[str]:
 
 
 def assert_problem(response: Any, status: int) -> None:
-    """A response of either client: TestClient's is httpx's."""
+    """Check a response of `call` or of TestClient."""
     assert (response.status_code if isinstance(response, httpx.Response) else response.status) == status
     assert response.headers["content-type"] == "application/problem+json"
 
 
 def with_claims(method: str, path: str, scope: str) -> Response:
-    """A request whose token an authorizer has checked."""
+    """The event of a request with a token that an authorizer has verified."""
     event = http_event(method, path, "", [], b"")
     event["requestContext"]["authorizer"] = {"jwt": {"claims": {"sub": "ann", "scope": scope}}}
     return invoke(event)
@@ -175,7 +175,7 @@ def test_the_test_client_reads_and_writes_as_the_handler_does(database: Any) -> 
         )
         assert client.get(probe_path(1), headers={"If-None-Match": created.headers["etag"]}).status_code == 304
         assert client.get("/probes", params={"limit": "1"}).json()[ELEMENTS] == [created.json()], (
-            "it follows the redirect"
+            "TestClient follows the redirect"
         )
         assert client.patch(probe_path(1), json={"name": "Desk"}, headers={"If-Match": '"1"'}).json()["version"] == 2
         assert client.put(probe_path(1), json={"name": "Chair"}).json()["name"] == "Chair"
@@ -215,7 +215,7 @@ def test_the_test_client_is_sent_the_errors_of_the_handler(authors: Any) -> None
 
 
 def test_the_test_client_passes_no_authorizer() -> None:
-    """What gateways write is in no header; a test that wants a caller overrides the authorizer."""
+    """Headers cannot contain an authorizer context. A test that needs a caller overrides the authorizer."""
     client = TestClient(make_app(auth_mode="jwt"))
     for method, path in [("GET", "/probes/"), ("POST", "/probes/"), ("GET", probe_path(1)), ("GET", "/health/ready")]:
         response = client.request(method, path, headers={"Authorization": "Bearer x"})
@@ -313,7 +313,7 @@ def test_middleware_wraps_every_request(serve_app: Serve, database: Any, logged_
 def test_middleware_changes_nothing_of_commits_and_repeats(
     serve_app: Serve, database: Any, logged_requests: Lines
 ) -> None:
-    """`call_next` runs the application in a task of its own; a race that is lost there is run again all the same."""
+    """`call_next` runs the application in a separate task. A request that loses a race there is run again too."""
     app = make_app()
     app.middleware("http")(lambda request, call_next: call_next(request))
     router, attempts = APIRouter(prefix="/test", route_class=RepeatableRoute, dependencies=[PUBLIC]), []
@@ -369,7 +369,9 @@ def test_background_tasks_are_done_before_the_environment_can_freeze(app: FastAP
         return "sent"
 
     assert call("POST", "/test/tasks").json == "sent"
-    assert seen == [("of the task", ["of the request"], 0), "async"], "after the commit, with the connection given back"
+    assert seen == [("of the task", ["of the request"], 0), "async"], (
+        "after the commit, with the connection in the pool"
+    )
     assert names(database) == ["of the request", "of the task"]
 
 
@@ -379,7 +381,7 @@ def test_background_tasks_of_a_request_that_failed_do_not_run(app: FastAPI) -> N
     @app.post("/test/tasks")
     async def _route(session: SessionDep, tasks: BackgroundTasks) -> None:
         tasks.add_task(ran.append, 1)
-        session.add(Probe(name=""))  # which the database refuses at the commit
+        session.add(Probe(name=""))  # the database refuses this at the commit
 
     assert_problem(call("POST", "/test/tasks"), 422)
     assert ran == []
@@ -394,7 +396,7 @@ def test_background_tasks_of_a_request_that_failed_do_not_run(app: FastAPI) -> N
 def test_the_request_s_session_refuses_to_be_used_by_a_background_task(
     use: Callable[[Session], Any], session_dep: Any, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It would begin a transaction that no code commits, on a connection that no code gives back."""
+    """It would begin a transaction that no code commits, on a connection that no code returns."""
 
     @app.post("/test/tasks")
     async def _route(session: session_dep, tasks: BackgroundTasks) -> None:
@@ -420,7 +422,7 @@ def test_a_lifespan_runs_once_before_the_first_request_on_its_event_loop(serve_a
         events.append("stopped")
 
     app = make_app()
-    # As FastAPI(lifespan=...) in make_app(), or as a resource's own.
+    # As FastAPI(lifespan=...) in create_app(), or as the lifespan of a resource.
     router = APIRouter(prefix="/test", lifespan=lifespan, dependencies=[PUBLIC])
 
     @router.get("/state")
@@ -506,14 +508,14 @@ def test_a_form_without_python_multipart_says_what_to_install(parameter: Any, ap
         async def _route(value: parameter) -> None: ...
 
 
-# Settings of the user's own
+# The user's own settings
 
 
 class ShopSettings(BaseModel):
-    """As with pydantic-settings, which is not among this project's packages."""
+    """Settings as with pydantic-settings, which is not a dependency of this project."""
 
     currency: str = "EUR"
-    database_url: str  # a name that the service's own settings have too
+    database_url: str  # the service's own settings have this name too
 
 
 @lru_cache
@@ -521,7 +523,9 @@ def get_shop_settings() -> ShopSettings:
     return ShopSettings.model_validate({name.lower(): value for name, value in os.environ.items()})
 
 
-def test_settings_of_the_user_s_own_work_beside_the_service_s(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_s_own_settings_work_beside_the_settings_of_the_service(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CURRENCY", "CHF")
     get_shop_settings.cache_clear()
 
@@ -557,7 +561,7 @@ def test_a_dependency_with_yield_uses_the_route_s_session_before_and_after(
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-def test_a_dependency_with_yield_sees_the_error_of_the_route_and_may_make_a_response_of_it(
+def test_a_dependency_with_yield_sees_the_error_of_the_route_and_may_return_a_response(
     kind: str, app: FastAPI, database: Any
 ) -> None:
     async def translate(session: SessionDep) -> AsyncIterator[None]:
@@ -644,7 +648,7 @@ def test_an_object_graph_is_stored_by_its_root(app: FastAPI, authors: Any) -> No
 def test_an_object_that_was_not_flushed_has_no_id_yet_and_is_not_stored(
     app: FastAPI, authors: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the tutorial, commit() and refresh() come before the return; here flush() does."""
+    """The tutorial calls commit() and refresh() before it returns. Here a route calls flush()."""
 
     @app.post("/test/authors", response_model=AuthorRead, status_code=201)
     async def _route(session: SessionDep) -> Any:
@@ -657,7 +661,7 @@ def test_an_object_that_was_not_flushed_has_no_id_yet_and_is_not_stored(
     assert authors.run("SELECT count(*) FROM habit_authors") == [[2]]
 
 
-def test_a_savepoint_saves_a_request_from_an_error(app: FastAPI, authors: Any) -> None:
+def test_a_request_continues_after_an_error_in_a_savepoint(app: FastAPI, authors: Any) -> None:
     @app.post("/test/authors")
     async def _route(session: SessionDep) -> str:
         session.add(Probe(name="before"))
@@ -734,10 +738,10 @@ def test_an_error_of_a_sync_route_rolls_back(app: FastAPI, database: Any) -> Non
     assert create_probe("after")["name"] == "after"
 
 
-# Streams: an event source takes a response whole, so a stream is gathered before it is returned.
+# Streams: an event source accepts only whole responses, so a stream is collected before it is returned.
 
 
-def test_a_streaming_response_is_returned_whole(app: FastAPI) -> None:
+def test_a_streaming_response_is_returned_as_a_whole(app: FastAPI) -> None:
     create_probe("a")
     create_probe("b")
 
@@ -750,7 +754,7 @@ def test_a_streaming_response_is_returned_whole(app: FastAPI) -> None:
     assert (response.status, response.body) == (200, b"a\nb\n")
 
 
-def test_a_route_that_yields_is_returned_whole(app: FastAPI) -> None:
+def test_the_items_of_a_route_that_yields_are_returned_as_a_whole(app: FastAPI) -> None:
     create_probe("a")
     create_probe("b")
 
@@ -775,7 +779,7 @@ def generate_probes(session: Session) -> Iterator[Probe]:
 def test_a_stream_cannot_use_the_request_s_session_and_says_why(
     session_dep: Any, kind: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The session has ended by then, so that what is sent is stored. A stream reads first, or has its own session."""
+    """The commit comes before the response, so the session has ended. A stream reads first, or opens a session."""
     create_probe("a")
 
     if kind == "yield":
@@ -796,7 +800,7 @@ def test_a_stream_cannot_use_the_request_s_session_and_says_why(
     assert create_probe("after")["name"] == "after"
 
 
-def test_a_stream_may_have_a_session_of_its_own(app: FastAPI) -> None:
+def test_a_stream_may_open_a_session(app: FastAPI) -> None:
     create_probe("a")
     create_probe("b")
 

@@ -1,4 +1,4 @@
-"""What every service has before its first resource: health, and problem responses for all other paths."""
+"""A service without resources: health checks, and problem responses for all other paths."""
 
 import re
 

@@ -89,11 +89,11 @@ def test_a_failed_request_does_not_use_up_the_key(database: Any) -> None:
 
 
 def test_a_response_that_was_lost_after_the_commit_is_returned_again(proxy: Proxy, database: Any) -> None:
-    """The connection breaks during the COMMIT, which the server may have executed. The client retries it."""
+    """The connection is lost during the COMMIT, which the server may have executed. The client retries the request."""
     post("warm")
     for cut in (0, 1, 5, 6, 12, 20):
         key = f"key-{cut}"
-        proxy.cut_after(cut + 400)  # somewhere in the replies of the request
+        proxy.cut_after(cut + 400)  # within the replies to the request
         first = post(key)
         assert first.status in (201, 503)
         again = post(key)
@@ -272,7 +272,7 @@ def test_a_key_of_a_token_that_names_neither_subject_nor_client_is_400(
         event = EVENT_SOURCES["HTTP API 2.0"](Request("POST", "/probes/", "", headers, KEYED.body))
         AUTHORIZER_CONTEXTS["jwt"]["HTTP API 2.0"](event, {"scope": "probes:write", **claims})
         assert send(event).status == status
-    assert stored(database) == 1, "the one without a key"
+    assert stored(database) == 1, "only the request without a key was executed"
 
 
 class Order(BaseModel):

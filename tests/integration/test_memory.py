@@ -23,7 +23,7 @@ FILES = {module.__file__ for module in (connection, protocol, statements, stream
 
 @contextmanager
 def failing(error: type[Exception], number: int) -> Iterator[list[str]]:
-    """In the block, the call with this number of a function of the connection raises. Yields the calls' names."""
+    """During the block, call number `number` of the connection's functions raises. Yields the names of the calls."""
     names: list[str] = []
 
     def profile(frame: FrameType, event: str, _: object) -> None:
@@ -61,7 +61,7 @@ def requests(app: FastAPI) -> dict[str, Callable[[], Response]]:
 
 @pytest.mark.parametrize("error", [MemoryError, RecursionError])
 @pytest.mark.parametrize("name", ["a route that fails", "a statement that is refused", "a read", "a write"])
-def test_wherever_memory_ends_the_next_request_has_a_connection_and_nothing_is_half_done(
+def test_after_a_memory_error_in_any_call_the_next_request_has_a_connection_and_no_change_is_partly_stored(
     name: str, error: type[Exception], requests: dict[str, Callable[[], Response]], database: Any
 ) -> None:
     create_probe()
@@ -73,7 +73,7 @@ def test_wherever_memory_ends_the_next_request_has_a_connection_and_nothing_is_h
         with failing(error, number):
             response = requests[name]()
         stored = database.run("SELECT count(*) FROM probes")[0][0] - before
-        # A COMMIT whose reply is not read is in doubt: 503, or 500 when the reply was read.
+        # If the reply to COMMIT was not read, its result is unknown (503). If it was read, the response is a 500.
         possible = {201: (1,)}.get(response.status, (0, 1) if expected == 201 else (0,))
         assert stored in possible, f"{names[number - 1]}, call {number}: {response.status}"
         assert response.status in (expected, 500, 503)

@@ -44,7 +44,7 @@ WAITING = (
     "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     " AND query LIKE '%pg_advisory_xact_lock%'"
 )
-SHORT = 4.0  # seconds of an invocation that will not succeed
+SHORT = 4.0  # seconds of an invocation that must fail
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
 EMPTY: list[list[str]] = []
 MIGRATED = sorted([name] for name in ("alembic_version", *shipped_tables()))
@@ -104,7 +104,7 @@ def tables(url: str) -> list[list[str]]:
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Without Alembic's own, which are logged where the root's level is INFO."""
+    """The log records without those of Alembic, which are logged if the level of the root logger is INFO."""
     return [record for record in caplog.records if record.name.startswith("handler.")]
 
 
@@ -124,7 +124,7 @@ def test_a_create_migrates_and_the_response_has_the_revision(s3: Bucket, url: st
 
 
 def test_the_response_is_sent_to_the_signed_url_without_a_content_type(s3: Bucket) -> None:
-    """The URL byte for byte, and no content type: that of a pre-signed request is part of its signature."""
+    """The URL is unchanged and there is no content type, because the signature of the URL covers both."""
     deploy(s3)
     (put,) = s3.puts
     assert s3.url.endswith(put.target)
@@ -279,7 +279,7 @@ def test_a_failed_migration_shows_its_line_and_no_value(
 
 
 def without_code(log: str) -> str:
-    """A log without the lines of code in its tracebacks: in these tests they hold the value."""
+    """The log without the lines of code in its tracebacks, because in these tests they contain the value."""
     return "\n".join(line for line in log.splitlines() if not line.startswith("    "))
 
 
@@ -327,7 +327,7 @@ def test_a_response_is_never_larger_than_cloudformation_accepts(
         raise dbapi_error("57014", text)
 
     monkeypatch.setattr(upgrade_module, "upgrade", fail)
-    # The longest that CloudFormation has: names of 128 and 255 characters, and an id of 1 KB.
+    # The longest values of CloudFormation: names of 128 and 255 characters, and an id of 1 KB.
     response = {"StackId": "s" * 200, "LogicalResourceId": "l" * 255, "PhysicalResourceId": "p" * 1024}
     handler(CREATE | response | {"RequestType": "Update", "ResponseURL": s3.url}, Context())
     (put,) = s3.puts
@@ -371,7 +371,7 @@ def test_an_error_while_describing_a_failure_gets_a_response(s3: Bucket, monkeyp
 
 @contextmanager
 def held(url: str, statement: str) -> Iterator[Any]:
-    """Another session, in a transaction that `statement` is part of."""
+    """Another session with an open transaction that has executed `statement`."""
     with connect(url) as session:
         session.run("BEGIN")
         session.run(statement)
@@ -449,7 +449,7 @@ def test_the_timeouts_of_a_migration_follow_from_the_remaining_time(s3: Bucket, 
 
 @pytest.fixture
 def network(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A network between the function and its database that can be broken."""
+    """A proxy between the function and its database, which injects faults."""
     with Proxy(socket_path(url)) as proxy:
         monkeypatch.setenv("DATABASE_URL", over_tcp(url, proxy.port))
         yield proxy

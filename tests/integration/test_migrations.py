@@ -44,7 +44,7 @@ def head() -> str | None:
 MIGRATE = [sys.executable, "-m", "handler.migrate"]
 
 
-def test_models_and_migrations_do_not_drift() -> None:
+def test_the_migrations_create_the_tables_of_the_models() -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True, "include_object": is_shipped}
@@ -99,7 +99,7 @@ def test_migrating_at_the_same_time_and_again_later_succeeds(server_url: str) ->
 
 @pytest.fixture
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Adds a later release's migration, of these lines."""
+    """A function that adds the migration of a later release, with these lines."""
 
     def add(*lines: str) -> None:
         scripts = shutil.copytree(
@@ -135,7 +135,7 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
 def test_a_migration_that_waits_for_a_table_blocks_readers_for_a_second_at_most(
     server_url: str, later: Callable[..., None], configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The reader of 4 s is a report; the requests come while the migration waits for it."""
+    """A report reads the table for 4 s, and requests come while the migration waits for the report."""
     caplog.set_level(logging.INFO, "handler.migrations.locks")
     later("op.execute('ALTER TABLE idempotency_keys ADD price int')", "op.execute('ALTER TABLE probes ADD width int')")
     name = f"busy_{os.getpid()}"
@@ -160,18 +160,18 @@ def test_a_migration_that_waits_for_a_table_blocks_readers_for_a_second_at_most(
                     report.run("ROLLBACK")
             assert migration.result() == "later"
         assert call("GET", "/probes/").status == 200
-        configure()  # no connection to the database stays
+        configure()  # the database must have no connections
     assert longest < 2
     retries = [one.getMessage() for one in caplog.records if "retrying" in one.getMessage()]
     assert len(retries) >= 2
     assert all(one.startswith("table in use: ALTER TABLE probes ADD width int; retrying in ") for one in retries)
-    # It keeps its place in the queue of migrations, and lets go of the first table in each pause.
+    # The migration keeps the lock against other migrations, and releases the first table in each pause.
     assert len({pid for pid, _ in observed}) == 1
     held = [holds for _, holds in observed]
     assert sum(before and not after for before, after in pairwise(held)) >= 2
 
 
-# Who has the migrations' place in the queue, and whether it holds the table that it has altered already.
+# The session with the lock against other migrations, and whether it has locked the first table.
 LOCKS_OF_MIGRATION = """
 SELECT pid, EXISTS (SELECT FROM pg_locks AS t WHERE t.pid = a.pid AND t.relation = 'idempotency_keys'::regclass
     AND t.mode = 'AccessExclusiveLock')

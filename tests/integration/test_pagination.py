@@ -41,7 +41,7 @@ Serve = Callable[..., FastAPI]
 
 
 class TestBase(Base):
-    """Entities of this module, outside the metadata that migrations and other tests read."""
+    """The base class of this module's entities, separate from the metadata that migrations and other tests read."""
 
     __abstract__ = True
     __test__ = False

@@ -1,7 +1,7 @@
-"""A connection to PostgreSQL, compared with a model of a table: it stays synchronized or is closed, after any steps.
+"""After any steps, a connection to PostgreSQL is synchronized or closed, and the table equals its model.
 
 After each step the connection is closed, or a query with a unique token returns that token. A second connection sees
-in the table the rows that are committed in the model.
+exactly the rows that are committed in the model.
 """
 
 import io
@@ -32,8 +32,8 @@ from handler.settings import read_database_settings
 from tests.support.database import connect
 
 LOST, LATE, STOPPED = ConnectionResetError("lost"), TimeoutError("late"), KeyboardInterrupt()
-NAME = 19  # the oid of a type that nothing else here uses: its values cannot be read
-PATIENCE = 5.0  # seconds that any step may take, and the end of a server process whose client is gone
+NAME = 19  # the oid of a type that no other step uses; reading its values fails
+PATIENCE = 5.0  # the maximum seconds of a step, and until a server process ends whose client is gone
 KEYS = st.integers(0, 4)
 HOW = st.booleans()  # with parameters, or without
 
@@ -110,7 +110,7 @@ def process_of(connection: Connection) -> int:
 
 
 class Machine(RuleBasedStateMachine):
-    """The model: `stored` is what was committed, `seen` what the open transaction sees, if there is one."""
+    """The model: `stored` has the committed rows, and `seen` the rows that the open transaction, if any, sees."""
 
     observer: pg8000.native.Connection
 
@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         self.doomed |= dooms
 
     def refuse(self, sqlstate: str, ask: Callable[[], Any]) -> None:
-        """The server rejects what `ask` does, and the transaction, if there is one, has failed."""
+        """The server rejects the statement of `ask`, and the open transaction, if there is one, has failed."""
         self.begin()
         with pytest.raises(dbapi.DatabaseError) as refused:
             ask()
@@ -163,14 +163,14 @@ class Machine(RuleBasedStateMachine):
         """The connection is closed and its transaction is lost, unless `maybe` was stored."""
         assert self.connection.closed
         self.wait_for_end()
-        if maybe is not None and self.stored_in_fact() == maybe:
+        if maybe is not None and self.stored_rows() == maybe:
             self.stored = maybe
         self.seen, self.failed, self.doomed = None, False, False
 
     def wait_for_end(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while self.observer.run("select 1 from pg_stat_activity where pid = any(:pids)", pids=list(self.processes)):
-            assert time.monotonic() < deadline, "a closed connection's process goes on"
+            assert time.monotonic() < deadline, "the server process of a closed connection still runs"
             time.sleep(0.002)
         self.processes.clear()
 
@@ -195,7 +195,7 @@ class Machine(RuleBasedStateMachine):
         self.listen()
 
     def listen(self) -> None:
-        """A setting of the session, which is lost with the connection."""
+        """Change a setting of the session, which is lost with the connection."""
         autocommit, self.connection.autocommit = self.connection.autocommit, True
         self.connection.run("listen model")
         self.connection.autocommit = autocommit
@@ -270,7 +270,7 @@ class Machine(RuleBasedStateMachine):
 
     @is_open
     @rule(sqlstate=st.sampled_from(sorted(REFUSED)))
-    def ask_what_the_server_refuses(self, sqlstate: str) -> None:
+    def execute_a_statement_that_the_server_rejects(self, sqlstate: str) -> None:
         statement, values = REFUSED[sqlstate]
         # The server reports a syntax error rather than the failed transaction.
         if self.failed and sqlstate == "42601":
@@ -281,7 +281,7 @@ class Machine(RuleBasedStateMachine):
 
     @is_open
     @rule(name=st.sampled_from(sorted(UNSENDABLE)))
-    def ask_what_cannot_be_sent(self, name: str) -> None:
+    def execute_a_statement_that_cannot_be_sent(self, name: str) -> None:
         statement, values = UNSENDABLE[name]
         with pytest.raises(dbapi.Error):
             self.run(statement, *values)
@@ -289,7 +289,7 @@ class Machine(RuleBasedStateMachine):
 
     @is_well
     @rule(key=KEYS, with_parameters=HOW)
-    def write_what_cannot_be_read(self, key: int, with_parameters: bool) -> None:
+    def write_and_return_a_value_that_cannot_be_read(self, key: int, with_parameters: bool) -> None:
         """The statement is executed, and its result is lost."""
         token = next(self.tokens)
         with pytest.raises(dbapi.InternalError, match="cannot be read"):
@@ -304,15 +304,15 @@ class Machine(RuleBasedStateMachine):
 
     @is_well
     @rule(value=st.sampled_from(["'24:00'::time", "'[0:1]={1,2}'::integer[]", "array['24:00'::time]"]))
-    def ask_what_pg8000_cannot_read(self, value: str) -> None:
+    def read_a_value_that_pg8000_cannot_read(self, value: str) -> None:
         self.begin()
         with pytest.raises(dbapi.InternalError, match="cannot be read"):
             self.run(f"select 'first', {value} union all select 'second', {value}")
 
     @is_well
     @rule(key=KEYS, with_parameters=HOW)
-    def insert_what_fails_at_commit(self, key: int, with_parameters: bool) -> None:
-        """A deferred constraint, which is checked when the transaction ends."""
+    def insert_a_row_that_fails_at_commit(self, key: int, with_parameters: bool) -> None:
+        """The deferred constraint is checked when the transaction ends."""
         token = next(self.tokens)
         values = (key, token) if with_parameters else ()
         row = "%s, %s" if with_parameters else f"{key}, '{token}'"
@@ -347,8 +347,10 @@ class Machine(RuleBasedStateMachine):
 
     @is_open
     @rule(key=KEYS, count=st.integers(0, 16), failure=st.sampled_from([LOST, STOPPED]), with_parameters=HOW)
-    def insert_and_stop_listening(self, key: int, count: int, failure: BaseException, with_parameters: bool) -> None:
-        """Ctrl-C or the end of the connection during the reply. The first statement of a transaction is retried."""
+    def insert_and_interrupt_the_reply(
+        self, key: int, count: int, failure: BaseException, with_parameters: bool
+    ) -> None:
+        """Ctrl-C, or the connection ends during the reply. The first statement of a transaction is retried."""
         token, process = next(self.tokens), process_of(self.connection)
         values = (key, token) if with_parameters else ()
         row = "%s, %s" if with_parameters else f"{key}, '{token}'"
@@ -372,7 +374,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.connection.closed and self.seen is not None)
     @rule(count=st.integers(0, 5), failure=st.sampled_from([LOST, STOPPED, LATE]))
-    def commit_and_stop_listening(self, count: int, failure: BaseException) -> None:
+    def commit_and_interrupt_the_reply(self, count: int, failure: BaseException) -> None:
         possible = not self.failed and not self.doomed
         after = self.current if possible else None
         with self.failing_after(count, failure):
@@ -387,7 +389,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.connection.closed and self.seen is not None)
     @rule(count=st.integers(0, 5), failure=st.sampled_from([LOST, STOPPED, LATE]))
-    def roll_back_and_stop_listening(self, count: int, failure: BaseException) -> None:
+    def roll_back_and_interrupt_the_reply(self, count: int, failure: BaseException) -> None:
         """A lost connection needs no rollback, because the server rolls back."""
         with self.failing_after(count, failure):
             error = error_of(self.connection.rollback)
@@ -398,7 +400,7 @@ class Machine(RuleBasedStateMachine):
 
     @contextmanager
     def failing_after(self, count: int, failure: BaseException) -> Iterator[None]:
-        """Inside the block, this socket's replies can be read `count` times."""
+        """During the block, the replies of this socket can be read `count` times."""
         stream, counter = self.connection._sock, itertools.count()
 
         def read(size: int) -> bytes:
@@ -434,7 +436,7 @@ class Machine(RuleBasedStateMachine):
         with timeout_after(0.05), pytest.raises(dbapi.OperationalError) as late:
             self.run(statement, *("late",) * with_parameters)
         assert late.value.args[0]["C"] == "57014"
-        # On a machine that is busy enough, not even the beginning is in time, and nothing has happened.
+        # On a very busy machine the deadline passes before the statement is sent, and nothing has changed.
         if self.connection.closed or "the statement was not sent" not in late.value.args[0]["M"]:
             self.lose()
 
@@ -491,7 +493,7 @@ class Machine(RuleBasedStateMachine):
 
     @is_well
     @rule()
-    def copy_in_what_the_server_refuses(self) -> None:
+    def copy_in_rows_that_the_server_rejects(self) -> None:
         self.refuse_copy("22P02", ["no number\tx\t\\N\n"] * 3)
 
     def refuse_copy(self, sqlstate: str, stream: Any) -> None:
@@ -523,7 +525,7 @@ class Machine(RuleBasedStateMachine):
 
     @is_well
     @rule(with_stream=HOW)
-    def copy_out_to_what_cannot_take_it(self, with_stream: bool) -> None:
+    def copy_out_to_a_stream_that_fails(self, with_stream: bool) -> None:
         self.begin()
         stream = io.StringIO() if with_stream else None
         if stream:
@@ -568,7 +570,7 @@ class Machine(RuleBasedStateMachine):
 
     @is_open
     @rule()
-    def ask_whether_it_is_alive(self) -> None:
+    def check_that_it_is_alive(self) -> None:
         """After a notification, the connection does not count as alive."""
         assert self.connection.is_alive() or self.notified
 
@@ -584,7 +586,7 @@ class Machine(RuleBasedStateMachine):
     # The invariants, which are checked after each step.
 
     @invariant()
-    def answers_what_it_is_asked(self) -> None:
+    def returns_the_token_of_a_query(self) -> None:
         if self.connection.closed:
             return
         token, other = next(self.tokens), next(self.tokens)
@@ -599,10 +601,10 @@ class Machine(RuleBasedStateMachine):
         assert self.connection._in_transaction == (self.seen is not None)
 
     @invariant()
-    def has_stored_what_was_committed(self) -> None:
-        assert self.stored_in_fact() == self.stored
+    def has_stored_the_committed_rows(self) -> None:
+        assert self.stored_rows() == self.stored
 
-    def stored_in_fact(self) -> dict[int, str]:
+    def stored_rows(self) -> dict[int, str]:
         return dict(self.observer.run("select key, value from model"))
 
 

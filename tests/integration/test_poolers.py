@@ -1,7 +1,7 @@
 """Poolers: results through PgBouncer in transaction mode are correct, and no statement would pin RDS Proxy.
 
-What pins RDS Proxy: Amazon RDS user guide, "Avoiding pinning an RDS Proxy". RDS Proxy cannot run here, so the tests
-record what it would receive.
+The causes of pinning are in the Amazon RDS user guide, "Avoiding pinning an RDS Proxy". RDS Proxy cannot run here, so
+the tests record the messages that it would receive.
 """
 
 import os
@@ -62,7 +62,7 @@ def pooler(port: int) -> Iterator[str]:
 
 @contextmanager
 def redirected(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The handler's own engine connects to this port."""
+    """A function that makes the handler's engine connect to a port."""
     engine.dispose()
     with monkeypatch.context() as patch:
         patch.setattr("handler.database.connection.address_of", lambda *_: ("127.0.0.1", port, None))
@@ -107,7 +107,7 @@ def test_pgbouncer_listens_on_loopback_and_requires_the_password(password: str |
 
 MANY = f"""
 import multiprocessing, sys
-import fastapi, mangum, pg8000, pytest, sqlalchemy.orm  # once for all processes: what takes long
+import fastapi, mangum, pg8000, pytest, sqlalchemy.orm  # imported once for all processes, because it takes long
 
 def work(number):
     from tests.integration.test_poolers import use_the_service
@@ -125,7 +125,8 @@ sys.exit(any(process.exitcode for process in processes))
 
 def use_the_service(number: int) -> None:
     """The requests of each process. Reads and lists are in AUTOCOMMIT, the others are transactions."""
-    from tests.support.client import call, listed  # a process that forks must not have made the handler's event loop
+    # Imported after the fork, because the import creates the handler's event loop.
+    from tests.support.client import call, listed
     from tests.support.cursors import probe_cursor
 
     for cycle in range(ROUNDS):
@@ -296,7 +297,7 @@ def lose_the_servers(port: int, database: Any) -> None:
 
 
 def check_idle(*_: object) -> None:
-    """Use the connection after a minute of idleness: it proves that it is alive, and is kept."""
+    """Use the connection after it was idle for a minute. The idle check succeeds, and the connection is kept."""
     before = socket_of(pooled())
     lie_idle()
     engine.connect().close()
@@ -305,10 +306,10 @@ def check_idle(*_: object) -> None:
 
 EVENTS = {
     "the idle check": Event(check_idle),
-    "the engine is disposed of": Event(lambda *_: engine.dispose()),
+    "the engine is disposed": Event(lambda *_: engine.dispose()),
     "RECONNECT": Event(reconnect),
     "server_idle_timeout": Event(has_no_server, {"server_idle_timeout": 0.1}),
-    "the server's processes are gone": Event(lose_the_servers),
+    "the server processes are terminated": Event(lose_the_servers),
     "client_idle_timeout": Event(lambda *_: wait_until(has_unread), {"client_idle_timeout": 0.2}),
 }
 
@@ -355,7 +356,7 @@ def test_requests_are_503_while_the_pooler_is_full(port: int, monkeypatch: pytes
 
     with pgbouncer(os.environ["DATABASE_URL"], port, max_client_conn=1) as url, redirected(port, monkeypatch):
         held: list[Connection] = []
-        while not held:  # until it has forgotten that pgbouncer() looked whether it is there
+        while not held:  # until PgBouncer has closed the connection with which pgbouncer() checked it
             with suppress(dbapi.OperationalError):
                 held.append(open_connection(url))
         with closing(held[0]):
@@ -363,7 +364,7 @@ def test_requests_are_503_while_the_pooler_is_full(port: int, monkeypatch: pytes
         assert wait_until(lambda: call("GET", "/probes/").status == 200)
 
 
-# ---------------------------------------------------------------- what RDS Proxy rejects, and what pins it
+# ---------------------------------------------------------------- messages that RDS Proxy rejects, or that pin it
 
 # The statements that the service and SQLAlchemy may send, by their first word. SET, RESET, DISCARD, PREPARE, EXECUTE,
 # DEALLOCATE, DECLARE, LISTEN, LOAD, LOCK and CREATE are not among them.
@@ -372,23 +373,23 @@ HARMLESS = {
     *("select", "with", "insert", "update", "delete"),
 }
 PINNING_WORDS = re.compile(r"\b(set_config|nextval|setval|currval|pg_\w*advisory\w*|temp|temporary)\b", re.IGNORECASE)
-# Beside who connects to what: PgBouncer 1.18 tracks these (manual, "Transaction pooling" in its feature map), and RDS
-# Proxy takes what drivers of other languages send at each startup.
+# The startup parameters beside user and database. PgBouncer 1.18 tracks them (manual, "Transaction pooling" in its
+# feature map), and RDS Proxy accepts the parameters that drivers of other languages send at each startup.
 STARTUP = {"client_encoding", "DateStyle", "TimeZone"}
 LONGEST_STATEMENT = 16 * 1024  # bytes
-# SCRAM's two messages, then every statement in one flush with one Sync; nothing after Terminate.
+# The two messages of SCRAM, then each statement in one flush with one Sync, then Terminate.
 CONVERSATION = re.compile(r"pp(Q|(PBE)*PBDE(PBE)?S)*X")
 
 
 class Recorder(Proxy):
-    """Records what each client sends."""
+    """A proxy that records the data of each client."""
 
     def __init__(self, upstream: str | tuple[str, int]) -> None:
         self._sent: dict[ProxiedConnection, bytearray] = {}
         super().__init__(upstream)
 
     def conversations(self) -> list[bytes]:
-        """The data that was sent until now, by connection."""
+        """The data of each connection until now."""
         with self.halted():
             return [bytes(sent) for sent in self._sent.values()]
 
@@ -445,7 +446,7 @@ def assert_harmless(conversation: Conversation) -> None:
         assert len(statement.encode()) <= LONGEST_STATEMENT
 
 
-def live(life: Engine) -> None:
+def use_every_feature(life: Engine) -> None:
     """Use every feature of an engine, except disposing of it."""
     some = insert(Probe).values(name="some")
     with life.connect() as connection:
@@ -503,7 +504,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 def test_no_statement_of_an_engine_pins_a_proxy(recorder: Recorder) -> None:
     fresh = make_engine(read_database_settings(os.environ), pool_pre_ping=True)
     for one in (fresh, engine):
-        live(one)
+        use_every_feature(one)
         if one is engine:
             use_every_route()
             check_idle()
@@ -540,7 +541,7 @@ def test_the_recorder_detects_statements_that_pin_a_proxy(recorder: Recorder) ->
 # ---------------------------------------------------------------- session state
 
 SESSION = {
-    # Those of pg_trgm are there once a search has loaded it.
+    # The settings of pg_trgm exist after a search has loaded the extension.
     "settings": "SELECT name, setting, source FROM pg_settings WHERE name NOT LIKE 'pg\\_trgm.%' ORDER BY name",
     "prepared statements": "SELECT * FROM pg_prepared_statements",
     "cursors": "SELECT * FROM pg_cursors WHERE name <> ''",
@@ -553,7 +554,7 @@ def test_an_engine_leaves_no_state_in_its_session(database: Any) -> None:
     engine.dispose()
     with engine.connect() as connection:
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-    live(engine)
+    use_every_feature(engine)
     use_every_route()
     check_idle()
     [[state, locks]] = database.run(

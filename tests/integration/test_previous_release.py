@@ -1,4 +1,4 @@
-"""The release before this one works on this one's schema: it runs there until a deploy ends, and after one that failed.
+"""The previous release works on the new schema, on which it runs during a deployment and after a failed one.
 
 Each release handles its own events, with the packages that are installed here.
 """
@@ -22,7 +22,7 @@ from tests.support.database import temporary_database
 from tests.support.resources import shipped_tables
 
 ROOT = Path(__file__).parents[2]
-# For each resource in this order: what is created is what the others are about.
+# In this order for each resource, because the other events need the created row.
 EVENTS = ("create", "read", "list", "change", "replace", "delete")
 PROGRAM = """
 import json, sys
@@ -38,7 +38,7 @@ print(migrate({}, SimpleNamespace(get_remaining_time_in_millis=lambda: 60_000))[
 
 
 def previous_release() -> str | None:
-    """The newest tag v… before HEAD; None without one, and where there is no git."""
+    """The newest tag v… before HEAD; None without such a tag or without git."""
     command = ["git", "describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^"]
     if shutil.which("git") is None:
         return None
@@ -97,10 +97,10 @@ def resource_table() -> Table | None:
         ("ALTER TABLE {table} RENAME TO renamed_{table}", False),
     ],
 )
-def test_that_it_does_would_be_noticed(
+def test_an_incompatible_schema_makes_the_test_fail(
     change: str, goes_well: bool, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To a release that changes the schema, this one is the previous."""
+    """The release that changes the schema is simulated, and this release is the previous one."""
     table = resource_table()
     if table is None:
         pytest.skip("the service ships no resource whose table could change")

@@ -1,4 +1,4 @@
-"""Forks and snapshots: no two processes ever speak on one socket."""
+"""Forks and snapshots: two processes never use the same socket."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def backend():
 
 create_probe()
 parents = backend()
-with engine.connect() as held:  # a transaction of the parent's, in the middle of which it forks
+with engine.connect() as held:  # the parent forks during a transaction
     held.execute(text("INSERT INTO probes (name) VALUES ('of the parent')"))
     pid = os.fork()
     if pid == 0:
@@ -51,7 +51,7 @@ def run(code: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=os.environ, timeout=60)
 
 
-def test_a_forked_process_has_a_connection_of_its_own_and_leaves_its_parent_s_alone() -> None:
+def test_a_forked_process_opens_a_connection_and_does_not_use_that_of_its_parent() -> None:
     run(FORK)
 
 

@@ -1,4 +1,4 @@
-"""What a request costs on the network to the database: exact, since latency multiplies it."""
+"""The exact number of round trips to the database for each request, because latency multiplies them."""
 
 import io
 import json
@@ -22,14 +22,14 @@ from tests.support.client import probe_path
 from tests.support.proxy import Count, Proxy
 
 ROOT = Path(__file__).parents[2]
-# A Lambda environment: the handler in a process of its own, which reaches its database through the proxy.
+# A Lambda environment: the handler in another process, which reaches its database through the proxy.
 ENVIRONMENT = """
 import json, sys
 from tests.support.client import call
 for line in sys.stdin:
     print(call(*json.loads(line)).status, flush=True)
 """
-NEVER = "300"  # seconds of DATABASE_IDLE_CHECK, so that a machine that stalls costs no check
+NEVER = "300"  # seconds of DATABASE_IDLE_CHECK, long enough that a slow machine does not cause a check
 PROBE = {"name": "Lamp"}
 
 
@@ -40,7 +40,7 @@ class Environment:
         self._statuses = statuses
 
     def count(self, method: str, path: str, body: Any = None, *, status: int = 200) -> Count:
-        """What one request sends through the proxy."""
+        """Send one request, and return the connections and round trips that the proxy counted."""
         with self._proxy.counting() as count:
             print(json.dumps([method, path, body]), file=self._requests, flush=True)
             assert self._statuses.readline() == f"{status}\n"
@@ -49,7 +49,7 @@ class Environment:
 
 @contextmanager
 def environment(idle_check: str = NEVER) -> Iterator[Environment]:
-    """A cold one: nothing has been asked of it."""
+    """A new environment, which has handled no request."""
     database = read_database_settings(os.environ)
     with Proxy(f"{database.host}/.s.PGSQL.{database.port}") as proxy:
         url = over_tcp(os.environ["DATABASE_URL"], proxy.port)
@@ -77,19 +77,19 @@ def warm() -> Iterator[Environment]:
     ("round_trips", "status", "request_"),
     [
         pytest.param(1, 200, ("GET", probe_path(1)), id="read: 1"),
-        pytest.param(1, 404, ("GET", probe_path(99)), id="read what is missing: 1"),
+        pytest.param(1, 404, ("GET", probe_path(99)), id="read a missing probe: 1"),
         pytest.param(1, 200, ("GET", "/probes/"), id="list: 1"),
         pytest.param(2, 201, ("POST", "/probes/", PROBE), id="create: 2"),
         pytest.param(3, 200, ("PUT", probe_path(1), PROBE), id="replace, with its relationship: 3"),
-        pytest.param(2, 404, ("PUT", probe_path(99), PROBE), id="replace what is missing: 2"),
+        pytest.param(2, 404, ("PUT", probe_path(99), PROBE), id="replace a missing probe: 2"),
         pytest.param(2, 200, ("PATCH", probe_path(1), PROBE), id="change: 2"),
-        pytest.param(2, 404, ("PATCH", probe_path(99), PROBE), id="change what is missing: 2"),
+        pytest.param(2, 404, ("PATCH", probe_path(99), PROBE), id="change a missing probe: 2"),
         pytest.param(2, 204, ("DELETE", probe_path(1)), id="delete: 2"),
-        pytest.param(2, 404, ("DELETE", probe_path(99)), id="delete what is missing: 2"),
+        pytest.param(2, 404, ("DELETE", probe_path(99)), id="delete a missing probe: 2"),
         pytest.param(1, 200, ("GET", "/health/ready"), id="ready: 1"),
         pytest.param(0, 200, ("GET", "/health/live"), id="live: 0"),
-        pytest.param(0, 422, ("POST", "/probes/", {"name": ""}), id="create what is not valid: 0"),
-        pytest.param(0, 422, ("GET", "/probes/0"), id="read what cannot exist: 0"),
+        pytest.param(0, 422, ("POST", "/probes/", {"name": ""}), id="create with an invalid body: 0"),
+        pytest.param(0, 422, ("GET", "/probes/0"), id="read an invalid id: 0"),
     ],
 )
 def test_a_warm_request_costs_exactly(
@@ -111,7 +111,7 @@ def test_the_first_request_of_an_environment_costs_three_round_trips_more_to_log
         assert (second.connections, second.round_trips) == (0, 1)
 
 
-def test_an_environment_that_answers_without_the_database_does_not_connect() -> None:
+def test_an_environment_that_responds_without_the_database_does_not_connect() -> None:
     with environment() as cold:
         assert cold.count("GET", "/health/live").connections == 0
         assert cold.count("POST", "/probes/", {}, status=422).connections == 0
@@ -132,7 +132,7 @@ def test_after_an_idle_time_the_first_request_costs_one_more_and_the_second_does
     assert seen == [round_trips + 1, round_trips]
 
 
-# What poolers rely on: one batch in each flush, and one end of its replies.
+# Poolers rely on this: each flush has one batch, whose replies end with one ReadyForQuery.
 
 
 def _messages(data: bytes) -> str:
@@ -145,7 +145,7 @@ def _messages(data: bytes) -> str:
 
 
 class Batches:
-    """What a new connection to the tests' database flushes from now on, and how often the server is ready for more."""
+    """The flushes of a new connection to the tests' database, and the number of ReadyForQuery for each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.flushes: list[str] = []
@@ -215,7 +215,7 @@ def test_each_flush_has_one_sync_and_gets_one_ready_for_query(
 
 
 def test_a_copy_ends_with_one_ready_for_query_after_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server ignores the Sync of the first flush while it waits for rows: manual, 54.2.6 "COPY Operations"."""
+    """While it waits for rows, the server ignores the Sync of the first flush (manual, 54.2.6 "COPY Operations")."""
     batches = Batches(monkeypatch)
     with closing(batches.connection) as connection:
         connection.run("SELECT 1")

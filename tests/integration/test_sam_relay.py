@@ -1,4 +1,4 @@
-"""The relay by which containers reach a database of this machine; the tests for `sam local` itself need Docker."""
+"""The relay through which containers reach a database of this machine. The tests of `sam local` itself need Docker."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,8 @@ from handler.database.connection import connect
 from handler.settings import read_database_settings
 from local.postgres import over_tcp
 
-# What `docker network inspect bridge --format '{{json .IPAM.Config}}'` says, with an address that every machine has.
+# The output of `docker network inspect bridge --format '{{json .IPAM.Config}}'`, with an address that every machine
+# has.
 DOCKER = """#!/bin/sh
 echo '[{"Subnet": "127.0.0.0/8", "Gateway": "127.0.0.1"}]'
 """
@@ -44,12 +45,12 @@ def test_a_database_of_this_machine_without_a_password_is_not_opened_to_containe
         pass
 
 
-def test_a_database_elsewhere_is_left_as_it_is() -> None:
+def test_the_url_of_a_database_on_another_host_is_unchanged() -> None:
     with reachable("postgresql://ann@db.example/shop") as url:
         assert url == "postgresql://ann@db.example/shop"
 
 
-def test_the_url_by_tcp_is_the_same_database_s() -> None:
+def test_the_url_by_tcp_is_that_of_the_same_database() -> None:
     url = "postgresql://postgres:secret@/shop?host=/tmp/s&port=5433"
     assert over_tcp(url) == "postgresql://postgres:secret@127.0.0.1:5433/shop"
     assert over_tcp(url, 1) == "postgresql://postgres:secret@127.0.0.1:1/shop"

@@ -57,7 +57,7 @@ TABLE = Table(
     Column("id", Integer, primary_key=True),
     *(Column(name, kind) for name, (kind, _) in VALUES.items()),
 )
-# What only the server writes.
+# Values that only the server writes.
 INTERVALS = {
     "-00:05:00": dt.timedelta(minutes=-5),
     "-01:05:00.25": dt.timedelta(hours=-1, minutes=-5, milliseconds=-250),
@@ -77,7 +77,7 @@ EXPRESSIONS = [
     "point(0.1, 1 / 3.0::float8), ARRAY['2026-02-03 04:05:06+00'::timestamptz], '04:05+03'::timetz",
     "tstzrange('2026-02-03 04:05+00', NULL), '{1,NULL}'::int[], 1e-7::numeric, 'infinity'::timestamptz",
 ]
-# What the server makes text of in a statement.
+# Expressions in which the server converts values to text.
 CASTS = [
     r"'\x00ff5c'::bytea::text, (1 / 3.0::float8)::text, '1 day -1 sec'::interval::text, to_json(1 / 3.0::float4)::text",
     "'2026-02-03 04:05:06+00'::timestamptz::text, '2026-02-03'::date::text, date_trunc('day', '2026-02-03'::date)",
@@ -99,25 +99,25 @@ HOSTILE = [
     *(("default_text_search_config", "pg_catalog.simple"), ("icu_validation_level", "disabled")),
     ("lo_compat_privileges", "on"),
 ]
-# All of them at once, as far as they can be.
+# All settings at once, as far as they can be combined.
 ALL = {name: value for name, value in reversed(HOSTILE) if name != "extra_float_digits"} | {"extra_float_digits": "-15"}
 CATEGORIES = (
     "Client Connection Defaults / Locale and Formatting",
     "Version and Platform Compatibility / Previous PostgreSQL Versions",
     "Version and Platform Compatibility / Other Platforms and Clients",
 )
-# What is lost in text, and what only SET LOCAL keeps, which a single statement in AUTOCOMMIT cannot have before it.
+# Settings that lose values in text unless SET LOCAL precedes the statement, which AUTOCOMMIT does not allow.
 LOSSY = {"extra_float_digits", "array_nulls"}
 
 
 READ_SESSION: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "postgresql_readonly": True}
-# PostgreSQL 15 does not know the one that is left out.
+# PostgreSQL 15 does not have the setting that is left out.
 SERVER = [f"{name}={value}" for name, value in ALL.items() if name != "icu_validation_level"]
 
 
 @contextmanager
 def engine_on(url: str) -> Iterator[Engine]:
-    """Its first statement is the first one of a connection."""
+    """An engine, whose next statement is the first one of a connection."""
     made = make_engine(read_database_settings({"DATABASE_URL": url}), pool_size=1, max_overflow=0)
     try:
         yield made
@@ -134,7 +134,7 @@ def write(url: str, **options: Any) -> int:
 
 
 def read(url: str, row: int, *expressions: str, **options: Any) -> list[Any]:
-    """A row as SQLAlchemy's types read it, the row as the driver reads it, and the values of expressions."""
+    """The row as SQLAlchemy's types read it, the row as the driver reads it, and the values of expressions."""
     everything = text("SELECT * FROM default_values WHERE id = :id").bindparams(id=row)
     asked = text(f"SELECT {', '.join(expressions)}".replace(":", "\\:"))
     with engine_on(url) as engine, engine.connect().execution_options(**options) as connection:
@@ -144,7 +144,7 @@ def read(url: str, row: int, *expressions: str, **options: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def expected() -> Iterator[tuple[int, list[Any], list[Any]]]:
-    """A row that was written with PostgreSQL's defaults, the values that are read from it, and the server's casts."""
+    """A row that was written with PostgreSQL's defaults, the values that were read from it, and the server's casts."""
     url = os.environ["DATABASE_URL"]
     with engine_on(url) as engine:
         TABLE.drop(engine, checkfirst=True)
@@ -156,7 +156,7 @@ def expected() -> Iterator[tuple[int, list[Any], list[Any]]]:
 
 @pytest.fixture
 def role(database: Any) -> Iterator[tuple[str, Any]]:
-    """A role with all rights that only this test has, and a connection of another."""
+    """A superuser that only this test uses, and a connection of another superuser."""
     name = f"defaults_{os.getpid()}"
     database.run(f"CREATE ROLE {name} LOGIN SUPERUSER")
     yield name, database
@@ -165,16 +165,16 @@ def role(database: Any) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def changed(database: Any, what: str, **settings: str) -> Iterator[None]:
-    """Other defaults of a role or a database, for the connections that are made in the block."""
+    """Other defaults of a role or a database, for connections that are opened during the block."""
     handlers_engine.dispose()
     try:
         for name, value in settings.items():
-            # Quoted as a whole, two words of DateStyle would be one.
+            # Not quoted as a whole, because the two words of DateStyle would then be one.
             database.run(f"ALTER {what} SET {name} = " + ", ".join(f"'{word}'" for word in value.split(", ")))
         yield
     finally:
         handlers_engine.dispose()
-        for name in settings:  # a database has limits of its own, which stay (migration 0002)
+        for name in settings:  # the limits of the database stay (migration 0002)
             database.run(f"ALTER {what} RESET {name}")
 
 
@@ -183,7 +183,7 @@ def current(database: Any) -> str:
 
 
 def assert_values_travel(url: str, row: int, values: list[Any], casts: list[Any], *, is_lossy: bool) -> None:
-    """The row is read as it was written with PostgreSQL's defaults, by any first statement, and the other way round."""
+    """Any first statement reads the row that was written with PostgreSQL's defaults, and the other way round."""
     for options in (READ_SESSION, {}):
         assert read(url, row, *EXPRESSIONS, **options) == values
         assert read(url, row, *CASTS, **options) == casts
@@ -230,7 +230,7 @@ def test_values_do_not_depend_on_the_server_s_defaults(
     with server(folder / "data", *options, programs=where) as url, engine_on(url) as engine:
         TABLE.create(engine)
         assert_values_travel(url, write(url), values, casts, is_lossy=True)
-        if where:  # the embedded one is built without XML
+        if where:  # the embedded server is built without XML
             with engine.begin() as connection:
                 xml = "SELECT CAST(:xml AS xml), xmlelement(name e, CAST(:bytes AS bytea))"
                 found = connection.execute(text(xml), {"xml": "a<b/>", "bytes": b"\0"}).one()
@@ -264,7 +264,7 @@ def reads() -> list[tuple[int, Any]]:
     return [response("GET", path, query=query) for path, query in requests]
 
 
-def but_for_times(probe: Any) -> Any:
+def without_times(probe: Any) -> Any:
     return probe | {"id": 0, "version": 0, "created_at": "", "updated_at": ""}
 
 
@@ -279,7 +279,7 @@ def test_responses_do_not_depend_on_the_defaults(name: str, value: str, database
         assert post("second") == second
         put = response("PUT", probe_path(1), PROBE, headers=[("If-Match", '"1"')])
     assert [status for status, _ in (second, put)] == [201, 200]
-    assert but_for_times(first[1]) == but_for_times(second[1]) == but_for_times(put[1])
+    assert without_times(first[1]) == without_times(second[1]) == without_times(put[1])
     assert post("second") == second
     assert response("GET", probe_path(1)) == (200, put[1])
     assert response("GET", f"/probes/{second[1]['id']}") == (200, second[1])

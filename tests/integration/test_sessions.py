@@ -24,7 +24,7 @@ Write = Callable[[Any], object]
 
 
 class Base(DeclarativeBase):
-    """The base of this file's tables, which no migration creates."""
+    """The base class of this file's tables, which no migration creates."""
 
 
 class Shelf(Base):
@@ -68,7 +68,7 @@ def names(database: Any) -> list[str]:
 
 
 def assert_stored(database: Any, *expected: str) -> None:
-    """Those probes are stored, and neither more nor fewer by the request that comes next."""
+    """Check that exactly these probes are stored, also after the next request."""
     assert names(database) == [*expected]
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
     create_probe("after")
@@ -208,7 +208,8 @@ def test_a_dependency_and_its_route_share_one_session_and_one_connection(
     with proxy.counting() as count:
         response = call("POST", "/test/share")
     assert (response.status, response.json) == (200, [True, True])
-    # The read before, the INSERT that the read after flushes, that read, COMMIT. What begins a transaction begins it.
+    # The read before, the INSERT that the later read flushes, that read, and COMMIT. BEGIN is sent with the first of
+    # them.
     assert (count.round_trips, count.connections) == (4, 0)
     assert_stored(database, "before", "new")
 
@@ -464,7 +465,7 @@ def test_the_error_explains_that_the_dependency_commits(
     @app.post("/test/end")
     async def _route(session: SessionDep) -> None:
         session.add(Probe(name="x"))
-        if ending != "AUTOCOMMIT":  # of a connection that is in use already, SQLAlchemy warns
+        if ending != "AUTOCOMMIT":  # SQLAlchemy warns that the connection is already in use
             session.flush()
         ENDINGS[ending](session)
 

@@ -107,7 +107,7 @@ def add(connection: Any, *names: str) -> None:
 
 
 def fields(error: Any) -> dict[str, str]:
-    """PostgreSQL's error fields, by their letters."""
+    """PostgreSQL's error fields by their letters."""
     found: dict[str, str] = error.value.orig.args[0]
     return found
 
@@ -248,7 +248,7 @@ def test_several_statements_with_parameters_are_an_error(engine: Engine) -> None
 
 
 @pytest.mark.parametrize("statement", ["", ";", "-- nothing"])
-def test_an_empty_statement_is_no_error(statement: str, engine: Engine) -> None:
+def test_an_empty_statement_is_not_an_error(statement: str, engine: Engine) -> None:
     with engine.connect() as connection:
         assert not connection.execute(text(statement)).returns_rows
         assert connection.execute(select(1)).scalar_one() == 1
@@ -321,7 +321,7 @@ SERIES = select(func.generate_series(1, bindparam("last", 1000)).label("number")
 
 
 def cursors(connection: Any) -> int:
-    """Cursors that the server keeps open, but for the one of this statement."""
+    """The number of open cursors on the server, without the cursor of this statement."""
     return int(connection.execute(text("SELECT count(*) FROM pg_cursors WHERE name <> ''")).scalar_one())
 
 
@@ -635,7 +635,7 @@ def test_the_schema_can_be_inspected(engine: Engine) -> None:
 def test_tables_can_be_reflected(engine: Engine) -> None:
     metadata = MetaData()
     metadata.reflect(engine, only=["feature_books"])
-    assert set(metadata.tables) == {"feature_books", "feature_authors"}  # what it refers to comes with it
+    assert set(metadata.tables) == {"feature_books", "feature_authors"}  # the table that it refers to is reflected too
     books = metadata.tables["feature_books"]
     with engine.connect() as connection:
         assert connection.execute(select(books).join(metadata.tables["feature_authors"])).all() == []

@@ -116,7 +116,7 @@ def test_a_failed_commit_is_an_error_response_if_a_dependency_catches_it(
 
 @pytest.mark.usefixtures("refuses_at_commit")
 def test_a_failed_commit_after_the_response_is_an_error_response(app: FastAPI, database: Any) -> None:
-    """`Depends(get_session)` without a scope commits after FastAPI's response, and before Lambda sends it."""
+    """`Depends(get_session)` without a scope commits after FastAPI's response, but before Lambda sends it."""
 
     @app.post("/test/late")
     async def _route(session: Annotated[Session, Depends(get_session)]) -> str:

@@ -1,4 +1,4 @@
-"""TLS between the real handler and a real PostgreSQL, which also accepts cleartext; the handler must not use that."""
+"""TLS between the real handler and a real PostgreSQL, which also accepts cleartext. The handler must not use it."""
 
 import secrets
 import subprocess
@@ -36,7 +36,7 @@ Configure = Callable[..., None]
 
 @dataclass
 class TlsServer:
-    """A server; `admin` is a connection by its unix socket, and `present` replaces its certificate."""
+    """A server. `admin` is a connection by its unix socket, and `present` replaces its certificate."""
 
     port: int
     folder: Path
@@ -53,7 +53,7 @@ class TlsServer:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     folder = tmp_path_factory.mktemp("tls")
     port = free_port()
-    programs = required_program("postgres").parent  # the embedded one has no TLS
+    programs = required_program("postgres").parent  # the embedded server has no TLS
     with server(folder, "-c", "fsync=off", port=port, programs=programs) as url, connect(url) as admin:
         cluster = folder / "cluster"
         (cluster / "pg_hba.conf").write_text(HBA)
@@ -99,7 +99,7 @@ def assert_refused(reason: str, tls: TlsServer, caplog: pytest.LogCaptureFixture
     assert reason in lines[0]
     assert "pässwörd" not in caplog.text
     deadline = time.monotonic() + 5
-    while in_use(tls) and time.monotonic() < deadline:  # the server notices a little later
+    while in_use(tls) and time.monotonic() < deadline:  # the server detects it a little later
         time.sleep(0.01)
     assert in_use(tls) == []
 
