@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,10 @@ ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 STOP_TIMEOUT = 10  # seconds
 WAITING = "requests are answered 502 until a file changes"
+# No change of a source file mends these classes of SQLSTATE (PostgreSQL manual, appendix A): the connection, the login,
+# the name of the database, what the server has, and whether it runs.
+UNREACHABLE = re.compile("migrate: database error: (08|28|3D|53|57P)")
+AGAIN = "run: serving again"
 BANNER = """
   Listening on  {url}
   Docs          {url}/docs
@@ -84,8 +89,9 @@ class Service:
 
     process: "subprocess.Popen[bytes]"
     reports: int  # the descriptor
+    lifeline: int  # the descriptor
     is_debugging: bool = False
-    example: str | None = None  # None until the service is ready
+    example: str | None = None  # None until the application is imported
     failure: str | None = None
     _unread: bytes = field(default=b"", repr=False)
 
@@ -101,6 +107,21 @@ class Service:
             self.example = report.get("example", self.example)
             self.failure = report.get("detail")
 
+    def wait_for_import(self) -> str | None:
+        """Wait until the application is imported, and return None; or why the service has ended instead."""
+        while self.process.poll() is None:
+            self.read_reports()
+            if self.example:
+                return None
+            time.sleep(0.05)
+        self.read_reports()
+        return self.describe_end()
+
+    def serve(self) -> None:
+        """Let the service accept requests, now or when the application is imported."""
+        with suppress(BrokenPipeError):
+            os.write(self.lifeline, b"1")
+
     def describe_end(self) -> str:
         status = self.process.returncode
         ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
@@ -109,7 +130,10 @@ class Service:
 
 @contextmanager
 def service(listener: socket.socket, environment: dict[str, str]) -> Iterator[Service]:
-    """Start the process that serves, and stop it at the end of the block."""
+    """Start the process that serves, and stop it at the end of the block.
+
+    It imports the application, and serves it when `Service.serve` is called.
+    """
     their_lifeline, lifeline = os.pipe()
     reports, their_reports = os.pipe()
     os.set_blocking(reports, False)
@@ -120,7 +144,7 @@ def service(listener: socket.socket, environment: dict[str, str]) -> Iterator[Se
     )
     os.close(their_lifeline)
     os.close(their_reports)
-    started = Service(process, reports)
+    started = Service(process, reports, lifeline)
     try:
         yield started
     finally:
@@ -167,19 +191,20 @@ def changes() -> Changes:
         yield {path for _, path in changed}
 
 
-def attend(running: Service, ticks: Changes, found: Database, banner: str | None) -> tuple[set[str], str | None]:
+def attend(running: Service, ticks: Changes, found: Database, banner: str) -> tuple[set[str], str | None]:
     """Wait until source files change or the service ends. Return the paths, and what has failed.
 
     The banner is printed when the service is ready. While a debugger is open, a restart waits. Raises PostgresError
     when the embedded server has ended.
     """
     changed: set[str] = set()
+    is_announced = False
     for paths in ticks:
         found.check()
         running.read_reports()
-        if running.example and banner is not None:
+        if running.example and not is_announced:
             print(banner.format(example=running.example), flush=True)
-            banner = None
+            is_announced = True
         if running.process.poll() is not None:
             running.read_reports()
             return changed | paths, running.describe_end()
@@ -208,16 +233,17 @@ def run() -> None:
     check_settings(environment)
     with listen(port) as listener, database() as found:
         environment |= {"DATABASE_URL": found.url}
-        if migrate(environment):
-            raise RunError("the database could not be migrated")
-        banner: str | None = BANNER.format(
+        banner = BANNER.format(
             url=f"http://{HOST}:{port}",
             database=_describe(found),
             debugger=f"  Debugger      {HOST}:{debug_port}\n" if debug_port else "",
             example="{example}",
         )
-        ticks, failure = changes(), None
+        failure, is_migrated, has_served = None, False, False
+        ticks = changes()
+        next(ticks)  # it watches from here on
         while True:
+            changed: set[str] = set()
             if failure:
                 print(f"run: {WAITING}", file=sys.stderr, flush=True)
                 with bad_gateway(listener, failure):
@@ -225,12 +251,21 @@ def run() -> None:
                 failure = None
             else:
                 with service(listener, environment) as running:
-                    changed, failure = attend(running, ticks, found, banner)
-                banner = "run: serving again" if running.example else banner
+                    # Two processes at once: the service imports the application meanwhile.
+                    failed = None if is_migrated else migrate(environment)
+                    is_migrated = not failed
+                    if failed:
+                        if not has_served and UNREACHABLE.match(failed):
+                            sys.exit(1)  # the line is on the terminal
+                        failure = running.wait_for_import() or failed
+                    else:
+                        running.serve()
+                        changed, failure = attend(running, ticks, found, AGAIN if has_served else banner)
+                        has_served = has_served or running.example is not None
             if changed:
                 print(f"run: {_names(changed)} changed", flush=True)
-                if any("migrations" in path for path in changed):
-                    failure = migrate(environment)
+                failure = None
+                is_migrated = is_migrated and not any("migrations" in path for path in changed)
 
 
 def _describe(found: Database) -> str:

@@ -40,22 +40,24 @@ def describe(error: BaseException) -> str:
     return f"{text} ({own[-1][0].relative_to(ROOT)}, line {own[-1][1]})" if own else text
 
 
-def _stop_with_supervisor(lifeline: int) -> None:
-    """End when the supervisor has gone, however it went: it holds the other end of this pipe."""
-    os.read(lifeline, 1)
+def _follow_supervisor(lifeline: int, may_serve: threading.Event) -> None:
+    """Set `may_serve` when the supervisor writes to this pipe, and end when it has gone, however it went."""
+    while os.read(lifeline, 1):
+        may_serve.set()
     os._exit(1)
 
 
 def main() -> None:
     """Serve a listening socket. The arguments are descriptors: the socket, the lifeline and the report."""
     listener, lifeline, report_to = (int(text) for text in sys.argv[1:])
-    threading.Thread(target=_stop_with_supervisor, args=[lifeline], daemon=True).start()
+    may_serve = threading.Event()
+    threading.Thread(target=_follow_supervisor, args=[lifeline, may_serve], daemon=True).start()
     report = Report(report_to)
     debug_port = os.environ.get("DEBUG_PORT")
     try:
         if debug_port:
             debugger.listen(int(debug_port))
-        serve(socket.socket(fileno=listener), report, is_debugged=bool(debug_port))
+        serve(socket.socket(fileno=listener), report, may_serve, is_debugged=bool(debug_port))
     except Exception as error:  # noqa: BLE001 - what the application raises while it is imported may be anything
         from handler.settings import SettingsError  # noqa: PLC0415 - it may be what cannot be imported
 
@@ -67,8 +69,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def serve(listener: socket.socket, report: Report, *, is_debugged: bool) -> None:
-    """Import the application and serve it. Raises what the import raises."""
+def serve(listener: socket.socket, report: Report, may_serve: threading.Event, *, is_debugged: bool) -> None:
+    """Import the application, and serve it when `may_serve` is set. Raises what the import raises."""
     gateway: Gateway | None = None
     console.show_log_records(lambda: gateway.request_id if gateway else "")
 
@@ -107,6 +109,7 @@ def serve(listener: socket.socket, report: Report, *, is_debugged: bool) -> None
     server = http_server(for_own_hosts(with_files(gateway, docs.serve_offline(app)), port))
     report("ready", example=examples.curl(app.openapi(), f"http://127.0.0.1:{port}", settings.auth_mode))
     with suppress(KeyboardInterrupt):
+        may_serve.wait()
         server.run(sockets=[listener])
 
 

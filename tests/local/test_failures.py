@@ -47,33 +47,45 @@ def test_after_a_syntax_error_every_request_is_502_with_the_last_line_of_the_tra
 
 
 def test_code_that_is_broken_at_the_start_is_502_until_it_is_mended(project: Path) -> None:
-    source = project / "handler" / "health.py"
-    good, port = source.read_text(), str(free_port())
-    source.write_text("import nothing_of_this_name")
-    process = subprocess.Popen(RUN, cwd=project, env=environment(PORT=port), stderr=subprocess.DEVNULL)
-    try:
-        detail = wait_for_curl(port, "ModuleNotFoundError")["detail"]
+    health, models = project / "handler" / "health.py", project / "handler" / "probes" / "models.py"
+    good_health, good_models = health.read_text(), models.read_text()
+    health.write_text("import nothing_of_this_name")
+    models.write_text("raise RuntimeError('the migrations import it too')")
+    with running(project, until="ModuleNotFoundError") as run:
+        detail = run.client.get("/probes/").json()["detail"]
         assert detail == "ModuleNotFoundError: No module named 'nothing_of_this_name' (handler/health.py, line 1)"
-        source.write_text(good)
-        assert wait_for_curl(port, "ok") == {"status": "ok"}
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT) == 0
-    assert not servers(project)
-
-
-def test_a_migration_that_fails_names_its_file_and_the_service_waits_for_another(project: Path) -> None:
-    migration = project / "handler" / "migrations" / "versions" / "bad.py"
-    with running(project) as run:
-        migration.write_text(BAD_MIGRATION)
-        response = run.wait_for("/probes/", "bad.py")
-        message = "migrate: bad.py, line 4: database error: 42601 syntax error"
-        assert (response.status_code, response.json()["detail"]) == (502, message)
-        migration.write_text(BAD_MIGRATION.replace("SELEC", "SELECT"))
+        health.write_text(good_health)
+        detail = run.wait_for("/health/live", "RuntimeError").json()["detail"]
+        assert detail == "RuntimeError: the migrations import it too (handler/probes/models.py, line 1)"
+        assert "Listening on" not in "".join(run.output)
+        models.write_text(good_models)
         run.wait_for("/health/live", "ok")
-    output = "".join(run.output)
-    assert f"{message}\n" in output
-    assert output.count("Listening on") == 1
+        assert run.client.post("/probes/", json={"name": "Lamp"}).status_code == 201, "the migrations have run"
+    assert "".join(run.output).count("Listening on") == 1
+
+
+def test_a_migration_that_fails_names_its_file_and_every_request_is_502_until_it_is_mended(project: Path) -> None:
+    versions = project / "handler" / "migrations" / "versions"
+
+    def check_failure(name: str) -> None:
+        response = run.client.get("/probes/")
+        message = f"migrate: {name}.py, line 4: database error: 42601 syntax error"
+        assert (response.status_code, response.json()["detail"]) == (502, message)
+        assert f"{message}\n" in "".join(run.output)
+
+    (versions / "bad.py").write_text(BAD_MIGRATION)
+    with running(project, until="bad.py") as run:
+        check_failure("bad")
+        assert "Listening on" not in "".join(run.output)
+        (versions / "bad.py").write_text(BAD_MIGRATION.replace("SELEC", "SELECT"))
+        run.wait_for("/health/live", "ok")
+        worse = BAD_MIGRATION.replace("'bad'", "'worse'").replace(repr(REVISION), "'bad'")
+        (versions / "worse.py").write_text(worse)
+        run.wait_for("/probes/", "worse.py")
+        check_failure("worse")
+        (versions / "worse.py").write_text(worse.replace("SELEC", "SELECT"))
+        run.wait_for("/health/live", "ok")
+    assert "".join(run.output).count("Listening on") == 1
 
 
 @pytest.mark.parametrize("change", ["DROP COLUMN note", "RENAME TO old_probes"])

@@ -36,8 +36,8 @@ def imports(file: Path) -> set[str]:
 
 
 def test_make_run_installs_what_is_deployed_and_what_local_imports_in_the_versions_of_the_tests() -> None:
-    deployed, run, tests = pins("requirements.txt"), pins("requirements-local.txt"), pins("requirements-dev.txt")
-    assert deployed.items() <= run.items() <= tests.items()
+    deployed, run, tools = pins("requirements.txt"), pins("requirements-local.txt"), pins("requirements-dev.txt")
+    assert deployed.items() <= run.items() <= tools.items()
     distributions = packages_distributions()
     for folder in ("handler", "local"):
         for file in (ROOT / folder).rglob("*.py"):

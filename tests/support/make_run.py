@@ -59,7 +59,8 @@ class Running:
 
 
 @contextmanager
-def running(project: Path, **changes: str) -> Iterator[Running]:
+def running(project: Path, until: str = "ok", **changes: str) -> Iterator[Running]:
+    """`make run` in `project`, from when its response has the text `until`. Then it ends, and leaves no process."""
     port = free_port()
     process = subprocess.Popen(
         RUN,
@@ -76,7 +77,7 @@ def running(project: Path, **changes: str) -> Iterator[Running]:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
         run = Running(process, output, client)
         try:
-            run.wait_for("/health/live", "ok")
+            run.wait_for("/health/live", until)
             yield run
         finally:
             children = run.descendants() if process.poll() is None else []
