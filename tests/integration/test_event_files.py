@@ -58,3 +58,10 @@ def test_an_event_of_another_folder_keeps_its_path(folder: Path) -> None:
     event = http_api_2(Request("GET", "/others/1"))
     (folder / "others.json").write_text(json.dumps(event))
     assert load_after_storing(folder / "others.json") == event
+
+
+def test_success_is_what_the_openapi_document_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted: Any = {"post": {"responses": {"422": {}, "202": {}}}}
+    monkeypatch.setattr(event_files, "openapi", lambda: {"paths": {"/probes/{probe_id}/retire": accepted}})
+    assert expected_status(http_api_2(Request("POST", "/probes/1/retire"))) == 202
+    assert expected_status(http_api_2(Request("GET", "/other"))) == 200
