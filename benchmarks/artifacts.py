@@ -1,4 +1,4 @@
-"""The artifacts that would be deployed, ours and the tutorial's, for this machine; and processes that run them."""
+"""The artifacts of this project and of the tutorial, built for this machine, and processes that run them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.support.environments import ROOT
 OURS, TUTORIAL = "ours", "tutorial"
 LAMBDA = Path(__file__).parent / "runtime.py"
 PYTHON = runtime_python()
-# What the tutorial imports. The versions of all else are ours too.
+# The packages that the tutorial imports. All other packages have the versions of this project.
 TUTORIAL_REQUIREMENTS = ("fastapi", "mangum", "sqlalchemy", "pg8000")
 TEMPLATE = f"""
 Transform: AWS::Serverless-2016-10-31
@@ -34,20 +34,20 @@ Resources:
 
 
 class Artifact(NamedTuple):
-    """A folder with the code, and the module in it that has the handler."""
+    """A folder with the code, and the module of the handler."""
 
     folder: Path
     module: str
 
 
 def build_ours(folder: Path) -> Artifact:
-    """Build ours as it is deployed, but for this machine's processor."""
+    """Build this project as it is deployed, but for this machine's processor."""
     build(folder, "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64")
     return Artifact(folder, "handler.main")
 
 
 def build_tutorial(folder: Path) -> Artifact:
-    """Build the tutorial as `sam build` does: what its requirements.txt names, and no bytecode."""
+    """Build the tutorial as `sam build` does: the packages of its requirements.txt, and no bytecode."""
     source = folder / "source"
     source.mkdir(parents=True)
     shutil.copy(ROOT / "benchmarks" / "peers" / "tutorial.py", source / "app.py")
@@ -56,10 +56,10 @@ def build_tutorial(folder: Path) -> Artifact:
     lines = [f"-c {folder / 'constraints.txt'}", *TUTORIAL_REQUIREMENTS]
     (source / "requirements.txt").write_text("\n".join(lines))
     (folder / "template.yaml").write_text(TEMPLATE)
-    # SAM looks for the runtime's Python in PATH, and uses its pip.
+    # SAM uses the pip of the runtime's Python, which it finds in PATH.
     path = f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
     sam = shutil.which("sam", path=f"{ROOT / '.venv-sam' / 'bin'}{os.pathsep}{path}")
-    assert sam, "the SAM CLI is not here: make bench-cold installs it"
+    assert sam, "the SAM CLI is not installed: make bench-cold installs it"
     template, build = str(folder / "template.yaml"), str(folder / "build")
     _run(sam, "build", "--template", template, "--build-dir", build, PATH=path, SAM_CLI_TELEMETRY="0")
     return Artifact(folder / "build" / "Tutorial", "app")
@@ -72,7 +72,7 @@ def _run(*command: str, **environ: str) -> None:
 
 
 class Process:
-    """A Lambda environment that has just started; `started` is the moment, of time.monotonic()."""
+    """A Lambda environment that has just started. `started` is its start in seconds of time.monotonic()."""
 
     def __init__(self, artifact: Artifact, environ: dict[str, str], *options: str) -> None:
         command = [PYTHON, "-I", "-S", "-B", *options, str(LAMBDA), str(artifact.folder), artifact.module]
@@ -83,7 +83,7 @@ class Process:
         )
 
     def request(self, event: dict[str, Any], status: int) -> dict[str, Any]:
-        """Return what runtime.py reports. Raises RuntimeError when the process ended, or at another status."""
+        """Return the report of runtime.py. Raises RuntimeError if the process has ended, or for another status."""
         assert self._process.stdin
         assert self._process.stdout
         line = ""
@@ -98,7 +98,7 @@ class Process:
         return found
 
     def end(self) -> str:
-        """End the process, and return everything that it wrote to standard error."""
+        """End the process, and return its standard error."""
         if self._log.closed:
             return ""
         with suppress(BrokenPipeError):
@@ -110,7 +110,7 @@ class Process:
 
 @contextmanager
 def started(artifact: Artifact, environ: dict[str, str], *options: str) -> Iterator[Process]:
-    """Start a process with nothing but `environ` in its environment; `options` are Python's."""
+    """Start a process whose environment variables are `environ`. `options` are options of Python."""
     process = Process(artifact, environ, *options)
     try:
         yield process

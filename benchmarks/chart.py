@@ -1,4 +1,4 @@
-"""Bar charts as SVG, readable on light and dark pages. matplotlib would bring ten packages for rectangles."""
+"""Bar charts as SVG, readable on light and dark pages. matplotlib would need ten packages for rectangles."""
 
 from collections.abc import Mapping
 from pathlib import Path

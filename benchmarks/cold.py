@@ -1,7 +1,7 @@
-"""Cold starts from the built artifacts, ours and the tutorial's. `make bench-cold`.
+"""Cold starts of the built artifacts of this project and the tutorial. `make bench-cold`.
 
-From the start of a process to its first response, which needs a first connection by TLS and SCRAM: everything that a
-client waits for on Lambda, except that the code is fetched and the sandbox started.
+Measured is the time from the start of a process to its first response, for which it opens a connection with TLS and
+SCRAM. A client of Lambda also waits until the code is fetched and the sandbox is started.
 """
 
 import re
@@ -23,7 +23,7 @@ from tests.support.environments import ROOT, migrate, url_of
 
 CHART = ROOT / "docs" / "cold.svg"
 COMPILED = "tutorial, with bytecode"
-LIMIT = 0.29  # the aim: our median over the tutorial's
+LIMIT = 0.29  # the aim: the ratio of the medians of this project and the tutorial
 IMPORT_RUNS = 7
 SHOWN = 15  # packages of the import budget
 CREATE, READ = post("Lamp"), get("/items/1")
@@ -31,7 +31,7 @@ IMPORT = re.compile(r"import time: +(\d+) \| +\d+ \| *(\S+)")  # microseconds of
 
 
 def environ_of(name: str, url: str, ca: str) -> dict[str, str]:
-    """Return how the function is configured; stock pg8000 uses TLS where the server has it."""
+    """Return the environment variables of the function. Stock pg8000 uses TLS if the server supports it."""
     url = url_of(url, name.partition(",")[0])
     if name == OURS:
         return {"DATABASE_URL": f"{url}?sslmode=verify-full&sslrootcert={ca}", "AUTH_MODE": "none"}
@@ -39,14 +39,14 @@ def environ_of(name: str, url: str, ca: str) -> dict[str, str]:
 
 
 def start(artifact: Artifact, environ: dict[str, str]) -> tuple[float, float, float]:
-    """Return seconds: to the first response, of the processor until then, and until the handler was imported."""
+    """Return seconds until the first response, of processor time until then, and until the handler was imported."""
     with started(artifact, environ) as process:
         found = process.request(READ, 200)
         return found["clock"] - process.started, found["cpu"], found["imported"] - process.started
 
 
 def import_budget(artifact: Artifact, environ: dict[str, str]) -> str:
-    """Return a table of the packages that the first response needs, each with the fastest of some runs."""
+    """Return a table of the packages that the first response needs, each with the fastest of several runs."""
     runs: dict[str, list[int]] = defaultdict(list)
     for _ in range(IMPORT_RUNS):
         process = Process(artifact, environ, "-X", "importtime")
@@ -76,7 +76,7 @@ def run(samples: int) -> Result:
         for name in (OURS, TUTORIAL):
             admin.run(f"CREATE DATABASE {name} OWNER ann")
         migrate(environs[OURS]["DATABASE_URL"])
-        for name, artifact in artifacts.items():  # also brings the files into memory
+        for name, artifact in artifacts.items():  # the first run also reads the files into memory
             with started(artifact, environs[name]) as process:
                 process.request(CREATE, 201)
         starts: dict[str, list[tuple[float, float, float]]] = {name: [] for name in artifacts}
@@ -95,15 +95,15 @@ def run(samples: int) -> Result:
     write_chart(CHART, "Cold start", note, {rows[1][0].capitalize(): found[rows[1][0]]}, "ms")
     section = f"""{machine} with TLS.
 
-From the start of the process to its first response, a GET of an item over a new connection by TLS and SCRAM on
-loopback. Ours is built as it is deployed, but for this machine; the tutorial is what `sam build` makes of
-`benchmarks/peers/tutorial.py`, at the same versions, and once more with bytecode. Each start is a new `python -I -S -B`
-that can import the artifact and the standard library only, by turns. The files are in the page cache; Lambda's sandbox
-and the fetching of the code are not measured.
+Measured is the time from the start of the process to its first response, a GET of an item over a new connection with
+TLS and SCRAM on loopback. This project is built as it is deployed, but for this machine. The tutorial is the output of
+`sam build` for `benchmarks/peers/tutorial.py`, with the same versions, and in a second variant with bytecode. The
+variants take turns. Each start is a new `python -I -S -B`, which can import only the artifact and the standard library.
+The files are in the page cache. The start of Lambda's sandbox and the fetching of the code are not measured.
 
 {table(*rows)}
 
-What ours imports until the first response, by package (`-X importtime`, which slows it down; the fastest of
+The imports of this project until the first response, by package (`-X importtime`, which slows it down; the fastest of
 {IMPORT_RUNS} runs of each module):
 
 {imports}"""

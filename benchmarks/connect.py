@@ -1,8 +1,8 @@
-"""The first connection of a process, TLS with SCRAM, beside stock pg8000. `make bench-connect`.
+"""The first connection of a process with TLS and SCRAM, compared with stock pg8000. `make bench-connect`.
 
-Each sample is a new process that imports the driver and its dialect first, and then is timed from `create_engine` to
-the result of `SELECT 1`: what a cold start pays for its first statement. Stock pg8000 is used with its defaults: TLS
-where the server offers it, without verification. Ours verifies, against the test's certificate authority.
+Each sample is a new process. It imports the driver and its dialect, and then measures the time from `create_engine` to
+the result of `SELECT 1`. Stock pg8000 has its defaults: TLS if the server offers it, without verification. This project
+verifies the certificate with the test's authority.
 """
 
 import os
@@ -27,7 +27,7 @@ AUTHENTICATION = """
 host all postgres 127.0.0.1/32 scram-sha-256
 hostssl all all 127.0.0.1/32 scram-sha-256
 """
-# The URL is in the environment: other users can read a command line, and the password with it.
+# The URL is in the environment, because other users can read the command line.
 TIMED = """
 import os, sys, time
 from sqlalchemy import create_engine, text
@@ -53,12 +53,12 @@ STOCK = {
 
 @contextmanager
 def tls_postgres() -> Iterator[tuple[pg8000.native.Connection, str, str]]:
-    """Run the system's PostgreSQL during the block; users connect by TLS and SCRAM only.
+    """Run the system's PostgreSQL during the block. Users can connect only with TLS and SCRAM.
 
     Yields a superuser's connection, the URL of its database `postgres` for a user who may create databases, and the
     file of the certificate authority.
     """
-    programs = required_program("postgres").parent  # the embedded one has no TLS
+    programs = required_program("postgres").parent  # the embedded server has no TLS
     with tempfile.TemporaryDirectory(prefix="items-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with postgres(folder=folder / "postgres", programs=programs) as admin_url, connect(admin_url) as admin:
@@ -73,7 +73,7 @@ def tls_postgres() -> Iterator[tuple[pg8000.native.Connection, str, str]]:
 
 
 def sample(kind: dict[str, str], url: str, ca: str) -> list[float]:
-    """Return milliseconds by the clock, and of the processor."""
+    """Return the elapsed time and the processor time in milliseconds."""
     code = TIMED.format(imports=kind["imports"], engine=kind["engine"].format(ca=ca))
     environ = os.environ | {"DATABASE_URL": url}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
@@ -94,8 +94,8 @@ def run(samples: int) -> Result:
         rows.append((what, f"{ours:.1f}", f"{stock:.1f}", f"{ours / stock:.2f}"))
     section = f"""{machine} with TLS.
 
-The first connection of a new process, SCRAM over TLS on loopback, from `create_engine` to the result of `SELECT 1`,
-without imports. Stock pg8000 has its defaults, which verify no certificate; ours verifies.
+The first connection of a new process, with SCRAM over TLS on loopback: the time from `create_engine` to the result of
+`SELECT 1`, without imports. Stock pg8000 has its defaults, which verify no certificate. This project verifies it.
 
 {table(*rows)}"""
     return Result(section, table(*rows))

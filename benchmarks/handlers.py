@@ -1,4 +1,4 @@
-"""A Lambda handler in a process of its own, which times itself."""
+"""A Lambda handler in another process, which measures its own times."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ Event = dict[str, Any]
 
 
 class Timed(NamedTuple):
-    """A response, and the seconds it took: by the clock, and of the processor in all threads of the process."""
+    """A response, its elapsed time, and the processor time of all threads of the process, in seconds."""
 
     seconds: float
     cpu: float
@@ -49,7 +49,7 @@ def handler(module: str, url: str) -> Iterator[Handler]:
 
 
 def configure(url: str) -> None:
-    """Set what the handler reads from the environment, in its own process."""
+    """Set the environment variables of the handler, in its process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ |= {"DATABASE_URL": url, "AUTH_MODE": "none"}
 

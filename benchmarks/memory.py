@@ -1,4 +1,4 @@
-"""Memory after many requests, and the size of the artifact, beside the tutorial's. `make bench-memory`."""
+"""Memory after many requests, and the size of the artifact, compared with the tutorial. `make bench-memory`."""
 
 import shutil
 import tempfile
@@ -13,9 +13,9 @@ from local.events import http_event
 from tests.support.environments import connect, migrate, postgres, url_of
 
 COUNTS = (1, 100, 1000, 2000, 5000, 10_000)  # requests after which the memory is read
-STEADY = 1000  # requests from which on it should not grow
+STEADY = 1000  # requests after which it should not grow
 MIB = 1024 * 1024
-# One after the other, from the second: request, and status of its response.
+# The requests after the first one, in this order, with the status of their responses.
 MIX = (
     (post("Lamp"), 201),
     (get("/items/1"), 200),
@@ -39,7 +39,7 @@ def peaks(process: Process, requests: int) -> list[int]:
 
 
 def sizes(artifact: Artifact) -> dict[str, int]:
-    """Return bytes: of the files, of the bytecode among them, and of a zip of all."""
+    """Return the size in bytes of all files, of the bytecode files, and of a zip of all files."""
     files = [path for path in artifact.folder.rglob("*") if path.is_file()]
     archive = Path(shutil.make_archive(str(artifact.folder.parent / "zipped"), "zip", artifact.folder))
     return {
@@ -82,12 +82,12 @@ def run(requests: int) -> Result:
     kinds = ", ".join(f"{event['requestContext']['http']['method']} {status}" for event, status in MIX)
     section = f"""{machine}.
 
-The peak of resident memory (`VmHWM`) of a process of the built artifact after so many requests, by turns: {kinds}.
+The peak of resident memory (`VmHWM`) of a process of the built artifact after this many requests, in turn: {kinds}.
 
 {table(*rows)}
 
-The artifact, for this machine's Python and processor. Ours has bytecode, Alembic and the migrations; the tutorial's has
-none of them.
+The artifact, for this machine's Python and processor. That of this project has bytecode, Alembic and the migrations;
+that of the tutorial has none of them.
 
 {table(*second)}"""
     return Result(section, f"{table(*rows)}\n\n{table(*second)}")

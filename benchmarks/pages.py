@@ -1,7 +1,7 @@
 """Every read on 10,000 and on 5,000,000 items: one item, pages of the list and of searches. `make bench-pages`.
 
-Each database has a process of its own with the real handler, which gets API Gateway events and times itself; the two
-take turns at every page.
+Each database has a process with the real handler, which gets API Gateway events and measures its own times. The two
+processes take turns at every page.
 """
 
 import json
@@ -27,17 +27,17 @@ SMALL = 10_000
 LIMIT = 50
 ORDERS = {"newest": "id DESC", "name": "name, id"}
 PLACES = ("first", "middle", "last")
-# Nothing has to survive the loading. shared_buffers is a quarter of a machine of 4 GB, as RDS sets it.
+# The data need not survive a crash. shared_buffers is a quarter of the memory of a machine with 4 GB, as on RDS.
 OPTIONS = (
     *("shared_buffers=1GB", "fsync=off", "wal_level=minimal", "max_wal_senders=0", "autovacuum=off"),
     *("maintenance_work_mem=2GB", "max_parallel_maintenance_workers=2"),
 )
-AT_ONCE = 5000  # rows made at a time
+AT_ONCE = 5000  # rows that are generated at a time
 
 _random = random.Random(0)  # noqa: S311 - the same items in every run
 VOCABULARY = 4000
 RARE_ROWS = 10
-OLD_PART = 50  # the first of so many rows have OLD
+OLD_PART = 50  # this many rows, the first ones, contain OLD
 
 
 def _word() -> str:
@@ -46,10 +46,12 @@ def _word() -> str:
     return "".join(_random.choice(consonants) + _random.choice("aeiou") + _random.choice(endings) for _ in syllables)
 
 
-# From the commonest word to the rarest, 3 % to 0.004 % of all; and three that no row is made of.
+# From the most frequent word (3 % of all) to the rarest (0.004 %), and three words that no row contains.
 *WORDS, RARE, OLD, ABSENT = list(dict.fromkeys(_word() for _ in range(VOCABULARY + 500)))[: VOCABULARY + 3]
 WEIGHTS = [*accumulate(1 / (rank + 6) for rank in range(VOCABULARY))]
-SAMPLED = "rare, in the planner's sample"  # words of an item in ANALYZE's histogram: the planner takes them for common
+SAMPLED = (
+    "rare, in the planner's sample"  # words of an item in ANALYZE's histogram, which the planner assumes to be frequent
+)
 SEARCHES: dict[str, str | None] = {
     "none": None,
     "common": WORDS[0][:4],
@@ -64,7 +66,7 @@ SEARCHES: dict[str, str | None] = {
 
 
 class Page(NamedTuple):
-    """A page of a list: its search, its order, and where it is. Or one item: `search` is ONE."""
+    """A page of a list: its search, its order and its position. With the search ONE it is a single item."""
 
     search: str
     order: str
@@ -75,7 +77,7 @@ class Page(NamedTuple):
 
 
 ONE = "one item"
-# In the large database: a page of the list, what both parts of a search's statement do, and the slowest of them.
+# In the large database: a page of the list, both parts of the statement of a search, and the slowest page.
 EXPLAINED = (
     Page("none", "newest", "middle"),
     Page("rare", "newest", "first"),
@@ -84,7 +86,7 @@ EXPLAINED = (
 
 
 def lines(count: int) -> Iterator[str]:
-    """Yield `count` rows of name and description for COPY, some thousand at a time."""
+    """Yield `count` rows with name and description for COPY, some thousands at a time."""
     for start in range(0, count, AT_ONCE):
         words = iter(_random.choices(WORDS, cum_weights=WEIGHTS, k=AT_ONCE * 60))
         rows = []
@@ -104,7 +106,7 @@ def lines(count: int) -> Iterator[str]:
 
 
 def fill(url: str, count: int) -> None:
-    """Migrate the database, and load `count` items before their indexes."""
+    """Migrate the database, and load `count` items before the indexes are created."""
     migrate(url)
     with connect(url) as database:
         database.run("SET statement_timeout = 0")
@@ -126,8 +128,8 @@ def fill(url: str, count: int) -> None:
 
 
 def pages(url: str) -> tuple[dict[str, int], dict[Page, Event]]:
-    """Return how many items each search finds, and the request for each page, as far as there are so many."""
-    # By name, because the tests of items go with the resource, and this program then says so.
+    """Return the number of items of each search, and the request for each page that exists."""
+    # Imported here, because without the resource `items` this module does not exist, and main() prints a message.
     items_cursor = import_module("tests.items.cursors").items_cursor
     counts, found = {}, {}
     with connect(url) as database:
@@ -236,9 +238,9 @@ def run(seconds: float, large: int) -> Result:
     section = f"""{machine} with
 {", ".join(OPTIONS)}.
 
-One item, or a page of {LIMIT}, from the event to the response, through `handler.main` in a process of its own for each
-database: the median of the requests after the first. Everything is in memory; a cold disk is not measured. Where the
-time is missing, the search finds too little for such a page.
+One item or a page of {LIMIT}, from the event to the response, through `handler.main` in one process for each database:
+the median of the requests after the first. All data is in memory; a cold disk is not measured. A time is missing if the
+search finds too few items for the page.
 
 {table(*rows)}
 

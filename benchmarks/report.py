@@ -1,4 +1,4 @@
-"""Where the benchmarks write: a section of RESULTS.md, a block of docs/performance.md, and the terminal."""
+"""The output of the benchmarks: a section of RESULTS.md, a block of docs/performance.md, and the terminal."""
 
 import argparse
 import os
@@ -21,9 +21,9 @@ PACKAGES = ("fastapi", "mangum", "sqlalchemy", "pg8000")
 
 
 class Result(NamedTuple):
-    """What a benchmark found. `section` is its text for RESULTS.md, `block` its tables for docs/performance.md.
+    """The result of a benchmark. `section` is its text for RESULTS.md, `block` its tables for docs/performance.md.
 
-    `failures` are rules that did not hold; with any of them the program exits with 1.
+    `failures` are the rules that do not hold. If there are any, the program exits with 1.
     """
 
     section: str
@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 def main(name: str, title: str, run: Callable[..., Result], *, needs_items: bool = True, **options: float) -> None:
-    """Run a benchmark with the command line's options, whose defaults are `options`, and write what it found."""
+    """Run a benchmark with the options of the command line, whose defaults are `options`, and write its result."""
     if needs_items and not ITEMS.is_dir():
         sys.exit(f"bench-{name}: {ITEMS_MISSING}")
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
@@ -51,13 +51,13 @@ def main(name: str, title: str, run: Callable[..., Result], *, needs_items: bool
 
 
 def say(text: str) -> None:
-    """Show the progress on standard error, where that is a terminal."""
+    """Show the progress on standard error if it is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def table(*rows: tuple[Any, ...]) -> str:
-    """Return a Markdown table; the first row is the head."""
+    """Return a Markdown table. The first row is its head."""
     lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
     lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
     return "\n".join(lines)
@@ -83,7 +83,7 @@ def write_section(title: str, text: str) -> None:
 
 
 def write_block(name: str, text: str) -> None:
-    """Replace what is between the two comments `name` of docs/performance.md."""
+    """Replace the text between the two comments `name` of docs/performance.md."""
     before = PERFORMANCE.read_text()
     start, stop = before.index(f"<!-- {name} -->"), before.index(f"<!-- /{name} -->")
     PERFORMANCE.write_text(f"{before[:start]}<!-- {name} -->\n\n{text}\n\n{before[stop:]}")

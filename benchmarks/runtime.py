@@ -1,8 +1,8 @@
 """A stand-in for the Lambda runtime: imports a function from an artifact, and handles events, a line of JSON each.
 
-`python -I -S -B runtime.py FOLDER MODULE`: only FOLDER and the standard library can be imported, and no bytecode is
-written, as on Lambda, where /var/task is read-only. With each response it reports what the process has used so far:
-the clock, in seconds of time.monotonic(), which all processes share; seconds of the processor; peak memory in bytes.
+`python -I -S -B runtime.py FOLDER MODULE`: the process can import only FOLDER and the standard library, and writes no
+bytecode, as on Lambda, where /var/task is read-only. Each response has a report: time.monotonic() in seconds, a clock
+that all processes share; processor time in seconds; peak memory in bytes.
 """
 
 import json
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def peak_memory() -> int:
-    """Return that of this program: getrusage() also counts its parent's before exec (getrusage(2), ru_maxrss)."""
+    """Return the peak memory in bytes of this program. getrusage() includes that of the parent before exec."""
     try:
         with open("/proc/self/status") as status:  # noqa: PTH123 - what is not imported here, the function pays for
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))

@@ -1,8 +1,8 @@
 """1 to 64 environments on one PostgreSQL with 40 connections, with and without PgBouncer. `make bench-scale`.
 
-Each environment is a process with a Lambda handler that serves one request at a time, and the client that sends it the
-next after each response; a client that gets 503 tries again later. Measured are throughput, the 99th percentile and the
-connections. Ours must return nothing but right responses and the documented 503.
+Each environment is a process with a Lambda handler, which serves one request at a time, and a client, which sends the
+next request after each response and tries again later after a 503. Measured are throughput, the 99th percentile and the
+connections. This project must return only correct responses and the documented 503.
 """
 
 import os
@@ -42,7 +42,7 @@ from tests.support.ports import reserved_port
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 SEEDED = 200  # items
-BUDGET = MAX_CONNECTIONS - 3 - 1  # superuser_reserved_connections, and the one that reads pg_stat_activity
+BUDGET = MAX_CONNECTIONS - 3 - 1  # superuser_reserved_connections, and the connection that reads pg_stat_activity
 POOL = 20  # connections that PgBouncer has to the server
 MIX = ("GET",) * 7 + ("list of 50", "POST", "PATCH")
 OURS, THEIRS = "handler.main", "benchmarks.peers.tutorial"
@@ -52,24 +52,24 @@ SERIES = {
     "tutorial": (THEIRS, False),
     "tutorial, behind PgBouncer": (THEIRS, True),
 }
-LOOK_EVERY = 0.02  # seconds between two looks at pg_stat_activity
+LOOK_EVERY = 0.02  # seconds between two reads of pg_stat_activity
 Pattern = re.Pattern[bytes]
 
 
 class Share(NamedTuple):
-    """What one environment did in a step."""
+    """The results of one environment in a step."""
 
-    seconds: list[float]  # of the right responses
+    seconds: list[float]  # times of the correct responses
     unavailable: int  # the documented 503
-    errors: Counter[str]  # anything else
-    processor: float  # seconds of its own
+    errors: Counter[str]  # all other responses and errors
+    processor: float  # processor time of the process in seconds
 
 
 class Step(NamedTuple):
-    """What all environments did in a step."""
+    """The results of all environments in a step."""
 
     shares: list[Share]
-    connections: int  # the most that there were, of the environments or of the pooler
+    connections: int  # the maximum number of connections, of the environments or of the pooler
     database: float  # processor seconds of the server
 
     @property
@@ -83,7 +83,7 @@ class Step(NamedTuple):
 
 
 def requests(number: int) -> Iterator[tuple[Event, Pattern]]:
-    """Yield the requests of a client without end, each with what the body of a right response contains."""
+    """Yield the requests of a client without end, each with a part of the body of a correct response."""
     choice = random.Random(number)  # noqa: S311 - the same requests in every run
     for turn in count():
         kind, item, text = choice.choice(MIX), choice.randint(1, SEEDED), f"{number}-{turn}"
@@ -100,9 +100,9 @@ def requests(number: int) -> Iterator[tuple[Event, Pattern]]:
 
 
 def run_environment(connection: Connection, module: str, url: str, number: int) -> None:
-    """Get ready at each first message, then send requests from `start` to `end`, until the connection closes."""
+    """At each message, prepare and then send requests from `start` to `end`, until the connection closes."""
     configure(url)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # where the handler logs each 503
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # the handler logs each 503
     todo = requests(number)
     with suppress(EOFError):
         while True:
@@ -134,7 +134,7 @@ def be_busy(module: str, todo: Iterator[tuple[Event, Pattern]], end: float) -> S
 
 
 def one_request(module: str, event: Event, right: Pattern) -> tuple[HttpResponse, bool]:
-    """Return the response, and whether it is 2xx and right. Imports again what could not be imported, like Lambda."""
+    """Return the response, and whether it is 2xx and correct. Like Lambda, repeat an import that failed."""
     try:
         handler = import_module(module).handler
     except Exception as error:  # noqa: BLE001 - any error of its import
@@ -144,7 +144,7 @@ def one_request(module: str, event: Event, right: Pattern) -> tuple[HttpResponse
 
 
 def seed(connection: Connection, module: str, url: str) -> None:
-    """Create the items through the handler, in a process of its own."""
+    """Create the items through the handler, in another process."""
     configure(url)
     for number in range(1, SEEDED + 1):
         response, is_right = one_request(module, post(f"Item {number}"), re.compile(b'^{"id":%d,' % number))
@@ -154,7 +154,7 @@ def seed(connection: Connection, module: str, url: str) -> None:
 
 @contextmanager
 def watching(url: str) -> Iterator[Callable[[], int]]:
-    """Read pg_stat_activity all the time; the function returns the most connections of ROLE since its last call."""
+    """Read pg_stat_activity during the block. The yielded function returns the maximum since its last call."""
     most, over = 0, threading.Event()
 
     def look() -> None:
@@ -178,7 +178,7 @@ def watching(url: str) -> Iterator[Callable[[], int]]:
 
 
 def processor_time(postmaster: psutil.Process) -> float:
-    """Return the seconds of the server's present processes; those of the environments stay during a step."""
+    """Return the processor time of the present server processes, in seconds. They do not change during a step."""
     total = 0.0
     for one in [postmaster, *postmaster.children()]:
         with suppress(psutil.NoSuchProcess):
@@ -188,7 +188,7 @@ def processor_time(postmaster: psutil.Process) -> float:
 
 
 def run_series(name: str, seconds: float) -> tuple[str, dict[int, Step]]:
-    """Run every step, each with the environments of the one before and as many new ones. Returns the machine too."""
+    """Run every step with the environments of the previous step and new ones. Returns the steps and the machine."""
     module, is_pooled = SERIES[name]
     with postgres("-c", f"max_connections={MAX_CONNECTIONS}") as admin_url, ExitStack() as stack:
         create_role(admin_url)
@@ -203,7 +203,7 @@ def run_series(name: str, seconds: float) -> tuple[str, dict[int, Step]]:
             seeder.recv()
         if is_pooled:
             port = stack.enter_context(reserved_port())
-            upstream = url_of(url, "postgres")  # without the driver
+            upstream = url_of(url, "postgres")  # without the name of the driver
             stack.enter_context(pgbouncer(upstream, port, pool_size=POOL, max_client_conn=200))
             url = role_url(admin_url, port)
         most = stack.enter_context(watching(admin_url))
@@ -255,7 +255,7 @@ def row_of(number: int, step: Step, seconds: float, budget: int) -> tuple[Any, .
 
 
 def faults(name: str, steps: dict[int, Step], budget: int, is_pooled: bool) -> Iterator[str]:
-    """Yield what did not hold, of ours."""
+    """Yield the rules that this project violated."""
     for number, step in steps.items():
         where = f"{name}, {number} environments"
         if step.errors:
@@ -268,7 +268,7 @@ def faults(name: str, steps: dict[int, Step], budget: int, is_pooled: bool) -> I
 
 def run(seconds: float) -> Result:
     if binary() is None:
-        sys.exit("bench-scale: PgBouncer is not on this machine: apt-get install pgbouncer")
+        sys.exit("bench-scale: PgBouncer is not installed: apt-get install pgbouncer")
     machine = ""
     texts, failures = list[str](), list[str]()
     for name, (module, is_pooled) in SERIES.items():
@@ -284,13 +284,13 @@ def run(seconds: float) -> Result:
 max_connections={MAX_CONNECTIONS}, of which 3 are reserved for superusers and 1 reads pg_stat_activity: the budget is
 {BUDGET}. Behind PgBouncer (transaction pooling, as RDS Proxy does it) it is the {POOL} that its pool may have.
 
-An environment is a process with the handler that serves one request at a time, and a client that sends the next after
-each response, and waits a second after any that is not 2xx, as Retry-After says. Of ten requests {MIX.count("GET")} are
-GET, and a list of 50, a POST and a PATCH; over loopback, {seconds:g} s at each step. Environments, pooler and database
-share the machine's cores: with more environments than cores a request waits for its turn, and the throughput should
-stay. "connections" is the most that pg_stat_activity showed, read every {LOOK_EVERY * 1000:g} ms. A 503 is the
-documented one; anything else is an error, a wrong body too. "processor" is what a request took of its environment,
-"database's" of the server.
+An environment is a process with the handler, which serves one request at a time, and a client, which sends the next
+request after each response, and waits for a second after a response that is not 2xx, as Retry-After says. Of ten
+requests {MIX.count("GET")} are GET, and one each is a list of 50, a POST and a PATCH. Each step takes {seconds:g} s,
+over loopback. Environments, pooler and database share the machine's cores, so with more environments than cores a
+request waits for a core, and the throughput should stay constant. "connections" is the maximum in pg_stat_activity,
+read every {LOOK_EVERY * 1000:g} ms. "503" counts the documented 503; all other responses are errors, also a wrong body.
+"processor" is the processor time of the environment for one request, "database's" that of the server.
 
 {tables}"""
     return Result(section, f"{texts[0]}\n\n{texts[2]}", tuple(failures))

@@ -1,7 +1,8 @@
-"""Warm requests beside five peers: round trips to the database, and time. `make bench-warm`.
+"""Warm requests compared with five peers: round trips to the database, and time. `make bench-warm`.
 
-Each peer is a module with a Lambda `handler`, in a process of its own like a Lambda environment. This process sends
-them API Gateway events by turns and the same number of each, so that all meet the same machine; they time themselves.
+Each peer is a module with a Lambda `handler`, in a separate process like a Lambda environment. This process sends the
+same API Gateway events to all of them in turn, so that they run under the same conditions. They measure their own
+times.
 """
 
 import json
@@ -27,7 +28,7 @@ CHART = ROOT / "docs" / "warm.svg"
 
 
 class Peer(NamedTuple):
-    """Where a handler is, how its DATABASE_URL begins, and whether it has an ORM."""
+    """A handler: its module, the scheme of its DATABASE_URL, and whether it uses an ORM."""
 
     module: str
     scheme: str
@@ -45,24 +46,24 @@ PEERS = {
 }
 KINDS = ("GET", "POST", "list of 50", "PATCH")
 LOOPBACK, NETWORK = "on loopback", "at 1 ms"
-# The aims: faster than every peer with an ORM, but for a POST on loopback; with a network, this part of the tutorial.
+# The aims: faster than every peer with an ORM, except a POST on loopback; with a network, this part of the tutorial.
 LIMIT_AT_1_MS = 0.21
 LIMIT_OF_POST = 1.1  # of the fastest peer with an ORM, on loopback
 
 LATENCY = 0.0005  # seconds each way
-SEEDED = 100  # items that stay; GET and PATCH take them in turn
-BATCH = 10  # requests of one peer before it is another's turn
+SEEDED = 100  # items that are not deleted; GET and PATCH use them in turn
+BATCH = 10  # requests to one peer before the turn of the next
 WARM_UP = 4  # batches of each kind
 COUNTED = 10  # requests of each kind whose round trips are counted
-IDLE = 1.2  # seconds; our connections are checked after 1
-SLOWER = 3  # times fewer rounds with a network, where the network is nearly all of the time
+IDLE = 1.2  # seconds; this project checks a connection after 1
+SLOWER = 3  # divisor of the rounds with a network, which takes nearly all of the time
 
 Times = dict[str, dict[str, list[Timed]]]  # by kind of request and peer
 Medians = dict[str, dict[str, float]]  # milliseconds, by kind of request and peer
 
 
 def run_network(connection: Connection, upstream: tuple[str, int]) -> None:
-    """Run a proxy that adds LATENCY each way, in a process of its own so that it shares no GIL."""
+    """Run a proxy that adds LATENCY in each direction, in a separate process with its own GIL."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     slack = Path("/proc/self/timerslack_ns")  # Linux wakes a sleeper up to 50 µs late unless this is set
     if slack.exists():
@@ -70,11 +71,11 @@ def run_network(connection: Connection, upstream: tuple[str, int]) -> None:
     with Proxy(upstream) as proxy:
         proxy.latency = LATENCY
         connection.send(proxy.port)
-        connection.poll(None)  # until the other end closes
+        connection.poll(None)  # until the connection closes
 
 
 class Environment:
-    """One of PEERS, on a database of its own, and the items that are in it."""
+    """One of PEERS with its own database, and the items in it."""
 
     def __init__(self, peer: Handler) -> None:
         self._handler = peer
@@ -104,7 +105,7 @@ class Environment:
 def environments(url: str, through: str, run: str) -> Iterator[dict[str, Environment]]:
     """Start every peer on a new database of the server at `url`, which it reaches at `through`.
 
-    `run` is a part of the databases' names.
+    `run` is part of the names of the databases.
     """
     with ExitStack() as stack:
         found = {}
@@ -120,7 +121,7 @@ def environments(url: str, through: str, run: str) -> Iterator[dict[str, Environ
 
 
 def check_same_responses(found: dict[str, Environment]) -> None:
-    """Compare the responses to the same requests: only the times, and the form of a cursor, may differ."""
+    """Compare the responses to the same requests. Only times and the form of a cursor may differ."""
     for kind in KINDS:
         bodies = {name: _comparable(json.loads(one.run(kind, 1)[0].body)) for name, one in found.items()}
         for name, body in bodies.items():
@@ -157,7 +158,7 @@ def count_round_trips(url: str) -> dict[str, dict[str, str]]:
 
 
 def measure(found: dict[str, Environment], rounds: int) -> Times:
-    """Return every response: in batches, by turns, in another order each time."""
+    """Return every response. The peers take turns in batches, in another order each time."""
     times: Times = {kind: {name: [] for name in found} for kind in KINDS}
     order = list(found)
     shuffle = random.Random(0).shuffle  # noqa: S311 - the same orders in every run
@@ -173,7 +174,7 @@ def measure(found: dict[str, Environment], rounds: int) -> Times:
 
 
 def one_round_trip(url: str) -> float:
-    """Return the milliseconds of SELECT 1: what the network costs."""
+    """Return the milliseconds of SELECT 1, which measure the network."""
     times = []
     with connect(url) as connection:
         for _ in range(200):
@@ -191,7 +192,7 @@ def medians(times: Times, field: str) -> Medians:
 
 
 def table_of(found: Medians, what: str) -> str:
-    """Return a row for each kind: the milliseconds of each peer and, in brackets, their ratio to the tutorial's."""
+    """Return a row for each kind: the milliseconds of each peer and, in brackets, the ratio to the tutorial."""
     rows: list[tuple[Any, ...]] = [(what, *PEERS)]
     for kind, by_peer in found.items():
         rows.append((kind, *(f"{value:.2f} ({value / by_peer[TUTORIAL]:.2f})" for value in by_peer.values())))
@@ -235,27 +236,27 @@ def run(rounds: int) -> Result:
     missed = "; ".join(missed_aims(found_medians)) or "none"
     section = f"""{machine}
 
-Ours is `handler.main`; the others are in `benchmarks/peers/`: the tutorial on stock pg8000 and on psycopg 3, FastAPI
-with SQLAlchemy's asyncio on asyncpg, Powertools' resolver with pg8000 and no ORM, and as the floor a bare handler with
-prepared statements on psycopg's C. Each runs in a process of its own with a database of its own and gets the same API
-Gateway events, {BATCH} at a time by turns, in an order that changes. Before they are timed, their responses are
-compared: they are equal but for the times and the form of a cursor.
+Ours is `handler.main`. The others are in `benchmarks/peers/`: the tutorial with stock pg8000 and with psycopg 3,
+FastAPI with SQLAlchemy's asyncio and asyncpg, Powertools' resolver with pg8000 and no ORM, and as the floor a bare
+handler with prepared statements and psycopg's C implementation. Each has its own process and database and gets the same
+API Gateway events, in turns of {BATCH}, in an order that changes. Before the measurement, their responses are compared.
+They are equal except for times and the form of a cursor.
 
 Round trips to the database of one warm request, counted by a proxy, {COUNTED} times each. Ours checks that a connection
-is alive, at no round trip unless the connection was silent for 1 s.
+is alive. The check takes a round trip only after the connection was idle for 1 s.
 
 {round_trips}
 
 Milliseconds of one warm request, from the event to the response: the median of {rounds * BATCH} on loopback and of
-{fewer * BATCH} at 1 ms, and in brackets its ratio to the tutorial's. The aims: at 1 ms at most {LIMIT_AT_1_MS} of the
-tutorial; faster than each peer with an ORM, but for a POST on loopback, at most {LIMIT_OF_POST} of the fastest. Missed:
-{missed}.
+{fewer * BATCH} at 1 ms, and in brackets the ratio to the tutorial. The aims: at 1 ms at most {LIMIT_AT_1_MS} of the
+tutorial; faster than each peer with an ORM, except a POST on loopback, which may take {LIMIT_OF_POST} of the fastest.
+Missed: {missed}.
 
 {loopback}
 
 {network_table}
 
-Of the processor, without what PostgreSQL and the network take:
+Processor time, without PostgreSQL and the network:
 
 {table_of(medians(times[LOOPBACK], "cpu"), "Loopback, CPU")}"""
     return Result(section, f"{round_trips}\n\n{loopback}\n\n{network_table}\n\nMissed aims: {missed}.")

@@ -13,7 +13,7 @@ from sqlalchemy import DateTime, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# A connection of asyncpg belongs to one event loop, and Mangum runs each request in the thread's current loop.
+# A connection of asyncpg belongs to one event loop, and Mangum runs each request in the current loop of the thread.
 loop = asyncio.new_event_loop()
 asyncio.set_event_loop(loop)
 

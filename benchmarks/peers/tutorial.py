@@ -1,6 +1,6 @@
-"""The usual tutorial, as it is copied to Lambda: sync routes, SQLAlchemy's defaults, stock pg8000, Mangum.
+"""The usual tutorial on Lambda: sync routes, SQLAlchemy's defaults, stock pg8000, Mangum.
 
-Items and pages are like ours, so that the work is the same. `# fails:` marks known failures. With
+Items and pages are those of this project, so that the work is the same. `# fails:` marks known failures. With
 `postgresql+psycopg://` in DATABASE_URL the same code runs on psycopg 3.
 """
 # ruff: noqa: ANN201, FAST002 - written in the style of tutorials
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import DateTime, create_engine, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-# fails: an environment serves one request at a time and may open 15 connections. A connection that was cut while the
-# environment was frozen is a 500, a silent one hangs. No server certificate is verified.
+# fails: an environment serves one request at a time and may open 15 connections. A connection that was closed while the
+# environment was frozen is a 500, and a request on a silent connection hangs. No server certificate is verified.
 engine = create_engine(os.environ["DATABASE_URL"])
 SessionLocal = sessionmaker(autocommit=False, autoflush=False, bind=engine)
 
@@ -37,7 +37,7 @@ class Item(Base):
     )
 
 
-# Runs at every cold start. fails: from two environments at once on an empty database; it never changes a table.
+# Runs at every cold start. fails: if two environments start at once with an empty database; it never changes a table.
 Base.metadata.create_all(bind=engine)
 
 
@@ -84,7 +84,7 @@ def create_item(item: ItemCreate, db: Session = Depends(get_db)):
     db_item = Item(**item.model_dump())
     db.add(db_item)
     db.commit()
-    db.refresh(db_item)  # a second transaction, to read what was just written
+    db.refresh(db_item)  # a second transaction, which reads the new row
     return db_item
 
 
