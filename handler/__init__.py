@@ -1,1 +1,1 @@
-"""What is deployed. `main.handler` is the Lambda entry, `migrate` the deploy-time one."""
+"""The code that is deployed. `main.handler` is the Lambda entry point, and `migrate` runs the migrations."""
