@@ -1,1 +1,13 @@
 """Never deployed: an embedded PostgreSQL and a local API Gateway, for `make run` and the tests."""
+
+import sys
+from types import TracebackType
+
+
+def _print_unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C ends every command of this package without a traceback, also while it imports its modules."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _print_unless_interrupted

@@ -60,4 +60,6 @@ def show_request(path: str, line: dict[str, Any]) -> None:
         color = COLORS["ERROR" if line["status"] >= 500 else "WARNING" if line["status"] >= 400 else "INFO"]
         status = f"\033[{color}m{status}\033[0m"
     cost = f"{line['Duration']:.1f} ms, round trips {line['RoundTrips']}"
+    if line["connections"]:
+        cost += " with a new connection"
     print(f"{line['method']} {path} {status} {cost} [{line['requestId']}]", flush=True)

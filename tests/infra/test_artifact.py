@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deploy.build import MACHINES, RUNTIME
+from local.authorizer import AUDIENCE, ISSUER
 from tests.infra.conftest import HOST_ARCHITECTURE, ROOT
 from tests.infra.template.cloudformation import load
 
@@ -110,6 +111,15 @@ def test_the_artifact_has_no_tests_no_programs_and_no_files_for_compilers_or_ins
     assert not folders & {"bin", "test", "tests", "testing"}
     assert not {path.suffix for path in files(artifact)} & {".c", ".h", ".pxd", ".pyi", ".pyx"}
     assert not {path.name for path in files(artifact)} & {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
+
+
+def test_knows_no_local_authorizer(artifact: Path) -> None:
+    """Tokens of `make token` are valid for `make run` only. tests/local/test_authorization.py reads the sources."""
+    words = [word.encode() for word in (ISSUER, AUDIENCE, "token-key", "local.authorizer")]
+    handler = files(artifact / "handler")
+    assert any(path.suffix == ".pyc" for path in handler)
+    assert [path for path in handler if any(word in path.read_bytes() for word in words)] == []
+    assert not (artifact / "local").exists()
 
 
 def test_every_module_has_bytecode_that_is_not_compared_with_its_source(artifact: Path) -> None:

@@ -15,13 +15,16 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from local.events import http_event
 from tests.infra.conftest import HOST_ARCHITECTURE, ROOT, unavailable
+from tests.infra.template.cloudformation import load
 from tests.support.database import connect, free_port, temporary_database
 from tests.support.event_files import FILES, check_event, name_of
 from tests.support.resources import shipped_tables
@@ -31,6 +34,19 @@ TIMEOUT = 60  # seconds; on a machine that is busy with other tests
 # As Lambda's bootstrap does. With -S (no site) and -I (no environment variables), no other package can be imported.
 BOOTSTRAP = "import sys; sys.path[:0] = sys.argv[1:3]; del sys.argv[1:3]; "
 RUNTIME_CLIENT = BOOTSTRAP + "from awslambdaric.__main__ import main; main(sys.argv)"
+# The same with a folder of the test, which has the function's module.
+OWN_RUNTIME_CLIENT = "import sys; sys.path.append(sys.argv.pop(1)); " + RUNTIME_CLIENT
+OWN_ROUTE = """
+import logging
+from handler.main import app, handler
+
+logger = logging.getLogger("orders")
+
+@app.get("/logs/")
+def write_logs() -> None:
+    logger.debug("the stock is %d", 7)
+    logger.info("stored")
+"""
 MIGRATE = BOOTSTRAP + "from handler.migrate import main; main()"
 
 
@@ -60,7 +76,7 @@ def emulator() -> Path:
 
 
 @contextmanager
-def serving(command: list[str], artifact: Path, log: Path) -> Iterator[httpx.Client]:
+def serving(command: list[str], artifact: Path, log: Path, **variables: str) -> Iterator[httpx.Client]:
     """Run the emulator with the runtime `command`, which has only the function's environment variables."""
     port, runtime_port = free_port(), free_port()
     addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
@@ -70,6 +86,7 @@ def serving(command: list[str], artifact: Path, log: Path) -> Iterator[httpx.Cli
         "AUTH_MODE": "none",
         "AWS_LAMBDA_FUNCTION_TIMEOUT": "10",
         "AWS_LAMBDA_LOG_FORMAT": "JSON",
+        **variables,
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -92,22 +109,54 @@ def function(
     log = tmp_path_factory.mktemp("runtime") / "log.txt"
     command = [str(emulator), runtime, "-I", "-S", "-c", RUNTIME_CLIENT, str(artifact), str(client_library)]
     with serving([*command, "handler.main.handler"], artifact, log) as client:
+        yield lambda event: invoke(client, event, log)
 
-        def invoke(event: Any) -> Any:
-            deadline = time.monotonic() + TIMEOUT
-            while True:
-                try:
-                    return client.post(INVOCATIONS, content=json.dumps(event)).json()
-                except httpx.ConnectError:  # the emulator does not listen yet
-                    assert time.monotonic() < deadline, log.read_text()
-                    time.sleep(0.05)
 
-        yield invoke
+def invoke(client: httpx.Client, event: Any, log: Path) -> Any:
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            return client.post(INVOCATIONS, content=json.dumps(event)).json()
+        except httpx.ConnectError:  # not listening yet
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_event_is_handled(path: Path, function: Callable[[Any], Any], database: Any) -> None:
     check_event(path, function, database)
+
+
+@pytest.mark.parametrize(
+    ("level", "messages"), [("DEBUG", ["the stock is 7", "stored"]), ("INFO", ["stored"]), ("WARNING", [])]
+)
+def test_the_application_s_records_are_json_with_the_request_id_by_log_level(  # noqa: PLR0913, PLR0917 - fixtures
+    level: str,
+    messages: list[str],
+    artifact: Path,
+    client_library: Path,
+    emulator: Path,
+    runtime: str,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "own_route.py").write_text(OWN_ROUTE)
+    log = tmp_path / "log.txt"
+    folders = [str(tmp_path), str(artifact), str(client_library)]
+    command = [str(emulator), runtime, "-I", "-S", "-c", OWN_RUNTIME_CLIENT, *folders, "own_route.handler"]
+    # Lambda sets the variable to the function's ApplicationLogLevel.
+    function = load("template.yaml")["Resources"]["ApiFunction"]["Properties"]
+    lambda_level = function["LoggingConfig"]["ApplicationLogLevel"]
+    with serving(command, artifact, log, LOG_LEVEL=level, AWS_LAMBDA_LOG_LEVEL=lambda_level) as client:
+        for _ in range(2):
+            response = invoke(client, http_event("GET", "/logs/", "", [], b""), log)
+            assert response["statusCode"] == 200, log.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    requests = [line["requestId"] for line in lines if "Requests" in line]
+    assert len(set(requests)) == 2
+    found = [(line["requestId"], line["message"]) for line in lines if line.get("logger") == "orders"]
+    assert found == [(request, message) for request in requests for message in messages]
+    during_requests = dropwhile(lambda line: not line["requestId"], lines)  # before them, the start has records too
+    assert {line["requestId"] for line in during_requests} == set(requests)
 
 
 def test_the_artifact_migrates_an_empty_database(artifact: Path, runtime: str, server_url: str) -> None:

@@ -13,13 +13,24 @@ import psutil
 import pytest
 
 from tests.support.database import connect, free_port, temporary_database
-from tests.support.make_run import RUN, TIMEOUT, environment, refused, running, servers, started, wait_for_curl
+from tests.support.make_run import ROOT, RUN, TIMEOUT, environment, refused, running, servers, started, wait_for_curl
 from tests.support.probe_project import REVISION
 
 BAD_MIGRATION = f"""
 from alembic import op
 revision, down_revision = 'bad', {REVISION!r}
 def upgrade(): op.execute('SELEC 1')
+"""
+# Python imports it at its start: Ctrl-C comes when the first module of local/ is looked for.
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name.startswith("local."):
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
 """
 
 
@@ -86,6 +97,24 @@ def test_a_migration_that_fails_names_its_file_and_every_request_is_502_until_it
         (versions / "worse.py").write_text(worse.replace("SELEC", "SELECT"))
         run.wait_for("/health/live", "ok")
     assert "".join(run.output).count("Listening on") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [path.stem for path in sorted((ROOT / "local").glob("*.py")) if "__main__" in path.read_text()]
+)
+def test_ctrl_c_while_a_command_is_imported_prints_no_traceback(tmp_path: Path, command: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IMPORT)
+    done = subprocess.run(
+        [sys.executable, "-m", f"local.{command}"],
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode
 
 
 @pytest.mark.parametrize("change", ["DROP COLUMN note", "RENAME TO old_probes"])

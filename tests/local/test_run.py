@@ -37,7 +37,10 @@ def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
     output = "".join(run.output)
     for text in (str(run.client.base_url), "/docs", "curl -s", "run: stopped"):
         assert text in output
-    assert re.search(rf"^POST {PATH} 201 \d+\.\d ms, round trips \d+ \[[-0-9a-f]{{36}}\]$", output, re.MULTILINE)
+    # Three for the login, one for local/debugger.py, and the two of a POST.
+    first = rf"^POST {PATH} 201 \d+\.\d ms, round trips 6 with a new connection \[[-0-9a-f]{{36}}\]$"
+    assert re.search(first, output, re.MULTILINE)
+    assert re.search(rf"^GET {PATH} 200 \d+\.\d ms, round trips 1 \[[-0-9a-f]{{36}}\]$", output, re.MULTILINE)
     assert re.search(r"^GET /nowhere%1B%5B31m 400 ", output, re.MULTILINE)
     assert "SECRET" not in output
     with running(project) as run:
