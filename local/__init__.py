@@ -1,4 +1,4 @@
-"""Never deployed: an embedded PostgreSQL and a local API Gateway, for `make run` and the tests."""
+"""An embedded PostgreSQL and a local API Gateway, for `make run` and the tests. This package is not deployed."""
 
 import sys
 from types import TracebackType

@@ -1,7 +1,7 @@
 """The authorizers of API Gateway for `make run`: a JWT authorizer of a local issuer, and an IAM authorizer.
 
-Only the development server knows them. A deployment has API Gateway's own, and `handler/` believes the authorizer
-context that they write. Tokens are signed with a key that each checkout makes for itself, in `.local/token-key`.
+Only the development server uses them. A deployment has API Gateway's own authorizers, and `handler/` trusts the
+authorizer context that they write. Tokens are signed with a random key of each checkout, in `.local/token-key`.
 
 `python -m local.authorizer` (`make token`) prints a token with the scopes in SCOPES and the subject in SUBJECT.
 """
@@ -27,14 +27,14 @@ from local.gateway import Authorizer, gateway_response
 KEY = Path(__file__).parents[1] / ".local" / "token-key"
 ISSUER, AUDIENCE = "https://local.invalid/make-run", "make-run"
 LIFETIME = 3600  # seconds
-# Open to requests without a token where AUTH_PUBLIC is true: the routes of template.yaml with the condition IsPublic.
+# The routes that need no token if AUTH_PUBLIC is true: those of template.yaml with the condition IsPublic.
 PUBLIC_ROUTES = (("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/health/live"), ("HEAD", "/health/live"))
 SIGV4 = re.compile(r"AWS4-HMAC-SHA256 Credential=([\w+=,.@-]+)/\d{8}/[\w-]+/execute-api/aws4_request\b")
 ACCOUNT = "000000000000"
 
 
 class TokenError(Exception):
-    """The token is not valid; the message is API Gateway's `error_description`."""
+    """The token is not valid. The message is API Gateway's `error_description`."""
 
 
 def sign(claims: Mapping[str, Any], key: bytes, algorithm: str = "HS256") -> str:
@@ -44,10 +44,10 @@ def sign(claims: Mapping[str, Any], key: bytes, algorithm: str = "HS256") -> str
 
 
 def verify(token: str, key: bytes) -> dict[str, Any]:
-    """The claims of `token`. Raises TokenError for what a JWT authorizer refuses.
+    """The claims of `token`. Raises TokenError for a token that a JWT authorizer refuses.
 
     API Gateway developer guide, "Control access to HTTP APIs with JWT authorizers", "Authorizing API requests". API
-    Gateway takes only signatures by RSA; the signatures here are HMACs, since issuer and gateway share the machine.
+    Gateway accepts only RSA signatures. The signatures here are HMACs, because issuer and gateway share the key.
     """
     try:
         header, payload, signature = token.split(".")
@@ -73,7 +73,7 @@ def verify(token: str, key: bytes) -> dict[str, Any]:
 
 
 def of_settings(settings: Settings, openapi: Mapping[str, Any]) -> Authorizer | None:
-    """The authorizer that a deployment with these settings has."""
+    """The authorizer of a deployment with these settings."""
     is_public, has_cors = settings.auth_public, bool(settings.cors_origins)
     if settings.auth_mode == "jwt":
         return jwt_authorizer(openapi, read_key(), is_public=is_public, has_cors=has_cors)
@@ -85,8 +85,8 @@ def of_settings(settings: Settings, openapi: Mapping[str, Any]) -> Authorizer | 
 def jwt_authorizer(openapi: Mapping[str, Any], key: bytes, *, is_public: bool, has_cors: bool) -> Authorizer:
     """A JWT authorizer with the routes of template.yaml, whose scopes are those that `openapi` declares.
 
-    A route of the gateway is a method: a token needs one of the scopes that the method's operations have. An operation
-    without a scope, such as the readiness check, is a route of its own.
+    The gateway has a route for each method: a token needs one of the scopes of the method's operations. An operation
+    without a scope, such as the readiness check, has a separate route.
     """
     scopes, open_to_tokens = _required_scopes(openapi)
 
@@ -115,7 +115,7 @@ def jwt_authorizer(openapi: Mapping[str, Any], key: bytes, *, is_public: bool, h
 
 
 def iam_authorizer(*, is_public: bool, has_cors: bool) -> Authorizer:
-    """An IAM authorizer that takes every signature: the access key id is the name of the user that has signed."""
+    """An IAM authorizer that accepts every signature. The access key id is the name of the user that signed."""
 
     def authorize(method: str, path: str, headers: Mapping[str, str]) -> dict[str, Any] | HttpResponse | None:
         if _is_open(method, path, is_public=is_public, has_cors=has_cors):
@@ -131,7 +131,7 @@ def iam_authorizer(*, is_public: bool, has_cors: bool) -> Authorizer:
 
 
 def read_key(path: Path = KEY) -> bytes:
-    """The key of this checkout's tokens; it is made when it is missing."""
+    """The key of this checkout's tokens. It is created if it is missing."""
     path.parent.mkdir(exist_ok=True)
     with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
@@ -186,7 +186,7 @@ def main() -> None:
     now = int(time.time())
     scopes = os.environ.get("SCOPES")
     if not scopes:
-        sys.exit('token: say which scopes the token has: make token SCOPES="items:read items:write"')
+        sys.exit('token: SCOPES is missing: make token SCOPES="items:read items:write"')
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": os.environ.get("SUBJECT") or "ann", "scope": scopes}
     print(sign(claims | {"iat": now, "exp": now + LIFETIME}, read_key()))
 

@@ -1,6 +1,6 @@
-"""Log records and request lines as a developer reads them, on the terminal of `make run`.
+"""Log records and request lines in a readable form, on the terminal of `make run`.
 
-On Lambda the runtime writes records as JSON, with the request id in each of them. Here each line ends with it.
+On Lambda the runtime writes records as JSON with the request id. Here each line ends with the request id.
 """
 
 import logging
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-# A table or a column that the database does not have: PostgreSQL manual, appendix A.
+# The SQLSTATEs of a missing table or column: PostgreSQL manual, appendix A.
 MISSING_IN_DATABASE = re.compile(r"\b(42P01|42703)\b")
 HINT = 'hint: the database lacks a table or a column of the models: make revision MESSAGE="what changes"'
 # ECMA-48, 8.3.117 "Select Graphic Rendition".
@@ -18,12 +18,12 @@ COLORS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL"
 
 
 def has_colors(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal whose user has not asked for plain text (no-color.org)."""
+    """Whether `stream` is a terminal and NO_COLOR is not set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 class Formatter(logging.Formatter):
-    """`12:00:00 LEVEL logger: message [request id]`, and below it the traceback, where the record has one."""
+    """`12:00:00 LEVEL logger: message [request id]`, followed by the traceback if the record has one."""
 
     def __init__(self, request_id: Callable[[], str], *, colors: bool) -> None:
         super().__init__("%(message)s", "%H:%M:%S")
@@ -46,7 +46,7 @@ class Formatter(logging.Formatter):
 def show_log_records(request_id: Callable[[], str], stream: TextIO = sys.stderr) -> None:
     """Write the records of every logger to `stream`; `request_id` returns that of the request that is served.
 
-    LOG_LEVEL says which records there are: handler/main.py sets it at the root logger.
+    handler/main.py sets LOG_LEVEL at the root logger, so it selects the records.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Formatter(request_id, colors=has_colors(stream)))
@@ -54,7 +54,7 @@ def show_log_records(request_id: Callable[[], str], stream: TextIO = sys.stderr)
 
 
 def show_request(path: str, line: dict[str, Any]) -> None:
-    """The request line of the handler, with the path, which no log of a deployment has."""
+    """Print the request line with its path. The log of a deployment contains no paths."""
     status = str(line["status"])
     if has_colors(sys.stdout):
         color = COLORS["ERROR" if line["status"] >= 500 else "WARNING" if line["status"] >= 400 else "INFO"]

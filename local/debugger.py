@@ -9,14 +9,14 @@ from sqlalchemy import Engine, event
 
 from handler.database import deadline
 
-# Raised by breakpoint(), whatever PYTHONBREAKPOINT says, and by pdb itself: Python's "Audit events table".
+# Events of breakpoint(), with any PYTHONBREAKPOINT, and of pdb: Python's "Audit events table".
 AUDIT_EVENTS = ("builtins.breakpoint", "pdb.Pdb")
 
 
 def call_when_opened(opened: Callable[[], None]) -> None:
     """Call `opened` when a debugger opens in this process.
 
-    An audit hook, since `sys.breakpointhook` would add a frame of its own between the debugger and the code.
+    It is an audit hook, because `sys.breakpointhook` would add a frame between the debugger and the code.
     """
 
     def hook(name: str, _: object) -> None:
@@ -27,7 +27,7 @@ def call_when_opened(opened: Callable[[], None]) -> None:
 
 
 def stop_deadline() -> None:
-    """From here on, no deadline of a request passes, until `start_deadline`: the time is what it is now."""
+    """Stop the clock of deadlines until `start_deadline`, so that no deadline of a request passes."""
     now = time.monotonic()
     vars(deadline)["time"] = SimpleNamespace(monotonic=lambda: now, sleep=time.sleep)
 
@@ -37,7 +37,7 @@ def start_deadline() -> None:
 
 
 def keep_idle_transactions(engine: Engine) -> None:
-    """Let a transaction of `engine` wait for a debugger, whatever the database allows (0002_limits.py)."""
+    """Remove the limit for idle transactions of `engine` (0002_limits.py), so that a debugger can hold one."""
 
     @event.listens_for(engine, "connect")
     def unlimited(connection: object, _: object) -> None:
@@ -45,7 +45,7 @@ def keep_idle_transactions(engine: Engine) -> None:
 
 
 def listen(port: int) -> None:
-    """Let a debugger of an IDE attach to this process, on `port` of 127.0.0.1."""
+    """Let the debugger of an IDE attach to this process on `port` of 127.0.0.1."""
     import debugpy  # noqa: PLC0415, T100 - only where it is asked for
 
     debugpy.listen(("127.0.0.1", port))  # noqa: T100 - what it is for

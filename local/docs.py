@@ -1,4 +1,4 @@
-"""The files of /docs and /redoc from a package, so that the pages work without a network. Deployments use a CDN."""
+"""Serve the files of /docs and /redoc from a package, so that they need no network. Deployments use a CDN."""
 
 import hashlib
 from base64 import b64encode
@@ -15,7 +15,7 @@ MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; chars
 
 
 def serve_offline(app: FastAPI) -> dict[str, HttpResponse]:
-    """Make the documentation pages of `app` load the package's files, and return those, by their paths."""
+    """Make the documentation pages of `app` load the package's files. Returns the files by their paths."""
     package = find_spec("fastapi_standalone_docs")
     assert package is not None
     assert package.origin

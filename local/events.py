@@ -1,4 +1,4 @@
-"""HTTP to and from API Gateway's HTTP API events, payload 2.0, as the AWS documentation describes them.
+"""Convert HTTP requests to events of API Gateway's HTTP APIs (payload 2.0), and returned values to HTTP responses.
 
 "Working with AWS Lambda proxy integrations for HTTP APIs", API Gateway developer guide.
 """
@@ -20,7 +20,7 @@ Headers = Iterable[tuple[str, str]]
 
 @dataclass
 class Context:
-    """What the Lambda runtime passes beside the event. The remaining time counts down from `timeout` seconds."""
+    """The context that the Lambda runtime passes with the event. Its remaining time starts at `timeout` seconds."""
 
     timeout: float = FUNCTION_TIMEOUT
     aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -51,7 +51,7 @@ def http_event(  # noqa: PLR0913 - what a request has
 ) -> dict[str, Any]:
     """The event for a request. `path` is decoded, as HTTP APIs pass it; `query` is the raw query string.
 
-    `authorizer` is the authorizer context, None where no authorizer was asked.
+    `authorizer` is the authorizer context; None without an authorizer.
     """
     combined: dict[str, str] = {}
     cookies: list[str] = []
@@ -113,7 +113,7 @@ def _body(body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def http_response(returned: dict[str, Any]) -> HttpResponse:
-    """The response that API Gateway makes of what the function returned. Raises on what it would refuse."""
+    """The response of API Gateway for the value that the function returned. Raises if API Gateway would reject it."""
     headers = [(name, str(value)) for name, value in (returned.get("headers") or {}).items()]
     headers += [("set-cookie", cookie) for cookie in returned.get("cookies") or []]
     text = returned.get("body") or ""

@@ -1,4 +1,4 @@
-"""Examples of requests, made of an OpenAPI document: for the banner of `make run` and for `make seed`."""
+"""Example requests from an OpenAPI document, for the banner of `make run` and for `make seed`."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ MISSING = object()
 
 
 def creations(openapi: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Path and example body of every POST of `openapi` that takes JSON and whose path has no parameter, in order."""
+    """The path and an example body of each POST of `openapi` with a JSON body and without parameters in its path."""
     for path, operations in openapi["paths"].items():
         content = operations.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json")
         if content and "{" not in path:
@@ -17,9 +17,9 @@ def creations(openapi: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def curl(openapi: Mapping[str, Any], url: str, auth_mode: str) -> str:
-    """A command that creates a first resource, or reads the first path where there is none to create.
+    """A command that sends the first POST of `openapi`, or a GET of the first path if there is no POST.
 
-    In the mode `jwt` it sends a token of `make token`, in the mode `iam` it signs the request as the user `ann`.
+    With `jwt` it sends a token of `make token`. With `iam` it signs the request as the user `ann`.
     """
     path, body = next(creations(openapi), (next(iter(openapi["paths"])), MISSING))
     operation = openapi["paths"][path]["get" if body is MISSING else "post"]
@@ -33,13 +33,13 @@ def curl(openapi: Mapping[str, Any], url: str, auth_mode: str) -> str:
 
 
 def example(schema: Mapping[str, Any], openapi: Mapping[str, Any]) -> Any:
-    """A value of `schema`: the example that it has, else one that is made of its constraints."""
+    """An example of `schema`: the given one, or otherwise a value that meets its constraints."""
     found = _given(schema, openapi)
     return _made(_resolved(schema, openapi), openapi) if found is MISSING else found
 
 
 def _given(schema: Mapping[str, Any], openapi: Mapping[str, Any]) -> Any:
-    """The example, the constant or the default of `schema` or of what it refers to; MISSING where it has none."""
+    """The example, constant or default of `schema` or of the schema to which it refers; MISSING without one."""
     schema = _resolved(schema, openapi)
     examples = schema.get("examples")
     if isinstance(examples, Mapping):  # of a media type, by name

@@ -1,4 +1,4 @@
-"""A local API Gateway: HTTP in, Lambda event, `handler.main.handler`, HTTP out. Started by `local/service.py`."""
+"""A local API Gateway in front of `handler.main.handler`. `local/service.py` starts it."""
 
 import asyncio
 import json
@@ -13,25 +13,25 @@ import uvicorn
 
 from local.events import FUNCTION_TIMEOUT, Context, HttpResponse, http_event, http_response
 
-# API Gateway's limit for a request, and Lambda's for an event and for what the function returns, as JSON: API Gateway
+# API Gateway's limit for a request, and Lambda's limits for an event and a returned value, as JSON: API Gateway
 # developer guide, "Quotas for HTTP APIs"; Lambda developer guide, "Lambda quotas".
 GATEWAY_LIMIT = 10 * 1024 * 1024
 EVENT_LIMIT = 6 * 1024 * 1024
 RETURN_LIMIT = EVENT_LIMIT + 100
-SMALL = 512 * 1024  # what is smaller than this is below the limits of Lambda, however its JSON is written
+SMALL = 512 * 1024  # bytes; a smaller body cannot exceed the limits of Lambda as JSON
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-# Method, path and headers of a request in, the authorizer context or a refusal out.
+# Takes the method, path and headers of a request. Returns the authorizer context, or the response to a refused request.
 Authorizer = Callable[[str, str, Mapping[str, str]], dict[str, Any] | HttpResponse | None]
-# Entered for each request, with the id of its invocation.
+# A context manager around each request. Its argument is the id of the invocation.
 Around = Callable[[str], AbstractContextManager[None]]
 
 
 def gateway_response(status: int, message: str, **headers: str) -> HttpResponse:
-    """A response of API Gateway's own, which no function was asked for."""
+    """A response of API Gateway itself, without an invocation of the function."""
     sent = [("content-type", "application/json"), *((name.replace("_", "-"), text) for name, text in headers.items())]
     return HttpResponse(status, sent, json.dumps({"message": message}, separators=(",", ":")).encode())
 
@@ -41,13 +41,13 @@ TOO_LARGE = gateway_response(413, "Request Entity Too Large")
 
 
 def problem(status: int, title: str, detail: str) -> HttpResponse:
-    """A response of `make run`'s own, in the form that the application has for its errors."""
+    """An error response of `make run` itself, in the format of the application's errors."""
     members = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return HttpResponse(status, [("content-type", "application/problem+json")], json.dumps(members).encode())
 
 
 async def respond(send: Send, method: str, response: HttpResponse) -> None:
-    """Send `response` with one Content-Length, or none where it has no content (RFC 9110, 8.6)."""
+    """Send `response` with one Content-Length, or without one if it has no content (RFC 9110, 8.6)."""
     given = [text for name, text in response.headers if name.lower() == "content-length"]
     headers = [(name, text) for name, text in response.headers if name.lower() != "content-length"]
     has_content = method != "HEAD" and response.status not in (204, 304)
@@ -61,10 +61,10 @@ async def respond(send: Send, method: str, response: HttpResponse) -> None:
 
 
 def for_own_hosts(app: App, port: int) -> App:
-    """Refuse requests whose Host header does not name `port` of this machine; `app` serves the others.
+    """Refuse requests whose Host header does not name `port` of this machine. `app` serves all others.
 
-    A web page can have its own name lead to 127.0.0.1 (DNS rebinding) and then read what this server answers, but its
-    requests carry that name. The status is RFC 9110's, 15.5.20.
+    The name of a web page can lead to 127.0.0.1 (DNS rebinding), and the page could then read responses of this server.
+    Its requests have that name in the Host header. The status is that of RFC 9110, 15.5.20.
     """
     names = ["127.0.0.1", "localhost", "[::1]"]
     own = [f"{name}:{port}" for name in names] + (names if port == 80 else [])  # clients leave out port 80
@@ -81,7 +81,7 @@ def for_own_hosts(app: App, port: int) -> App:
 
 
 def always(response: HttpResponse) -> App:
-    """An app that has the same response for every request."""
+    """An app that sends the same response to every request."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await _body(receive)
@@ -91,7 +91,7 @@ def always(response: HttpResponse) -> App:
 
 
 def with_files(app: App, files: Mapping[str, HttpResponse]) -> App:
-    """`app`, and `files` by their paths, for GET and HEAD."""
+    """`app`, with `files` at their paths for GET and HEAD."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in files and scope["method"] in ("GET", "HEAD"):
@@ -103,9 +103,9 @@ def with_files(app: App, files: Mapping[str, HttpResponse]) -> App:
 
 
 class Gateway:
-    """An ASGI app in front of a Lambda handler. One thread: a Lambda environment serves one request at a time.
+    """An ASGI app in front of a Lambda handler. Like a Lambda environment, it serves one request at a time.
 
-    `timeout` is how many seconds an invocation may take.
+    `timeout` is the number of seconds that an invocation may take.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Gateway:
         self._around = around
         self._timeout = timeout
         self._environment = ThreadPoolExecutor(max_workers=1)
-        self.path = ""  # of the request that is served, percent-encoded
+        self.path = ""  # the path of the current request, percent-encoded
         self.request_id = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +137,7 @@ class Gateway:
 
     def _respond(self, scope: Scope, body: bytes) -> HttpResponse:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        # API Gateway writes this header. Without TLS, redirects must lead to http.
+        # API Gateway writes this header. There is no TLS here, so redirects must lead to http.
         headers = [(name, value) for name, value in headers if name.lower() != "x-forwarded-proto"]
         headers.append(("x-forwarded-proto", "http"))
         method, path, query = scope["method"], scope["path"], scope["query_string"].decode("latin-1")
@@ -160,7 +160,7 @@ class Gateway:
         try:
             returned = self._handler(event, context)
             response = http_response(returned)
-        except Exception as error:  # noqa: BLE001 - whatever a function raises, API Gateway answers 500
+        except Exception as error:  # noqa: BLE001 - API Gateway responds with 500 to any exception
             print(f"handler raised {type(error).__name__}: {error}", file=sys.stderr)
             return FAILED
         if len(response.body) > SMALL and _size(returned) > RETURN_LIMIT:
@@ -170,9 +170,9 @@ class Gateway:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The body of a request; one byte more than GATEWAY_LIMIT of a larger one; None when the client has gone.
+    """The body of a request; one byte more than GATEWAY_LIMIT of a larger body; None if the client has disconnected.
 
-    The rest of a larger one is read too: a client that is still sending would not read the response.
+    The rest of a larger body is read too, because a client that is still sending would not read the response.
     """
     body, more = bytearray(), True
     while more:
@@ -190,7 +190,7 @@ def _size(value: Any) -> int:
 
 
 def http_server(app: App) -> uvicorn.Server:
-    """A server of `app`, with no header of its own."""
+    """A server of `app`, which adds no headers."""
     config = uvicorn.Config(
         app, lifespan="off", log_config=None, log_level="warning", access_log=False, server_header=False,
         date_header=False, timeout_graceful_shutdown=5,

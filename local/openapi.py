@@ -9,7 +9,7 @@ from handler.settings import read_settings
 PATH = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 
-# The contract is that of a deployment with AUTH_MODE=jwt. No database is connected to.
+# The contract is that of a deployment with AUTH_MODE=jwt. No connection to the database is opened.
 ENVIRON = {"DATABASE_URL": "postgresql://nobody@localhost", "AUTH_MODE": "jwt"}
 
 

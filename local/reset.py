@@ -1,4 +1,4 @@
-"""`make reset`: an empty embedded database with the newest schema, also while `make run` is up."""
+"""`make reset`: empty the embedded database and migrate it, also while `make run` is up."""
 
 import os
 import subprocess

@@ -1,8 +1,8 @@
-"""`make resource` and `make resource-remove`: a new resource, made from the example's own files, and its removal.
+"""`make resource` and `make resource-remove`: create a resource from the example's files, and remove a resource.
 
 `python -m local.resource add NAME [SINGULAR]` copies handler/items/, tests/items/ and events/items/ under another name,
-registers the resource, and writes its migration and docs/openapi.json. `python -m local.resource remove NAME` takes all
-of it away, for any resource. Everything is prepared in a folder beside the project and moved into it at the end, so a
+registers the resource, and writes its migration and docs/openapi.json. `python -m local.resource remove NAME` removes
+any resource. Everything is prepared in a folder beside the project and moved into it at the end, so a
 failure or an interruption leaves the project as it was (docs/adr/0039).
 """
 
@@ -37,7 +37,7 @@ from handler.database.base import Base
 from local.postgres import PostgresError, server
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("handler", "tests", "events")  # each has a folder for each resource
+FOLDERS = ("handler", "tests", "events")  # each of them has a folder for each resource
 PATTERN = "items"
 NOT_COPIED = ("test_readme.py",)  # the README shows the example, and no other resource
 REGISTRY = Path("handler/resources.py")
@@ -56,12 +56,12 @@ WORD = re.compile(
 PAGE_FIELD, PLACEHOLDER = 'json["items"]', 'json["field of a page"]'
 URL_PATH = re.compile(r"(?<!handler)(?<!tests)(?<!events)/items\b")
 ARTICLE = re.compile(r"\b([Aa])n(?=[ _]items?(?![a-z]))|(?<=_)(a)n(?=_items?(?![a-z]))")
-# A word of the example within a sentence. SQL is written in capitals, and so is no sentence.
+# A word of the example within a sentence. Text in capitals is SQL, not a sentence.
 SENTENCE_WORD = re.compile(r"(?<=[a-z] )(items?)(?=[ ,.;:'\"]|$)|\b(Items?)(?=[ :][a-z ])", re.MULTILINE)
 
 
 class ResourceError(Exception):
-    """The command cannot do what it was asked for. The message is one line for the user."""
+    """The command cannot be executed. The message is one line with the reason."""
 
 
 class Names(NamedTuple):
@@ -71,7 +71,7 @@ class Names(NamedTuple):
     singular: str
 
     def like(self, word: str) -> str:
-        """The resource's word in the place of the example's `word`, in the same number and case."""
+        """The resource's word for the example's `word`, in the same number and case."""
         new = self.plural if word.lower() == "items" else self.singular
         if word.isupper():
             return new.upper()
@@ -141,7 +141,7 @@ def check_free(plural: str) -> None:
 
 
 def rename(text: str, names: Names) -> str:
-    """`text` of the example, about another resource: identifiers, paths of URLs, and single words of sentences."""
+    """`text` of the example with the names of another resource, in identifiers, paths and single words of sentences."""
     text = ARTICLE.sub(lambda found: (found[1] or found[2]) + _n_of_article(names.singular), text)
     text = URL_PATH.sub(f"/{names.plural.replace('_', '-')}", text)
     return WORD.sub(lambda found: names.like(found[0]), text)
@@ -199,7 +199,7 @@ def check_scopes(path: Path, source: str, names: Names) -> None:
 
 
 def pattern(folder: Path) -> Path:
-    """A folder that has the example's folders: the project, or `folder` with those of the last commit that had them.
+    """A folder with the example's folders: the project, or `folder` with the files of the last commit that had them.
 
     Raises ResourceError.
     """
@@ -221,7 +221,7 @@ def pattern(folder: Path) -> Path:
 
 
 def _git(*arguments: str) -> bytes | None:
-    """What git prints; None without git, without a repository, and where the command fails."""
+    """The output of git; None without git or a repository, or if the command fails."""
     git = shutil.which("git")
     if git is None:
         return None
@@ -303,7 +303,7 @@ def run(root: Path, *command: str, **environment: str) -> None:
 
 
 def format_code(root: Path, *paths: Path) -> None:
-    """Format what was written, and check it: a name that is much longer than the example's may not fit into a line."""
+    """Format and check the written files. With a long name, a line may be too long."""
     names = [str(path) for path in paths]
     run(root, "ruff", "check", "--quiet", "--no-respect-gitignore", "--fix-only", *names)
     run(root, "ruff", "format", "--quiet", "--no-respect-gitignore", *names)
@@ -311,7 +311,7 @@ def format_code(root: Path, *paths: Path) -> None:
 
 
 def tables(root: Path) -> list[str]:
-    """The tables of the resources that are registered in `root`, each after those that it refers to."""
+    """The tables of the resources that are registered in `root`. Each one follows the tables that it refers to."""
     program = (
         "from handler import resources; from handler.database.base import Base; resources.import_models();"
         "print(*(table.fullname for table in Base.metadata.sorted_tables))"
@@ -324,10 +324,11 @@ def tables(root: Path) -> list[str]:
 
 
 def write_migration(root: Path, message: str, dropped: Iterable[str] = ()) -> Path:
-    """The migration from the committed ones to the models, as `make revision` writes it, on a database of its own.
+    """Write the migration from the committed migrations to the models, as `make revision` does.
 
-    For `dropped` tables, which the models still have, it is turned around: its upgrade drops them, and its downgrade
-    creates them as the models do. Read from the database, their constraints would be written as PostgreSQL writes them.
+    It uses a temporary database. For `dropped` tables, which the models still have, it is reversed: its upgrade drops
+    them, and its downgrade creates them from the models. A migration from the database would have the constraints in
+    PostgreSQL's spelling.
     """
     before = set((root / VERSIONS).iterdir())
     with tempfile.TemporaryDirectory(prefix="resource-") as folder, server(Path(folder), "-c", "fsync=off") as url:
@@ -338,7 +339,7 @@ def write_migration(root: Path, message: str, dropped: Iterable[str] = ()) -> Pa
     (path,) = (path for path in (root / VERSIONS).iterdir() if path not in before and path.suffix == ".py")
     text = "".join(
         line for line in path.read_text().splitlines(keepends=True) if "# ###" not in line
-    )  # Alembic's marks
+    )  # the comments of Alembic
     if dropped:
         head, create, drop = re.split(r"^def (?:up|down)grade\(\) -> None:\n", text, flags=re.MULTILINE)
         text = f"{head}def upgrade() -> None:\n{drop}\n\ndef downgrade() -> None:\n{create}"
@@ -365,7 +366,7 @@ def write_contract(root: Path) -> None:
 
 
 def publish(moves: list[tuple[Path, Path]]) -> None:
-    """Rename each path to the other. Where one cannot be, all of them get their old names again."""
+    """Rename each path to the other. If one cannot be renamed, all of them get their old names again."""
     try:
         for source, target in moves:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -378,7 +379,7 @@ def publish(moves: list[tuple[Path, Path]]) -> None:
 
 
 def _replace(root: Path, path: Path) -> list[tuple[Path, Path]]:
-    """The moves that put `root`'s file in the place of the project's."""
+    """The moves that replace a file of the project by that of `root`."""
     return [(ROOT / path, root / "replaced" / path), (root / path, ROOT / path)]
 
 
@@ -460,9 +461,9 @@ def main() -> None:
         case ["remove", name] if name:
             command = partial(remove, name)
         case ["remove", *_]:
-            sys.exit("resource: say which: make resource-remove NAME=items")
+            sys.exit("resource: NAME is missing: make resource-remove NAME=items")
         case _:
-            sys.exit("resource: say which, in the plural: make resource NAME=orders")
+            sys.exit("resource: NAME is missing, in the plural: make resource NAME=orders")
     try:
         command()
     except (ResourceError, PostgresError) as error:

@@ -1,4 +1,4 @@
-"""`make run`: PostgreSQL, migrations, and the service behind a local API Gateway; restarts on a source change."""
+"""`make run`: start PostgreSQL, migrate, and serve behind a local API Gateway, with a restart after each change."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from local.postgres import FOLDER, Database, PostgresError, database
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 STOP_TIMEOUT = 10  # seconds
-WAITING = "requests are answered 502 until a file changes"
+WAITING = "requests get 502 until a file changes"
 # No change of a source file mends these classes of SQLSTATE (PostgreSQL manual, appendix A): the connection, the login,
 # the name of the database, what the server has, and whether it runs.
 UNREACHABLE = re.compile("migrate: database error: (08|28|3D|53|57P)")
@@ -40,7 +40,7 @@ BANNER = """
 
 
 class RunError(Exception):
-    """The service cannot start; the message is one line that says why and what to do."""
+    """The service cannot start. The message is one line with the reason and what to do."""
 
 
 def check_port(name: str, port: str) -> None:
@@ -49,7 +49,7 @@ def check_port(name: str, port: str) -> None:
 
 
 def listen(port: str) -> socket.socket:
-    """A listening socket on `port`. It outlives every restart of the service: no request is refused meanwhile."""
+    """A listening socket on `port`. It stays open during restarts of the service, so no request is refused."""
     check_port("PORT", port)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,7 +62,7 @@ def listen(port: str) -> socket.socket:
 
 
 def check_settings(environment: dict[str, str]) -> None:
-    """Raise RunError when the settings of the service are not valid, before anything is started for it."""
+    """Raise RunError if the settings of the service are not valid. Called before anything is started."""
     try:
         from handler.settings import SettingsError, read_settings  # noqa: PLC0415 - it may be what is being changed
     except Exception as error:
@@ -75,7 +75,7 @@ def check_settings(environment: dict[str, str]) -> None:
 
 
 def migrate(environment: Mapping[str, str]) -> str | None:
-    """Bring the database to the newest schema. Return None, or the line that says which migration failed and why."""
+    """Migrate the database. Return None, or a line with the migration that failed and the reason."""
     command = [sys.executable, "-m", "handler.migrate"]
     done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     print(done.stderr, end="", file=sys.stderr, flush=True)
@@ -85,7 +85,7 @@ def migrate(environment: Mapping[str, str]) -> str | None:
 
 @dataclass
 class Service:
-    """The process that serves, and what it has reported."""
+    """The process that serves, and its reports."""
 
     process: "subprocess.Popen[bytes]"
     reports: int  # the descriptor
@@ -138,7 +138,7 @@ def service(listener: socket.socket, environment: dict[str, str]) -> Iterator[Se
     reports, their_reports = os.pipe()
     os.set_blocking(reports, False)
     descriptors = [listener.fileno(), their_lifeline, their_reports]
-    # Its standard input is the terminal's, for breakpoint().
+    # It keeps the terminal as standard input for breakpoint().
     process = subprocess.Popen(
         [sys.executable, "-m", "local.service", *map(str, descriptors)], cwd=ROOT, env=environment, pass_fds=descriptors
     )
@@ -155,7 +155,7 @@ def service(listener: socket.socket, environment: dict[str, str]) -> Iterator[Se
 
 
 def stop(process: "subprocess.Popen[bytes]", *, at_once: bool = False) -> None:
-    """Ask a process to end, and kill it where it does not in STOP_TIMEOUT; `at_once` where it waits for input."""
+    """Terminate a process, and kill it after STOP_TIMEOUT, or `at_once` if it waits for input."""
     if at_once:
         process.kill()
     else:
@@ -169,7 +169,7 @@ def stop(process: "subprocess.Popen[bytes]", *, at_once: bool = False) -> None:
 
 @contextmanager
 def bad_gateway(listener: socket.socket, detail: str) -> Iterator[None]:
-    """Answer every request 502 as long as the block lasts: the service does not run, for the reason in `detail`."""
+    """Respond to every request with 502 during the block. The service does not run, for the reason in `detail`."""
     response = problem(502, "Bad Gateway", detail)
     server = http_server(for_own_hosts(always(response), listener.getsockname()[1]))
     thread = threading.Thread(target=server.run, args=[[listener.dup()]], daemon=True)
@@ -185,17 +185,17 @@ Changes = Iterator[set[str]]
 
 
 def changes() -> Changes:
-    """The paths of changed source files, again and again; an empty set when a tenth of a second brought none."""
+    """Yield sets of changed source files without end, and an empty set after each tenth of a second without changes."""
     folders = [ROOT / "handler", ROOT / "local"]
     for changed in watch(*folders, watch_filter=PythonFilter(), rust_timeout=100, yield_on_timeout=True):
         yield {path for _, path in changed}
 
 
 def attend(running: Service, ticks: Changes, found: Database, banner: str) -> tuple[set[str], str | None]:
-    """Wait until source files change or the service ends. Return the paths, and what has failed.
+    """Wait until source files change or the service ends. Return the paths and the failure, if there is one.
 
-    The banner is printed when the service is ready. While a debugger is open, a restart waits. Raises PostgresError
-    when the embedded server has ended.
+    The banner is printed when the service is ready. A restart waits while a debugger is open. Raises PostgresError if
+    the embedded server has ended.
     """
     changed: set[str] = set()
     is_announced = False
@@ -217,7 +217,7 @@ def attend(running: Service, ticks: Changes, found: Database, banner: str) -> tu
 
 
 def wait_for_change(ticks: Changes, found: Database) -> set[str]:
-    """The paths of the next change. Raises PostgresError when the embedded server has ended."""
+    """Return the paths of the next change. Raises PostgresError if the embedded server has ended."""
     for paths in ticks:
         found.check()
         if paths:
@@ -281,7 +281,7 @@ def _names(paths: set[str]) -> str:
 
 @contextmanager
 def terminal_kept() -> Iterator[None]:
-    """Leave the terminal as it was: a debugger that is killed cannot switch its echo on again."""
+    """Restore the state of the terminal after the block, because a killed debugger cannot enable its echo again."""
     try:
         attributes = termios.tcgetattr(0)
     except termios.error:
@@ -298,8 +298,8 @@ def _interrupt(*_: object) -> None:
 
 
 def stop_on_signals() -> None:
-    """KeyboardInterrupt on Ctrl-C, SIGTERM and SIGHUP alike."""
-    # SIGINT too: a shell starts its background jobs with it ignored.
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP, as on Ctrl-C."""
+    # SIGINT too, because a shell starts background jobs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
 

@@ -1,7 +1,7 @@
-"""`make seed`: store the examples of the OpenAPI document, by the API's own code.
+"""`make seed`: store the examples of the OpenAPI document through the API.
 
 For each resource, its POST is called in this process with the example of its request body. A resource that refers to
-another one is tried again when the others are stored.
+another one is tried again after the others.
 """
 
 import json
@@ -34,12 +34,12 @@ def seed() -> int:
         waiting = left
     for path, response in responses.items():
         print(f"seed: POST {path} {response.status} {response.body.decode()}")
-    # 409: it is stored already.
+    # 409: the example is stored already.
     return sum(response.status >= 300 and response.status != 409 for response in responses.values())
 
 
 def main() -> None:
-    # Authorization is not what is tried here.
+    # No authorization, because only the examples are stored.
     os.environ |= {"AUTH_MODE": "none"}
     try:
         with database() as found:

@@ -1,4 +1,4 @@
-"""The process that serves under `make run`: the handler behind the local gateway. Started by `local/run.py`."""
+"""The process of `make run` that serves: the handler behind the local gateway. `local/run.py` starts it."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from local.events import FUNCTION_TIMEOUT
 from local.gateway import Gateway, for_own_hosts, http_server, with_files
 
 ROOT = Path(__file__).parents[1]
-DEBUG_TIMEOUT = 86_400.0  # seconds that a request may take when an IDE may have stopped it
+DEBUG_TIMEOUT = 86_400.0  # seconds that a request may take, because an IDE may stop it
 
 
 class Report:
-    """Tells the supervisor what this process is doing: one line of JSON for each change."""
+    """Reports changes of this process's state to the supervisor, one line of JSON each."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -31,7 +31,7 @@ class Report:
 
 
 def describe(error: BaseException) -> str:
-    """The last line of the traceback, and the last line of the project's own code that it names."""
+    """The last line of the traceback, and the last line of the project's code in it."""
     text = traceback.format_exception_only(error)[-1].strip()
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
@@ -41,7 +41,7 @@ def describe(error: BaseException) -> str:
 
 
 def _follow_supervisor(lifeline: int, may_serve: threading.Event) -> None:
-    """Set `may_serve` when the supervisor writes to this pipe, and end when it has gone, however it went."""
+    """Set `may_serve` when the supervisor writes to this pipe. End when the supervisor has ended for any reason."""
     while os.read(lifeline, 1):
         may_serve.set()
     os._exit(1)

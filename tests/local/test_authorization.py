@@ -1,4 +1,4 @@
-"""AUTH_MODE=jwt and iam under `make run`: what API Gateway's authorizers let pass, and what they refuse."""
+"""AUTH_MODE=jwt and iam with `make run`: requests that API Gateway's authorizers accept and refuse."""
 
 import json
 import subprocess
@@ -83,7 +83,7 @@ def test_a_token_without_a_scope_of_the_method_is_403() -> None:
         assert (refused.status, refused.body) == (403, b'{"message":"Forbidden"}')
     assert "jwt" in ask(token("probes:write"), *POST)
     assert "jwt" in ask(token(None, scp=["probes:write"]), *POST)
-    assert "jwt" in ask(token(None, aud=None, client_id=AUDIENCE), "GET", "/health/ready"), "it needs no scope"
+    assert "jwt" in ask(token(None, aud=None, client_id=AUDIENCE), "GET", "/health/ready"), "the route needs no scope"
 
 
 def test_routes_are_open_without_a_token_as_in_the_template() -> None:
@@ -111,7 +111,7 @@ def test_a_signed_request_has_the_user_of_its_access_key_and_another_one_is_403(
 @pytest.fixture(scope="module")
 def jwt_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Running]]:
     project = copy_project(tmp_path_factory.mktemp("jwt"))
-    # Open, so that it can be seen when the service is up.
+    # Without authorization, so that the test can see when the service is up.
     with running(project, AUTH_MODE="jwt", AUTH_PUBLIC="true") as run:
         yield project, run
 
@@ -141,7 +141,7 @@ def test_the_try_line_of_the_banner_has_a_token(jwt_run: tuple[Path, Running]) -
     assert "$(make -s token SCOPES='probes:write')" in line
 
 
-def test_what_is_deployed_knows_no_local_authorizer() -> None:
+def test_the_deployed_code_has_no_local_authorizer() -> None:
     for path in (ROOT / "handler").rglob("*.py"):
         text = path.read_text()
         assert not [word for word in (ISSUER, AUDIENCE, "token-key", "from local", "import local") if word in text], (

@@ -1,4 +1,4 @@
-"""The log of `make run`, as its user reads it."""
+"""The log of `make run` on its terminal."""
 
 import io
 import logging
@@ -48,10 +48,10 @@ def test_records_appear_by_log_level_with_the_id_of_their_request(project: Path,
     assert "ValueError" in output
     assert "Traceback" in output
     assert "invalid literal" not in output, "the text of an exception that may quote a value"
-    assert "\033[" not in output, "colours, where there is no terminal"
+    assert "\033[" not in output, "colours without a terminal"
 
 
-def test_levels_have_colours_where_there_are_colours() -> None:
+def test_levels_have_colours_on_a_terminal() -> None:
     record = logging.LogRecord("shop", logging.ERROR, "", 0, "a failure", None, None)
     assert (
         Formatter(lambda: "id", colors=True)
@@ -62,7 +62,7 @@ def test_levels_have_colours_where_there_are_colours() -> None:
 
 
 @pytest.mark.parametrize(("no_color", "has_colors"), [("", True), ("1", False)])
-def test_a_terminal_has_colours_unless_its_user_asked_for_none(no_color: str, has_colors: bool) -> None:
+def test_a_terminal_has_colours_unless_no_color_is_set(no_color: str, has_colors: bool) -> None:
     ours, theirs = os.openpty()
     program = "import sys; from local.console import has_colors; sys.exit(has_colors(sys.stderr))"
     done = subprocess.run(
@@ -73,7 +73,7 @@ def test_a_terminal_has_colours_unless_its_user_asked_for_none(no_color: str, ha
     assert bool(done.returncode) is has_colors
 
 
-def test_a_stream_that_is_no_terminal_has_no_colours() -> None:
+def test_a_stream_that_is_not_a_terminal_has_no_colours() -> None:
     from local.console import has_colors
 
     assert not has_colors(io.StringIO())

@@ -1,4 +1,4 @@
-"""make psql, make seed and make reset, beside a `make run` that is up and without one."""
+"""make psql, make seed and make reset, with and without a running `make run`."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_they_work_without_make_run(project: Path) -> None:
     assert not servers(project)
 
 
-def test_they_work_beside_make_run_and_it_goes_on(project: Path) -> None:
+def test_they_work_beside_make_run_which_continues(project: Path) -> None:
     with running(project) as run:
         assert command(project, "seed", AUTH_MODE="jwt").returncode == 0
         (probe,) = run.client.get("/probes/").json()["items"]
@@ -91,7 +91,7 @@ def test_a_failed_statement_is_the_status_of_psql(project: Path) -> None:
         ({}, None),
     ],
 )
-def test_an_example_is_the_one_given_or_is_made_of_the_schema(schema: dict[str, Any], value: object) -> None:
+def test_an_example_is_the_given_one_or_is_generated_from_the_schema(schema: dict[str, Any], value: object) -> None:
     document = {"components": {"schemas": {"Name": {"type": "string", "examples": ["Ann"]}}}}
     assert examples.example(schema, document) == value
 

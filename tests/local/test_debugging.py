@@ -34,7 +34,7 @@ async def stopped(session: SessionDep) -> int:
 
 
 class Terminal:
-    """`make run` on a terminal of its own, as its user sits before it."""
+    """`make run` on a pseudo-terminal."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", descriptor: int, port: int) -> None:
         self.process = process
@@ -43,14 +43,14 @@ class Terminal:
         self.text = ""
 
     def wait_for(self, text: str) -> str:
-        """What was shown before `text` since the last call."""
+        """Wait for `text`. Returns the output before it since the last call."""
         deadline = time.monotonic() + TIMEOUT
         while text not in self.text:
             assert time.monotonic() < deadline, self.text
             if select.select([self.descriptor], [], [], 0.1)[0]:
                 try:
                     self.text += os.read(self.descriptor, 65536).decode()
-                except OSError:  # the other end is closed
+                except OSError:  # the other end of the terminal is closed
                     assert text in self.text
         before, _, self.text = self.text.partition(text)
         return before
@@ -63,7 +63,7 @@ class Terminal:
 def terminal(folder: Path, **changes: str) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
     port = free_port()
-    # In a session whose terminal this is, so that Ctrl-C reaches every process of it.
+    # In a session with this terminal, so that Ctrl-C reaches every process of the session.
     process = subprocess.Popen(
         ["setsid", "--ctty", "--wait", *RUN],
         cwd=folder,
@@ -85,7 +85,7 @@ def terminal(folder: Path, **changes: str) -> Iterator[Terminal]:
 
 @contextmanager
 def asking(url: str) -> Iterator[list[httpx.Response]]:
-    """Sends a request meanwhile; the response is in the list when the block has ended."""
+    """Send a request during the block. The yielded list has its response after the block."""
     responses: list[httpx.Response] = []
 
     def ask() -> None:
@@ -105,7 +105,7 @@ def add_route(folder: Path, stop: str) -> Path:
 
 
 def shorten_limits(folder: Path) -> None:
-    """One second for the function's deadline and for a transaction that is idle, so that the test waits two."""
+    """Set the function's deadline and the limit of idle transactions to one second, so that the test waits only two."""
     for path in (folder / "local" / "events.py", *(folder / "handler" / "migrations" / "versions").glob("*.py")):
         changed = path.read_text().replace("FUNCTION_TIMEOUT = 10.0", "FUNCTION_TIMEOUT = 1.5")
         path.write_text(
@@ -136,7 +136,7 @@ def test_breakpoint_stops_the_request_on_the_terminal_and_no_deadline_ends_it(pr
         assert httpx.get(f"http://127.0.0.1:{user.port}/health/live", timeout=TIMEOUT).status_code == 200
 
 
-def test_ctrl_c_at_the_debuggers_prompt_stops_all_and_leaves_the_terminal_as_it_was(project: Path) -> None:
+def test_ctrl_c_at_the_debuggers_prompt_stops_everything_and_restores_the_terminal(project: Path) -> None:
     add_route(project, "import pdb; pdb.set_trace()")
     with terminal(project) as user:
         user.wait_for("Stop with")
@@ -157,7 +157,7 @@ def message(sequence: int, command: str, **arguments: Any) -> bytes:
 
 
 class Ide:
-    """What an IDE says to debugpy, as far as a breakpoint needs it."""
+    """The messages of an IDE to debugpy that a breakpoint needs."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
@@ -170,7 +170,7 @@ class Ide:
         self._file.flush()
 
     def wait_for(self, name: str) -> dict[str, Any]:
-        """The next event, or response to a command, of this name."""
+        """Wait for the next event of this name, or the response to this command."""
         while True:
             length = 0
             while line := self._file.readline().strip():
@@ -211,7 +211,7 @@ def test_an_ide_attaches_stops_a_request_and_no_deadline_ends_it(project: Path) 
         assert httpx.get(f"http://127.0.0.1:{user.port}/health/live", timeout=TIMEOUT).status_code == 200
 
 
-def test_a_hangup_of_the_terminal_ends_all(project: Path) -> None:
+def test_a_hangup_of_the_terminal_stops_everything(project: Path) -> None:
     with terminal(project) as user:
         user.wait_for("Stop with")
         for child in servers(project):

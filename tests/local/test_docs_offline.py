@@ -36,5 +36,5 @@ def test_redoc_shows_the_operations_without_a_network(project: Path, tmp_path: P
         assert "/probes/" in page.wait_for("document.body.innerText.includes('/probes/') && document.body.innerText")
         if folder := os.environ.get("SCREENSHOTS"):
             page.screenshot(Path(folder) / "redoc.png")
-        # Its logo is an image that the Content-Security-Policy does not allow, in a deployment neither.
+        # The Content-Security-Policy does not allow ReDoc's logo, neither here nor in a deployment.
         assert [one for one in page.problems if "logo-mini.svg" not in one] == []

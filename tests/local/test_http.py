@@ -1,4 +1,4 @@
-"""HTTP as `make run` speaks it, byte for byte: what a client of API Gateway relies on."""
+"""The bytes of HTTP that `make run` sends, as clients of API Gateway expect them."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ class Response(NamedTuple):
 
 
 class Client:
-    """One connection. Reads responses by their Content-Length, as RFC 9112, 6.3 says, and nothing else."""
+    """One connection. It reads responses only by their Content-Length (RFC 9112, 6.3)."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -90,7 +90,7 @@ def test_head_has_the_headers_of_get_and_one_content_length(client: Client, path
     assert [name for name, _ in head.headers] == names
     assert head.status == get.status
     assert head.all("content-length") == get.all("content-length") == [str(len(get.body))]
-    assert client.ask("GET", "/health/live").status == 200  # the connection has not lost its place
+    assert client.ask("GET", "/health/live").status == 200  # the connection is still synchronized
 
 
 def test_a_response_without_content_has_no_content_length(client: Client) -> None:
@@ -112,7 +112,7 @@ def test_a_connection_is_kept_and_serves_pipelined_requests_in_their_order(clien
     assert (last.status, last.all("connection")) == (200, ["close"])
 
 
-def test_a_chunked_body_is_read_whole(client: Client) -> None:
+def test_a_chunked_body_is_read_completely(client: Client) -> None:
     body = json.dumps({"name": "Lamp", "note": "x" * 5000}).encode()
     head = request("POST", "/probes/", Content_Type=JSON, Transfer_Encoding="chunked")
     chunks = [body[start : start + 1000] for start in range(0, len(body), 1000)]
@@ -126,7 +126,7 @@ def test_a_chunked_body_is_read_whole(client: Client) -> None:
     [
         (MEGABYTE, JSON, "application"),  # the application's own limit
         (5 * MEGABYTE, JSON, "application"),
-        (5 * MEGABYTE, "application/octet-stream", "gateway"),  # 6.7 MB as base64, and Lambda takes 6 MB
+        (5 * MEGABYTE, "application/octet-stream", "gateway"),  # 6.7 MB as base64, and Lambda accepts 6 MB
         (7 * MEGABYTE, JSON, "gateway"),
         (11 * MEGABYTE, JSON, "gateway"),
         (30 * MEGABYTE, JSON, "gateway"),
@@ -144,7 +144,7 @@ def test_a_body_that_is_too_large_is_413_and_the_client_reads_it(
     assert client.ask("GET", "/health/live").status == 200
 
 
-def test_a_client_that_waits_for_100_continue_is_told_to_go_on(client: Client) -> None:
+def test_a_client_that_waits_for_100_continue_gets_it(client: Client) -> None:
     body = json.dumps({"name": "Lamp"}).encode()
     head = request("POST", "/probes/", Content_Type=JSON, Content_Length=str(len(body)), Expect="100-continue")
     client.send(head)
@@ -154,7 +154,7 @@ def test_a_client_that_waits_for_100_continue_is_told_to_go_on(client: Client) -
 
 
 @pytest.mark.parametrize("sent", [b"\0\0\0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n"])
-def test_what_is_not_http_is_400_and_the_next_connection_is_served(port: int, sent: bytes) -> None:
+def test_bytes_that_are_not_http_get_400_and_the_next_connection_is_served(port: int, sent: bytes) -> None:
     with connected(port) as client:
         client.send(sent)
         assert client.file.readline().split()[1] == b"400"
@@ -162,7 +162,7 @@ def test_what_is_not_http_is_400_and_the_next_connection_is_served(port: int, se
         assert client.ask("GET", "/health/live").status == 200
 
 
-def test_a_client_that_leaves_during_its_request_leaves_the_server_as_it_was(port: int) -> None:
+def test_a_client_that_disconnects_during_its_request_does_not_affect_the_server(port: int) -> None:
     with connected(port) as client:
         client.send(request("POST", "/probes/", Content_Type=JSON, Content_Length="1000"), b'{"name":')
     with connected(port) as client:
@@ -179,7 +179,7 @@ def test_the_copy_has_no_documentation_of_a_network(port: int) -> None:
             assert "script-src 'self'" in policy
 
 
-def test_a_path_of_the_files_is_the_applications_for_other_methods(client: Client) -> None:
+def test_other_methods_at_the_path_of_a_file_are_handled_by_the_application(client: Client) -> None:
     assert client.ask("POST", "/docs-files/swagger/swagger-ui.css").status == 404
 
 

@@ -1,4 +1,4 @@
-"""`make resource` writes a whole resource from the example's own files, or says in one line why it writes nothing."""
+"""`make resource` writes a resource from the example's files, or one line with the reason why it writes nothing."""
 
 import json
 import os
@@ -156,14 +156,14 @@ def test_zero_one_and_more_resources_can_be_registered(packages: tuple[str, ...]
 
 
 def test_no_test_outside_of_the_example_s_folder_names_the_example() -> None:
-    """Such a test would fail when the example is removed. The soak says that it needs the example."""
+    """Such a test would fail after the example was removed. The soak is an exception, and skips itself."""
     named = re.compile(r"\b(?:handler|tests|events)[./]items\b|(?<![\w}])/items/|\bitems:(?:read|write)\b")
     own = {ROOT / "tests" / "items", ROOT / "tests" / "soak"}
     found = [path for path in (ROOT / "tests").rglob("*.py") if own.isdisjoint(path.parents) and path != Path(__file__)]
     assert [str(path.relative_to(ROOT)) for path in found if named.search(path.read_text())] == []
 
 
-# Whole, or not at all.
+# All changes or none.
 
 
 def test_a_failure_between_two_renames_undoes_the_first(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_failure_between_two_renames_undoes_the_first(tmp_path: Path) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what the command reads and writes, as a repository of git."""
+    """A copy of the files that the command reads and writes, in a repository of git."""
     for folder in ("handler", "local", "tests", "events"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=IGNORED)
     (tmp_path / "docs").mkdir()
@@ -234,10 +234,10 @@ def test_a_resource_is_written_once_and_removed_when_it_is_committed(project: Pa
     migration.unlink()
     dropped.unlink()
     changed = git(project, "diff", "--name-only", "HEAD~1").split()
-    assert changed == [], "all but the two migrations is as it was"
+    assert changed == [], "only the two migrations are new"
 
 
-def test_a_resource_that_others_import_is_not_removed(project: Path) -> None:
+def test_a_resource_that_other_modules_import_is_not_removed(project: Path) -> None:
     (project / "tests/test_other.py").write_text("from handler.items.models import Item\n")
     refused = run(project, "remove", "items")
     assert refused.status == 1
@@ -268,7 +268,7 @@ def test_the_example_is_found_in_the_history_when_it_was_removed(
         resource.pattern(tmp_path / "nowhere")
 
 
-def test_a_command_without_a_name_says_how_it_is_called() -> None:
+def test_a_command_without_a_name_prints_its_usage() -> None:
     for arguments, message in [
         (["add", ""], "make resource NAME=orders"),
         (["remove"], "make resource-remove NAME=items"),

@@ -1,4 +1,4 @@
-"""`make run` as its user meets it: a copy of the project, the command, HTTP, Ctrl-C."""
+"""`make run` in a copy of the project, used through its command, HTTP and Ctrl-C."""
 
 import os
 import re
@@ -95,7 +95,7 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_confirmed(pr
 
 
 def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(project: Path) -> None:
-    """A web page whose name leads to 127.0.0.1 (DNS rebinding) must not read what this server answers."""
+    """A web page whose name leads to 127.0.0.1 (DNS rebinding) must not read responses of this server."""
     with running(project) as run:
         port = run.client.base_url.port
         for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LocalHost:{port}", f"[::1]:{port}"):
@@ -128,14 +128,14 @@ def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(pr
 
 
 def raw_status(port: int | None, request: str) -> int:
-    """The status of the response to a request as it is given, byte for byte."""
+    """The status of the response to exactly these bytes."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
         sock.sendall(request.encode())
         return int(sock.recv(4096).split()[1])
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "http", "-1"])
-def test_a_port_that_is_none_is_one_clear_line(project: Path, port: str) -> None:
+def test_an_invalid_port_is_one_clear_line(project: Path, port: str) -> None:
     assert refused(project, PORT=port) == f"run: PORT must be a number between 1 and 65535, not '{port}'\n"
 
 
@@ -148,7 +148,7 @@ def test_a_busy_port_is_one_clear_line(project: Path) -> None:
 
 
 def test_data_of_an_earlier_version_is_one_clear_line_that_says_what_to_do(project: Path) -> None:
-    """Its cluster was the folder itself, and let in every process without a password."""
+    """The cluster of an earlier version was the folder itself, and accepted every process without a password."""
     data = project / ".local" / "postgres"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("18\n")
@@ -160,11 +160,11 @@ def test_data_of_an_earlier_version_is_one_clear_line_that_says_what_to_do(proje
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(project: Path) -> None:
-    (project / ".local").write_text("a file is in the way")
+    (project / ".local").write_text("a file has this name")
     assert refused(project).startswith(f"run: {project}/.local cannot be written")
 
 
-def test_a_database_that_is_not_there_is_one_clear_line(project: Path) -> None:
+def test_an_unreachable_database_is_one_clear_line(project: Path) -> None:
     message = refused(project, DATABASE_URL="postgresql://ann:HIDDEN@127.0.0.1:1/d")
     assert message.startswith("migrate: database error: 08001 cannot connect to 127.0.0.1, port 1 ")
     assert message.count("\n") == 1
