@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import event
 
 from handler import resources
 from handler.database.base import Base
@@ -173,3 +174,18 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     yield change
     engine.dispose()
+
+
+@pytest.fixture
+def checkouts() -> Iterator[list[Any]]:
+    """A list with an entry for each connection that was taken from the pool of the handler's engine."""
+    from handler.database.engine import engine
+
+    taken: list[Any] = []
+
+    def add(*arguments: Any) -> None:
+        taken.append(arguments)
+
+    event.listen(engine, "checkout", add)
+    yield taken
+    event.remove(engine, "checkout", add)

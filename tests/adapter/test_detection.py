@@ -2,14 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event as database_event
 
 from handler.adapter import request_log
 from handler.adapter.detection import NotHttpEvent, detect_event_source
@@ -18,7 +16,6 @@ from handler.adapter.function_url import FUNCTION_URL
 from handler.adapter.http_api import HTTP_API_1, HTTP_API_2
 from handler.adapter.load_balancer import ALB, ALB_MULTI_VALUE
 from handler.adapter.rest_api import REST_API
-from handler.database.engine import engine
 from handler.main import handler
 from local.events import Context
 from tests.support.client import create_probe, probe_id, probe_path
@@ -100,19 +97,6 @@ WARM_UPS: dict[str, Any] = {
 
 
 @pytest.fixture
-def checkouts() -> Iterator[list[int]]:
-    """A list with an entry for each connection that was taken from the pool."""
-    taken: list[int] = []
-
-    def count(*_: Any) -> None:
-        taken.append(1)
-
-    database_event.listen(engine, "checkout", count)
-    yield taken
-    database_event.remove(engine, "checkout", count)
-
-
-@pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     monkeypatch.setattr(request_log, "sinks", [found.append])
@@ -121,7 +105,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_an_event_that_is_not_http_raises_an_exception_that_names_its_source_without_its_contents(
-    name: str, checkouts: list[int], logged: list[Any], caplog: pytest.LogCaptureFixture, database: Any
+    name: str, checkouts: list[Any], logged: list[Any], caplog: pytest.LogCaptureFixture, database: Any
 ) -> None:
     source, event = FOREIGN[name]
     probe = create_probe()
@@ -142,7 +126,7 @@ def test_an_event_that_is_not_http_raises_an_exception_that_names_its_source_wit
 
 @pytest.mark.parametrize("name", WARM_UPS)
 def test_a_warm_up_logs_nothing_and_takes_no_connection(
-    name: str, checkouts: list[int], logged: list[Any], caplog: pytest.LogCaptureFixture, capsys: Any
+    name: str, checkouts: list[Any], logged: list[Any], caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         assert handler(WARM_UPS[name], Context()) is None

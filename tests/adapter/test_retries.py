@@ -14,7 +14,7 @@ from handler.adapter.adapter import TIME_TO_RESPOND
 from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.database.session import SessionDep
 from local.events import Context
-from tests.support.client import Response, call, create_probe
+from tests.support.client import Response, call, create_probe, probe_names
 from tests.support.database import connect
 from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
@@ -71,10 +71,6 @@ def post(*headers: tuple[str, str], context: Context | None = None) -> Response:
     return call("POST", "/probes/", {"name": "Lamp"}, headers=headers, context=context)
 
 
-def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
-
-
 def assert_busy(response: Response) -> None:
     assert (response.status, response.headers["content-type"]) == (503, "application/problem+json")
     assert int(response.headers["retry-after"]) >= 1
@@ -89,10 +85,10 @@ def test_a_request_that_loses_a_race_three_times_succeeds_at_the_fourth_attempt(
     attempts = races(3, sqlstate, when)
     first = post(*headers)
     assert (first.status, attempts()) == (201, 4)
-    assert names(database) == ["Lamp"]
+    assert probe_names(database) == ["Lamp"]
     if headers:
         assert post(*headers).body == first.body
-        assert names(database) == ["Lamp"]
+        assert probe_names(database) == ["Lamp"]
 
 
 @pytest.mark.parametrize("headers", [(), (KEY,)], ids=["", "with a key"])
@@ -103,10 +99,10 @@ def test_a_race_that_is_always_lost_is_503_after_eight_repeats_and_stores_nothin
     assert_busy(post(*headers))
     assert attempts() == ATTEMPTS
     assert [(line["status"], line["repeats"]) for line in logged_requests] == [(503, ATTEMPTS - 1)]
-    assert names(database) == []
+    assert probe_names(database) == []
     database.run("ALTER TABLE probes DISABLE TRIGGER lose")
     assert post(*headers).status == 201, "a failed request does not keep the key"
-    assert names(database) == ["Lamp"]
+    assert probe_names(database) == ["Lamp"]
 
 
 @pytest.mark.usefixtures("warm")
@@ -138,7 +134,7 @@ def test_a_request_that_loses_a_race_of_two_transactions_is_run_again(
 
     include(RepeatableRoute, endpoint)
     assert call("POST", "/test/race").json == 1
-    assert names(database) == ["theirs", "ours"]
+    assert probe_names(database) == ["theirs", "ours"]
     assert [line["repeats"] for line in logged_requests] == [1]
 
 
@@ -149,7 +145,7 @@ def test_a_constraint_that_refuses_at_commit_is_409_after_one_attempt(
     assert post().status == 409
     assert attempts() == 1
     assert [line["repeats"] for line in logged_requests] == [0]
-    assert names(database) == []
+    assert probe_names(database) == []
 
 
 def test_a_commit_with_an_unknown_result_is_never_repeated(
@@ -169,7 +165,7 @@ def test_a_commit_with_an_unknown_result_is_never_repeated(
     assert_busy(call("POST", "/test/race"))
     assert len(calls) == 1
     assert [line["repeats"] for line in logged_requests] == [0]
-    assert names(database) == ["before"]
+    assert probe_names(database) == ["before"]
     assert create_probe("after")["name"] == "after"
 
 
@@ -189,9 +185,9 @@ def test_a_route_that_is_not_repeatable_is_never_repeated(
     attempts = races(1, when=when)
     assert_busy(call("POST", "/test/race"))
     assert (len(calls), attempts()) == (1, 1)
-    assert names(database) == []
+    assert probe_names(database) == []
     assert call("POST", "/test/race").status == 200
-    assert names(database) == ["x"]
+    assert probe_names(database) == ["x"]
 
 
 def test_a_plain_route_of_fastapi_is_never_repeated(app: FastAPI, races: Races, database: Any) -> None:
@@ -203,7 +199,7 @@ def test_a_plain_route_of_fastapi_is_never_repeated(app: FastAPI, races: Races, 
     attempts = races(1)
     assert_busy(call("POST", "/test/plain"))
     assert attempts() == 1
-    assert names(database) == []
+    assert probe_names(database) == []
 
 
 @pytest.mark.usefixtures("warm")
@@ -223,7 +219,7 @@ def test_a_pause_ends_before_the_deadline(races: Races, database: Any, monkeypat
     assert all(seconds < left + 0.002 for seconds, left in pauses), "milliseconds are rounded"
     assert context.get_remaining_time_in_millis() > 0
     assert 1 < attempts() < ATTEMPTS
-    assert names(database) == []
+    assert probe_names(database) == []
     database.run("ALTER TABLE probes DISABLE TRIGGER lose")
     assert post().status == 201
 
@@ -243,7 +239,7 @@ def test_background_tasks_of_a_repeated_request_run_once(
     races(2)
     assert call("POST", "/test/race").status == 200
     assert (len(calls), ran) == (3, [3])
-    assert names(database) == ["x"]
+    assert probe_names(database) == ["x"]
 
 
 def test_each_attempt_has_a_session_and_a_state_of_its_own(include: Callable[..., None], races: Races) -> None:

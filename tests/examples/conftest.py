@@ -10,8 +10,8 @@ from typing import IO, Any
 import pg8000.native
 import pytest
 
-from local.postgres import over_tcp
-from tests.support.database import connect, socket_path, temporary_database
+from tests.support.database import connect, temporary_database
+from tests.support.environment import proxied_process
 from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -62,22 +62,12 @@ def database_url(server_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def environment(database_url: str) -> Iterator[Environment]:
-    with Proxy(socket_path(database_url)) as proxy:
-        # Without the check of an idle connection, which would add a round trip on a slow machine.
-        changes = {"DATABASE_URL": over_tcp(database_url, proxy.port), "DATABASE_IDLE_CHECK": "300"}
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.examples.environment"],
-            cwd=ROOT,
-            env=os.environ | changes | {"AUTH_MODE": "none"},
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert process.stdin
-            assert process.stdout
-            environment = Environment(proxy, process.stdin, process.stdout)
-            environment.call("GET", "/health/ready")
-            yield environment
+    # Without the check of an idle connection, which would add a round trip on a slow machine.
+    command = [sys.executable, "-m", "tests.examples.environment"]
+    with proxied_process(command, database_url, DATABASE_IDLE_CHECK="300", AUTH_MODE="none") as process:
+        environment = Environment(*process)
+        environment.call("GET", "/health/ready")
+        yield environment
 
 
 @pytest.fixture

@@ -13,12 +13,10 @@ from fastapi.routing import iter_route_contexts
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from sqlalchemy import event as database_event
 
 from handler.api.auth import PUBLIC, Caller, authorizer, calls_of, required_scopes, requires_scopes
 from handler.api.idempotency import IDEMPOTENT
 from handler.api.routing import ApiRoute
-from handler.database.engine import engine
 from handler.main import app as served
 from tests.support.client import example_body, example_path, probe_path
 from tests.support.event_files import FILES, load
@@ -471,19 +469,6 @@ def test_a_route_with_two_scopes_requires_both(authorize: Authorize) -> None:
 
 
 # Checks before the route runs.
-
-
-@pytest.fixture
-def checkouts() -> Iterator[list[Any]]:
-    """One entry for each connection that was taken from the pool."""
-    taken: list[Any] = []
-
-    def count(*_: Any) -> None:
-        taken.append(1)
-
-    database_event.listen(engine, "checkout", count)
-    yield taken
-    database_event.remove(engine, "checkout", count)
 
 
 INVALID = {

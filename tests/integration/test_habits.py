@@ -29,7 +29,7 @@ from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_read_session, get_session
 from local.events import http_event
 from tests.support.application import make_app
-from tests.support.client import ELEMENTS, Response, call, create_probe, invoke, probe_path
+from tests.support.client import ELEMENTS, Response, call, create_probe, invoke, probe_names, probe_path
 from tests.support.probe.models import Probe
 
 Serve = Callable[[FastAPI], None]
@@ -95,10 +95,6 @@ def authors(database: Any) -> Iterator[Any]:
     Base.metadata.drop_all(engine)
 
 
-def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
-
-
 def assert_problem(response: Any, status: int) -> None:
     """Check a response of `call` or of TestClient."""
     assert (response.status_code if isinstance(response, httpx.Response) else response.status) == status
@@ -149,9 +145,9 @@ def test_the_session_can_be_overridden(client: str, serve_app: Serve, database: 
             created = create_probe("Lamp")
             found = call("GET", f"/probes/{created['id']}").json
         assert found == created
-        assert names(database) == []
+        assert probe_names(database) == []
         session.rollback()
-    assert names(database) == []
+    assert probe_names(database) == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -181,7 +177,7 @@ def test_the_test_client_reads_and_writes_as_the_handler_does(database: Any) -> 
         assert client.put(probe_path(1), json={"name": "Chair"}).json()["name"] == "Chair"
         assert client.delete(probe_path(1)).status_code == 204
         assert client.get("/health/ready").json() == {"status": "ok"}
-    assert names(database) == []
+    assert probe_names(database) == []
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
 
 
@@ -211,7 +207,7 @@ def test_the_test_client_is_sent_the_errors_of_the_handler(authors: Any) -> None
     assert_problem(client.post("/test/broken"), 500)
     with pytest.raises(RuntimeError, match="boom"):
         TestClient(app).post("/test/broken")  # FastAPI documentation, "Testing": the test sees the exception itself
-    assert names(authors) == []
+    assert probe_names(authors) == []
 
 
 def test_the_test_client_passes_no_authorizer() -> None:
@@ -307,7 +303,7 @@ def test_middleware_wraps_every_request(serve_app: Serve, database: Any, logged_
     assert call("GET", probe_path(9)).headers["x-tag"] == "1"
     assert seen == ["/probes/", probe_path(9), probe_path(9)]
     assert [line["route"] for line in logged_requests] == ["/probes/", "/probes/{probe_id}", "/probes/{probe_id}"]
-    assert names(database) == ["x" * 200]
+    assert probe_names(database) == ["x" * 200]
 
 
 def test_middleware_changes_nothing_of_commits_and_repeats(
@@ -336,7 +332,7 @@ def test_middleware_changes_nothing_of_commits_and_repeats(
     assert call("POST", "/test/race").status == 200
     assert_problem(call("POST", "/test/broken"), 500)
     assert [(line["status"], line["repeats"]) for line in logged_requests] == [(200, 2), (500, 0)]
-    assert names(database) == ["x"]
+    assert probe_names(database) == ["x"]
 
 
 def test_middleware_that_comes_too_late_says_so() -> None:
@@ -353,7 +349,7 @@ def test_background_tasks_are_done_before_the_environment_can_freeze(app: FastAP
     seen: list[Any] = []
 
     def task(name: str) -> None:
-        seen.append((name, names(database), engine.pool.checkedout()))  # type: ignore[attr-defined] # QueuePool has it
+        seen.append((name, probe_names(database), engine.pool.checkedout()))  # type: ignore[attr-defined] # QueuePool has it
         with Session(engine) as session, session.begin():
             session.add(Probe(name=name))
 
@@ -372,7 +368,7 @@ def test_background_tasks_are_done_before_the_environment_can_freeze(app: FastAP
     assert seen == [("of the task", ["of the request"], 0), "async"], (
         "after the commit, with the connection in the pool"
     )
-    assert names(database) == ["of the request", "of the task"]
+    assert probe_names(database) == ["of the request", "of the task"]
 
 
 def test_background_tasks_of_a_request_that_failed_do_not_run(app: FastAPI) -> None:
@@ -458,7 +454,7 @@ def test_a_lifespan_may_use_the_database(serve_app: Serve, database: Any) -> Non
     app = make_app()
     app.include_router(APIRouter(lifespan=lifespan))
     serve_app(app)
-    assert names(database) == ["of the lifespan"]
+    assert probe_names(database) == ["of the lifespan"]
 
 
 def test_a_lifespan_that_fails_fails_the_import_with_its_message(serve_app: Serve) -> None:
@@ -556,7 +552,7 @@ def test_a_dependency_with_yield_uses_the_route_s_session_before_and_after(
         probe.note = "the route"
 
     assert call("POST", "/test/audit").status == 200
-    assert names(database) == ["before", "after the route"]
+    assert probe_names(database) == ["before", "after the route"]
     assert [line["connections"] for line in logged_requests] == [0]
 
 
@@ -588,7 +584,7 @@ def test_a_dependency_with_yield_sees_the_error_of_the_route_and_may_return_a_re
     response = call("POST", "/test/error")
     assert_problem(response, 409)
     assert response.json["detail"] == "translated"
-    assert names(database) == []
+    assert probe_names(database) == []
 
 
 # The ORM in routes
@@ -673,7 +669,7 @@ def test_a_request_continues_after_an_error_in_a_savepoint(app: FastAPI, authors
         return "stored"
 
     assert call("POST", "/test/authors").json == "stored"
-    assert names(authors) == ["before", "ann was there"]
+    assert probe_names(authors) == ["before", "ann was there"]
 
 
 def test_version_id_col_counts_and_is_stored_with_the_change(app: FastAPI, authors: Any) -> None:
@@ -714,7 +710,7 @@ def test_sync_routes_and_dependencies_use_the_session(app: FastAPI, database: An
         return session.scalar(select(func.count()).select_from(Probe)) or 0
 
     assert call("POST", "/test/sync").json is True
-    assert names(database) == ["of the dependency", "of the route", "after the route"]
+    assert probe_names(database) == ["of the dependency", "of the route", "after the route"]
     assert call("GET", "/test/sync").json == 3
     assert threading.main_thread() not in threads
     assert [line["connections"] for line in logged_requests] == [0, 0]
@@ -734,7 +730,7 @@ def test_an_error_of_a_sync_route_rolls_back(app: FastAPI, database: Any) -> Non
 
     assert_problem(call("POST", "/test/sync"), 409)
     assert_problem(call("GET", "/test/sync"), 500)
-    assert names(database) == []
+    assert probe_names(database) == []
     assert create_probe("after")["name"] == "after"
 
 

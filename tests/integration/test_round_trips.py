@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from pg8000 import dbapi
 from handler.database.connection import connect
 from handler.database.driver.stream import Stream
 from handler.settings import read_database_settings
-from local.postgres import over_tcp
 from tests.support.client import probe_path
+from tests.support.environment import proxied_process
 from tests.support.proxy import Count, Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -50,20 +49,9 @@ class Environment:
 @contextmanager
 def environment(idle_check: str = NEVER) -> Iterator[Environment]:
     """A new environment, which has handled no request."""
-    database = read_database_settings(os.environ)
-    with Proxy(f"{database.host}/.s.PGSQL.{database.port}") as proxy:
-        url = over_tcp(os.environ["DATABASE_URL"], proxy.port)
-        with subprocess.Popen(
-            [sys.executable, "-c", ENVIRONMENT],
-            cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": url, "DATABASE_IDLE_CHECK": idle_check},
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert process.stdin
-            assert process.stdout
-            yield Environment(proxy, process.stdin, process.stdout)
+    command = [sys.executable, "-c", ENVIRONMENT]
+    with proxied_process(command, os.environ["DATABASE_URL"], DATABASE_IDLE_CHECK=idle_check) as process:
+        yield Environment(*process)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_read_session, get_session
-from tests.support.client import call, create_probe, probe_id
+from tests.support.client import call, create_probe, probe_id, probe_names
 from tests.support.probe.models import Probe
 from tests.support.proxy import Proxy
 
@@ -63,16 +63,12 @@ def tables(database: Any) -> Iterator[Any]:
     Base.metadata.drop_all(engine)
 
 
-def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
-
-
 def assert_stored(database: Any, *expected: str) -> None:
     """Check that exactly these probes are stored, also after the next request."""
-    assert names(database) == [*expected]
+    assert probe_names(database) == [*expected]
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # QueuePool has it
     create_probe("after")
-    assert names(database) == [*expected, "after"]
+    assert probe_names(database) == [*expected, "after"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +112,7 @@ def test_a_commit_that_fails_is_an_error_response(app: FastAPI, database: Any) -
 
 
 def test_a_change_is_committed_before_the_response(database: Any) -> None:
-    assert [create_probe("one")["name"]] == names(database)
+    assert [create_probe("one")["name"]] == probe_names(database)
 
 
 def test_sub_dependencies_of_a_request_share_its_session(app: FastAPI) -> None:
@@ -145,7 +141,7 @@ def test_code_after_the_yield_of_a_function_scope_is_in_the_transaction(
         session.execute(insert(Probe).values(name="changed"))
 
     assert call("POST", "/test/audit").status == (429 if fails else 200)
-    assert names(database) == ([] if fails else ["changed", "audited"])
+    assert probe_names(database) == ([] if fails else ["changed", "audited"])
 
 
 @pytest.mark.parametrize("dependency", [SessionDep, ReadSessionDep])
@@ -369,7 +365,7 @@ def test_an_error_of_a_read_route_takes_precedence_over_its_changes(app: FastAPI
         raise HTTPException(418)
 
     assert call("GET", "/test/change").status == 418
-    assert names(database) == ["before"]
+    assert probe_names(database) == ["before"]
 
 
 # SessionDep: only the dependency ends the transaction.
@@ -505,7 +501,7 @@ def test_a_statement_that_only_looks_like_the_end_of_a_transaction_runs(
         session.execute(text(statement))
 
     assert call("POST", "/test/statement").status == 200
-    assert names(database) == ["x"]
+    assert probe_names(database) == ["x"]
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
@@ -625,7 +621,7 @@ def test_a_session_can_write_on_the_connection_of_a_read_session(disposed: bool,
     create_probe("after")
     assert call("GET", "/test/reads").status == 418
     assert call("GET", "/test/undone").status == 418
-    assert names(database) == ["before", "after"]
+    assert probe_names(database) == ["before", "after"]
 
 
 def test_there_is_one_engine_and_importing_it_opens_no_connection() -> None:

@@ -18,7 +18,7 @@ from handler.api.auth import PUBLIC
 from handler.api.routing import ApiRoute, RepeatableRoute
 from handler.database.engine import engine
 from handler.database.session import ReadSessionDep, SessionDep, get_session
-from tests.support.client import call, create_probe, probe_id, probe_path
+from tests.support.client import call, create_probe, probe_id, probe_names, probe_path
 from tests.support.probe.models import Probe
 
 ServeApp = Callable[[FastAPI], None]
@@ -31,10 +31,6 @@ def refuses_at_commit(database: Any) -> Any:
     database.run("CREATE TABLE children (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
     yield
     database.run("DROP TABLE children, parents")
-
-
-def names(database: Any) -> list[str]:
-    return [row[0] for row in database.run("SELECT name FROM probes ORDER BY id")]
 
 
 class Impatient:
@@ -89,7 +85,7 @@ def test_an_abandoned_write_is_not_committed_by_the_next_request(database: Any) 
     assert call("POST", "/test/slow/write").status == 504
     create_probe("mine")
     time.sleep(0.3)
-    assert names(database) == ["mine"]
+    assert probe_names(database) == ["mine"]
 
 
 async def swallow() -> AsyncIterator[None]:
@@ -135,7 +131,7 @@ def test_a_2xx_that_is_raised_as_an_exception_is_an_error_response(app: FastAPI,
         raise HTTPException(202)
 
     assert call("POST", "/test/accepted").status == 500
-    assert names(database) == []
+    assert probe_names(database) == []
 
 
 @pytest.mark.parametrize("status", [409, 500, 503])
@@ -153,7 +149,7 @@ def test_an_error_response_that_is_returned_stores_nothing(status: int, serve_ap
     app.include_router(router)
     serve_app(app)
     assert call("POST", "/test/refused").status == status
-    assert names(database) == []
+    assert probe_names(database) == []
 
 
 def test_an_error_of_a_route_that_a_dependency_catches_stores_nothing(serve_app: ServeApp, database: Any) -> None:
@@ -174,7 +170,7 @@ def test_an_error_of_a_route_that_a_dependency_catches_stores_nothing(serve_app:
     app.include_router(router)
     serve_app(app)
     assert call("POST", "/test/forgiven").status == 500
-    assert names(database) == []
+    assert probe_names(database) == []
 
 
 def test_a_request_that_was_committed_is_not_repeated(serve_app: ServeApp, database: Any) -> None:
@@ -194,4 +190,4 @@ def test_a_request_that_was_committed_is_not_repeated(serve_app: ServeApp, datab
     app.include_router(router)
     serve_app(app)
     assert call("POST", "/test/audited").status == 503
-    assert names(database) == ["once"]
+    assert probe_names(database) == ["once"]

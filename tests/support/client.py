@@ -64,6 +64,11 @@ def create_probe(name: str = "Lamp", note: str | None = None) -> Any:
     return response.json
 
 
+def probe_names(database: Any) -> list[str]:
+    """The names of the stored probes, in the order of their ids."""
+    return [name for (name,) in database.run("SELECT name FROM probes ORDER BY id")]
+
+
 def probe_id(number: int) -> UUID:
     """The id of the probe that was stored as `number`, from 1, since the test began."""
     return UUID(int=number)
