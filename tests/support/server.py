@@ -5,6 +5,7 @@ pytest-xdist the controller owns the server, and the first worker that needs it 
 """
 
 import secrets
+import shutil
 import socket
 import tempfile
 import threading
@@ -21,6 +22,9 @@ AUTHENTICATION = """
 local all postgres scram-sha-256
 local all all trust
 """
+# In memory where it is large enough: the run creates hundreds of databases.
+MEMORY = Path("/dev/shm")  # noqa: S108 - the server's folder gets an unpredictable name there
+NEEDED = 4 * 1024**3  # bytes; WAL alone may take 1 GB
 REQUESTS = "requests"  # the unix socket in the server's folder on which other processes request the start
 START, STOP = b"start", b"stop"
 
@@ -30,7 +34,8 @@ class SharedServer:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        folder = tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)
+        parent = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > NEEDED else None
+        folder = tempfile.TemporaryDirectory(prefix="tests-", dir=parent, ignore_cleanup_errors=True)
         self.folder = Path(self._stack.enter_context(folder))
         self.folder.chmod(0o711)  # PgBouncer runs as the server's user, which must reach the socket in this folder
         self._password = secrets.token_urlsafe(32)
