@@ -1,4 +1,4 @@
-"""`make setup`: install a file of pinned packages into an environment, with pip, and say how far it is.
+"""`make setup`: install a file of pinned packages into a virtual environment with pip, and show the progress.
 
 `python3 -m local.install STAMP FILE TEXT` installs FILE into the environment whose folder has the file STAMP, and
 writes STAMP when all is installed. With `--create` the environment is made anew first. TEXT says what is installed. Two

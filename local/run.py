@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 STOP_TIMEOUT = 10  # seconds
 WAITING = "requests get 502 until a file changes"
-# No change of a source file mends these classes of SQLSTATE (PostgreSQL manual, appendix A): the connection, the login,
-# the name of the database, what the server has, and whether it runs.
+# No change of a source file corrects errors of these classes of SQLSTATE (PostgreSQL manual, appendix A): the
+# connection, the login, the name of the database, what the server has, and whether it runs.
 UNREACHABLE = re.compile("migrate: database error: (08|28|3D|53|57P)")
 AGAIN = "run: serving again"
 BANNER = """

@@ -33,10 +33,10 @@ class Report:
 def describe(error: BaseException) -> str:
     """The last line of the traceback, and the last line of the project's code in it."""
     text = traceback.format_exception_only(error)[-1].strip()
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    positions = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
-        places.append((error.filename, error.lineno))
-    own = [(Path(name), line) for name, line in places if Path(name).is_relative_to(ROOT / "handler")]
+        positions.append((error.filename, error.lineno))
+    own = [(Path(name), line) for name, line in positions if Path(name).is_relative_to(ROOT / "handler")]
     return f"{text} ({own[-1][0].relative_to(ROOT)}, line {own[-1][1]})" if own else text
 
 

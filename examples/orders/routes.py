@@ -1,4 +1,4 @@
-"""The routes of orders. `async def` with the blocking driver called in place: docs/adr/0003 says why."""
+"""The routes of orders. `async def` with the blocking driver called directly: docs/adr/0003 explains why."""
 
 from decimal import Decimal
 from typing import Annotated, Any

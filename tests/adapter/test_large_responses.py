@@ -27,18 +27,18 @@ WIDE = "repeat('字', 10000)"  # 30,000 bytes
 ESCAPED = "repeat(chr(1), 10000)"  # 60,000 bytes in JSON, and 70,000 in a JSON string in JSON
 
 
-def get(kind: str, path: str, query: str = "", method: str = "GET") -> Received:
-    event = EVENT_SOURCES[kind](Sent(method, path, query))
+def get(source: str, path: str, query: str = "", method: str = "GET") -> Received:
+    event = EVENT_SOURCES[source](Sent(method, path, query))
     returned = handler(event, None)
-    assert len(json.dumps(returned, ensure_ascii=False).encode()) <= LIMITS[kind]
+    assert len(json.dumps(returned, ensure_ascii=False).encode()) <= LIMITS[source]
     return parse_response(event, returned)
 
 
-def pages(kind: str, path: str, query: str) -> list[list[Any]]:
+def pages(source: str, path: str, query: str) -> list[list[Any]]:
     """The probes of every page, following the cursors."""
     found = []
     while True:
-        response = get(kind, path, query)
+        response = get(source, path, query)
         assert response.status == 200, response.body[:300]
         page = json.loads(response.body)
         found.append(page[ELEMENTS])
@@ -54,30 +54,30 @@ def ids(found: list[list[Any]]) -> list[int]:
     return [UUID(probe["id"]).int for page in found for probe in page]
 
 
-@pytest.mark.parametrize("kind", ["ALB", "ALB, multi-value"])
+@pytest.mark.parametrize("source", ["ALB", "ALB, multi-value"])
 @pytest.mark.parametrize("query", ["", "limit=100", "state=idle", "limit=100&state=idle"])
-def test_a_load_balancer_gets_the_large_probes_that_fit_into_a_page(kind: str, query: str, database: Any) -> None:
+def test_a_load_balancer_gets_the_large_probes_that_fit_into_a_page(source: str, query: str, database: Any) -> None:
     database.run(INSERT.format(WIDE, 101))
-    found = pages(kind, "/probes/", query)
+    found = pages(source, "/probes/", query)
     assert ids(found) == list(range(101, 0, -1))
     assert [len(page) for page in found[:-1]] == [len(found[0])] * (len(found) - 1)
     assert 25 <= len(found[0]) <= 34, "most of 1 MB is used"
 
 
-@pytest.mark.parametrize("kind", ["HTTP API 2.0", "HTTP API 1.0", "REST API", "function URL"])
-def test_a_page_has_the_escaped_probes_that_fit_into_6_mb(kind: str, database: Any) -> None:
+@pytest.mark.parametrize("source", ["HTTP API 2.0", "HTTP API 1.0", "REST API", "function URL"])
+def test_a_page_has_the_escaped_probes_that_fit_into_6_mb(source: str, database: Any) -> None:
     database.run(INSERT.format(ESCAPED, 101))
-    found = pages(kind, "/probes/", "limit=100")
+    found = pages(source, "/probes/", "limit=100")
     assert ids(found) == list(range(101, 0, -1))
     assert 75 <= len(found[0]) <= 90
 
 
-@pytest.mark.parametrize("kind", ["ALB", "HTTP API 2.0"])
+@pytest.mark.parametrize("source", ["ALB", "HTTP API 2.0"])
 @pytest.mark.parametrize("large", ["g % 2 = 0", "g <= 60", "g > 60", "g % 50 = 49", "g IN (1, 101)"])
-def test_pages_of_probes_of_different_sizes_have_each_probe_once(large: str, kind: str, database: Any) -> None:
+def test_pages_of_probes_of_different_sizes_have_each_probe_once(large: str, source: str, database: Any) -> None:
     note = f"CASE WHEN {large} THEN {ESCAPED} END"
     database.run(INSERT.format(note, 101))
-    assert ids(pages(kind, "/probes/", "limit=100")) == list(range(101, 0, -1))
+    assert ids(pages(source, "/probes/", "limit=100")) == list(range(101, 0, -1))
 
 
 def test_head_has_the_headers_of_the_page_that_fits(database: Any) -> None:

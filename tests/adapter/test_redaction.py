@@ -20,7 +20,7 @@ from handler.database.session import SessionDep
 from tests.support.client import call, create_probe
 from tests.support.probe.models import Probe
 
-MARK = "MARKED"  # part of every value that no log may show
+SECRET_TEXT = "MARKED"  # part of every value that no log may show
 
 
 class Local(DeclarativeBase):
@@ -57,19 +57,19 @@ class Price(BaseModel):
 @pytest.fixture(autouse=True)
 def _secrets(database: Any) -> Iterator[None]:
     database.run("CREATE TABLE secrets (name text PRIMARY KEY)")
-    database.run(f"INSERT INTO secrets VALUES ('{MARK}')")
+    database.run(f"INSERT INTO secrets VALUES ('{SECRET_TEXT}')")
     yield
     database.run("DROP TABLE secrets")
 
 
 def duplicate(session: Session) -> None:
     """PostgreSQL's detail is Key (name)=(MARKED) already exists. The statement also has a literal."""
-    session.execute(text(f"INSERT INTO secrets SELECT :name WHERE '{MARK}' <> ''"), {"name": MARK})
+    session.execute(text(f"INSERT INTO secrets SELECT :name WHERE '{SECRET_TEXT}' <> ''"), {"name": SECRET_TEXT})
 
 
 def duplicate_as_parameter(session: Session) -> None:
     """As SQLAlchemy writes a statement, without literals."""
-    session.execute(insert(Secret).values(name=MARK))
+    session.execute(insert(Secret).values(name=SECRET_TEXT))
 
 
 class StorageError(Exception):
@@ -139,7 +139,7 @@ def with_notes(session: Session) -> None:
     try:
         duplicate(session)
     except IntegrityError as error:
-        error.add_note(f"while storing {MARK}")
+        error.add_note(f"while storing {SECRET_TEXT}")
         reason = StorageError("the reason")
         reason.add_note(f"it was {error}")
         raise reason from error
@@ -172,30 +172,30 @@ def an_internal_error(session: Session) -> None:
 
 
 def a_missing_column(session: Session) -> None:
-    session.execute(text(f"SELECT name FROM secrets WHERE name = {MARK.lower()}"))
+    session.execute(text(f"SELECT name FROM secrets WHERE name = {SECRET_TEXT.lower()}"))
 
 
 def a_syntax_error(session: Session) -> None:
-    session.execute(text(f"SELECT name FROM secrets WHERE name = 'O'{MARK}'"))
+    session.execute(text(f"SELECT name FROM secrets WHERE name = 'O'{SECRET_TEXT}'"))
 
 
 def a_literal_in_a_statement(session: Session) -> None:
-    session.connection().exec_driver_sql(f"INSERT INTO nothing VALUES ('{MARK}') -- {MARK}")
+    session.connection().exec_driver_sql(f"INSERT INTO nothing VALUES ('{SECRET_TEXT}') -- {SECRET_TEXT}")
 
 
 def a_division(session: Session) -> None:
-    session.execute(text(f"SELECT 1 / 0, '{MARK}', $${MARK}$$"))
+    session.execute(text(f"SELECT 1 / 0, '{SECRET_TEXT}', $${SECRET_TEXT}$$"))
 
 
 def a_session_that_had_failed(session: Session) -> None:
-    session.add(Secret(name=MARK))
+    session.add(Secret(name=SECRET_TEXT))
     with contextlib.suppress(IntegrityError):
         session.flush()
     session.execute(text("SELECT 1"))
 
 
 def a_session_that_had_failed_because_of_a_parameter(session: Session) -> None:
-    session.add(Refused(id=1, name=MARK))
+    session.add(Refused(id=1, name=SECRET_TEXT))
     with contextlib.suppress(SQLAlchemyError):
         session.flush()
     session.execute(text("SELECT 1"))
@@ -203,18 +203,18 @@ def a_session_that_had_failed_because_of_a_parameter(session: Session) -> None:
 
 def a_session_that_had_failed_without_a_with_block(session: Session) -> None:
     with Session(session.get_bind()) as other:
-        other.add(Secret(name=MARK))
+        other.add(Secret(name=SECRET_TEXT))
         with contextlib.suppress(IntegrityError):
             other.flush()
         other.execute(text("SELECT 1"))
 
 
 def a_parameter_that_its_type_refuses(session: Session) -> None:
-    session.execute(select(bindparam("value", MARK, Refusing())))
+    session.execute(select(bindparam("value", SECRET_TEXT, Refusing())))
 
 
 def a_parameter_that_an_enum_lacks(session: Session) -> None:
-    session.execute(select(literal(MARK, Enum(Colour, native_enum=False, validate_strings=True))))
+    session.execute(select(literal(SECRET_TEXT, Enum(Colour, native_enum=False, validate_strings=True))))
 
 
 def a_stored_value_that_an_enum_lacks(session: Session) -> None:
@@ -222,17 +222,17 @@ def a_stored_value_that_an_enum_lacks(session: Session) -> None:
 
 
 def a_literal_that_cannot_be_written(session: Session) -> None:
-    statement = select(literal(MARK, Integer))
+    statement = select(literal(SECRET_TEXT, Integer))
     statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
 
 
 def a_validation_of_a_model(_session: Session) -> None:
-    Price.model_validate({"amount": MARK})
+    Price.model_validate({"amount": SECRET_TEXT})
 
 
 def a_validation_that_caused_another_error(_session: Session) -> None:
     try:
-        Price.model_validate({"amount": MARK})
+        Price.model_validate({"amount": SECRET_TEXT})
     except ValueError as error:
         raise StorageError(f"the reason: {error}") from error
 
@@ -306,7 +306,7 @@ def test_a_failure_is_logged_with_types_and_traceback_and_without_values(
     (record,) = caplog.records
     assert record.getMessage().startswith("PUT /test/{number}: unexpected ")
     for logged in (caplog.text, as_lambda_formats(caplog.records), response.body.decode()):
-        assert MARK.lower() not in logged.lower()
+        assert SECRET_TEXT.lower() not in logged.lower()
     for expected in FAILURES[failure]:
         assert expected in caplog.text
     assert re.search(rf'test_redaction\.py", line \d+, in {failure.__name__}\n', caplog.text)
@@ -324,19 +324,19 @@ def test_the_tables_of_the_application_are_named(app: FastAPI, caplog: pytest.Lo
 
         @app.post("/test/flush")
         async def _route(session: SessionDep) -> None:
-            session.add(Probe(name=MARK))
+            session.add(Probe(name=SECRET_TEXT))
 
         assert call("POST", "/test/flush").status == 500
     finally:
         database.run("DROP TRIGGER refuse ON probes; DROP FUNCTION refuse")
     assert "DatabaseError: P0001 [INSERT probes]" in caplog.text
-    assert MARK not in caplog.text
+    assert SECRET_TEXT not in caplog.text
 
 
 def test_the_log_line_of_an_outage_has_no_message_of_a_function(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     @app.post("/test/raise/{code}")
     async def _route(session: SessionDep, code: str) -> None:
-        statement = f"DO $$ BEGIN RAISE EXCEPTION '{MARK}' USING ERRCODE = '{code}'; END $$"
+        statement = f"DO $$ BEGIN RAISE EXCEPTION '{SECRET_TEXT}' USING ERRCODE = '{code}'; END $$"
         session.execute(text(statement))
 
     for code in ("08006", "28000", "53300", "57P01", "57014", "40001", "55P03", "25P03"):
@@ -369,7 +369,7 @@ def test_texts_that_the_application_writes_are_logged_unchanged(app: FastAPI, ca
 
 class Broken(Exception):
     def __str__(self) -> str:
-        raise RuntimeError(MARK)
+        raise RuntimeError(SECRET_TEXT)
 
 
 def test_an_exception_whose_text_cannot_be_read_is_logged_by_its_type(
@@ -385,7 +385,7 @@ def test_an_exception_whose_text_cannot_be_read_is_logged_by_its_type(
     assert call("POST", "/test/broken").status == 500
     assert "Broken" in caplog.text
     assert "in _route" in caplog.text
-    assert MARK not in caplog.text
+    assert SECRET_TEXT not in caplog.text
 
 
 def test_a_long_chain_is_logged(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
@@ -404,14 +404,14 @@ def test_a_long_chain_is_logged(app: FastAPI, caplog: pytest.LogCaptureFixture) 
 
     assert call("POST", "/test/long").status == 500
     assert "StorageError" in caplog.text
-    assert MARK not in caplog.text
+    assert SECRET_TEXT not in caplog.text
     assert create_probe("after")["name"] == "after"
 
 
-# --- every way to log ---
+# --- every way of logging ---
 
 logger = logging.getLogger("an.application")
-WAYS: dict[str, Callable[[Exception], None]] = {
+LOG_CALLS: dict[str, Callable[[Exception], None]] = {
     "as exc_info": lambda error: logger.warning("it failed", exc_info=error),
     "as the message": logger.error,
     "as an argument": lambda error: logger.error("it failed: %s", error),
@@ -434,17 +434,17 @@ TEXTS: dict[str, Callable[[Exception], None]] = {
 }
 
 
-@pytest.mark.parametrize("way", [*WAYS, *TEXTS])
+@pytest.mark.parametrize("log_call", [*LOG_CALLS, *TEXTS])
 def test_a_database_error_is_logged_without_values_in_every_way_of_logging(
-    way: str, app: FastAPI, caplog: pytest.LogCaptureFixture
+    log_call: str, app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.post("/test/log")
     async def _route(session: SessionDep) -> None:
         try:
             with session.begin_nested():
-                (duplicate if way in WAYS else duplicate_as_parameter)(session)
+                (duplicate if log_call in LOG_CALLS else duplicate_as_parameter)(session)
         except SQLAlchemyError as error:
-            (WAYS | TEXTS)[way](error)
+            (LOG_CALLS | TEXTS)[log_call](error)
             logger.exception("and in an except")
 
     assert call("POST", "/test/log").status == 200
@@ -452,8 +452,8 @@ def test_a_database_error_is_logged_without_values_in_every_way_of_logging(
     for record in caplog.records:
         logged = as_lambda_formats([record])
         assert "23505" in logged
-        assert MARK not in logged
-    assert MARK not in caplog.text
+        assert SECRET_TEXT not in logged
+    assert SECRET_TEXT not in caplog.text
 
 
 class Stop(BaseException):
@@ -473,4 +473,4 @@ def test_log_records_of_mangum_are_redacted(app: FastAPI, caplog: pytest.LogCapt
     assert record.name == "mangum.http"
     assert "Stop: the reason" in caplog.text
     assert "IntegrityError: 23505 [INSERT]" in caplog.text
-    assert MARK not in caplog.text
+    assert SECRET_TEXT not in caplog.text

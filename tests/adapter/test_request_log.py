@@ -32,7 +32,7 @@ from tests.support.proxy import Proxy
 ROOT = Path(__file__).parents[2]
 EVENTS = ROOT / "events"
 TRACE = "1-5759e988-bd862e3fe1be46a994272793"
-MARK = "MARKED"  # part of every value that no log may show
+SECRET_TEXT = "MARKED"  # part of every value that no log may show
 
 
 @pytest.fixture
@@ -61,20 +61,20 @@ def test_a_request_is_one_line(lines: list[request_log.RequestLog]) -> None:
     [
         ("GET", probe_path(7), "/probes/{probe_id}", 404),
         ("HEAD", "/probes/", "/probes/", 200),
-        ("GET", f"/{MARK}/7", "other", 404),
-        ("GET", f"/probes/{MARK}", "/probes/{probe_id}", 422),
+        ("GET", f"/{SECRET_TEXT}/7", "other", 404),
+        ("GET", f"/probes/{SECRET_TEXT}", "/probes/{probe_id}", 422),
         ("PUT", "/probes/", "/probes/", 405),
-        (MARK, "/probes/", "/probes/", 405),
+        (SECRET_TEXT, "/probes/", "/probes/", 405),
     ],
 )
 def test_the_route_is_named_by_its_template(
     method: str, path: str, route: str, status: int, lines: list[request_log.RequestLog]
 ) -> None:
-    assert call(method, path, query=f"q={MARK}" if MARK in path else "").status == status
+    assert call(method, path, query=f"q={SECRET_TEXT}" if SECRET_TEXT in path else "").status == status
     (line,) = lines
     assert (line["route"], line["status"], line["level"]) == (route, status, "INFO")
-    assert line["method"] == ("other" if method == MARK else method)
-    assert MARK not in json.dumps(line)
+    assert line["method"] == ("other" if method == SECRET_TEXT else method)
+    assert SECRET_TEXT not in json.dumps(line)
 
 
 @pytest.mark.parametrize(
@@ -227,14 +227,14 @@ def test_a_response_that_violates_its_model_is_logged_without_stored_values(
 
     @app.get("/test/contract", response_model=Contract)
     async def _route() -> Any:
-        return {"price": MARK}
+        return {"price": SECRET_TEXT}
 
     assert call("GET", "/test/contract").status == 500
     (record,) = errors(caplog)
     assert record.exc_info
     assert str(record.exc_info[1]) == "response.price int_parsing"
     assert "fastapi.exceptions.ResponseValidationError: response.price int_parsing" in caplog.text
-    assert MARK not in caplog.text
+    assert SECRET_TEXT not in caplog.text
 
 
 def test_a_response_that_cannot_be_formatted_is_a_500(
@@ -335,17 +335,19 @@ def test_no_log_line_contains_text_of_the_client(
     lines.clear()
     caplog.clear()
     before, after, path = words
-    secret = f"{before}{MARK}{after}"
-    headers = [(name, f"x-{MARK}") for name in ("authorization", "cookie", "idempotency-key", "if-match", MARK)]
-    for target in (f"/probes/{path}{MARK}", "/probes/", probe_path(1), f"/{MARK}", "/health/live"):
-        for body in (secret.encode(), json.dumps({"name": secret, MARK: secret}).encode(), b""):
-            call(method, target, body, query=f"q={MARK}&{MARK}=1", headers=headers)
-            event = http_event(method, target, f"q={MARK}", headers, body)
-            invoke(event | {"body": f"{MARK}!", "isBase64Encoded": True})
-            invoke(event | {"version": MARK})
+    secret = f"{before}{SECRET_TEXT}{after}"
+    headers = [
+        (name, f"x-{SECRET_TEXT}") for name in ("authorization", "cookie", "idempotency-key", "if-match", SECRET_TEXT)
+    ]
+    for target in (f"/probes/{path}{SECRET_TEXT}", "/probes/", probe_path(1), f"/{SECRET_TEXT}", "/health/live"):
+        for body in (secret.encode(), json.dumps({"name": secret, SECRET_TEXT: secret}).encode(), b""):
+            call(method, target, body, query=f"q={SECRET_TEXT}&{SECRET_TEXT}=1", headers=headers)
+            event = http_event(method, target, f"q={SECRET_TEXT}", headers, body)
+            invoke(event | {"body": f"{SECRET_TEXT}!", "isBase64Encoded": True})
+            invoke(event | {"version": SECRET_TEXT})
     assert lines
-    assert MARK not in json.dumps(lines, ensure_ascii=False)
-    assert MARK not in caplog.text
+    assert SECRET_TEXT not in json.dumps(lines, ensure_ascii=False)
+    assert SECRET_TEXT not in caplog.text
 
 
 @pytest.mark.parametrize("code", ["23514", "22001", "42P01", "P0001", "XX000"])
@@ -358,7 +360,7 @@ def test_no_log_line_contains_values_that_the_server_quotes(
         session.execute(text(statement.format(code)))
 
     assert call("POST", "/test/raise").status in (422, 500)
-    assert MARK not in caplog.text
+    assert SECRET_TEXT not in caplog.text
 
 
 # --- in Lambda's runtime ---
@@ -426,7 +428,9 @@ def under_the_runtime(
             "cognito_identity": None,
             "tenant_id": None,
             "content_type": "application/json",
-            "event_body": json.dumps(http_event(method, path, f"q={MARK}" if "test" in path else "", HEADERS, body)),
+            "event_body": json.dumps(
+                http_event(method, path, f"q={SECRET_TEXT}" if "test" in path else "", HEADERS, body)
+            ),
             "invocation_id": None,
         }
         for number, (method, path, body) in enumerate(requests)
@@ -447,8 +451,12 @@ def under_the_runtime(
     return [json.loads(line) for line in done.stdout.splitlines()], responses
 
 
-HEADERS = [("content-type", "application/json"), ("authorization", f"Bearer {MARK}"), ("cookie", f"session={MARK}")]
-BODY = json.dumps({"name": f"a {MARK} lamp"}).encode()
+HEADERS = [
+    ("content-type", "application/json"),
+    ("authorization", f"Bearer {SECRET_TEXT}"),
+    ("cookie", f"session={SECRET_TEXT}"),
+]
+BODY = json.dumps({"name": f"a {SECRET_TEXT} lamp"}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -478,7 +486,7 @@ def test_every_line_is_json_and_every_request_has_one(logged: list[Any]) -> None
         ("GET", "/test/noisy", 200, "INFO"),
     ]
     assert {(line["function"], line["version"]) for line in of_requests(logged)} == {(FUNCTION, "7")}
-    assert MARK not in json.dumps(logged)
+    assert SECRET_TEXT not in json.dumps(logged)
 
 
 def test_an_environment_starts_cold_once(logged: list[Any]) -> None:
@@ -507,10 +515,10 @@ def test_the_metrics_do_not_depend_on_the_log_level(tmp_path: Path) -> None:
 
 
 def test_no_log_line_contains_a_password(tmp_path: Path) -> None:
-    url = f"postgresql://ann:{MARK}@127.0.0.1:1/d"
+    url = f"postgresql://ann:{SECRET_TEXT}@127.0.0.1:1/d"
     log, _ = under_the_runtime(tmp_path, ("GET", probe_path(1), b""), ("GET", "/health/ready", b""), DATABASE_URL=url)
     assert [line["status"] for line in of_requests(log)] == [503, 503]
-    assert MARK not in json.dumps(log)
+    assert SECRET_TEXT not in json.dumps(log)
 
 
 # --- the embedded metric format ---

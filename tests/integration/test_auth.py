@@ -35,7 +35,7 @@ from tests.support.proxy import Proxy
 
 JSON = ("content-type", "application/json")
 LAMP = b'{"name": "Lamp"}'
-WAYS = [(mode, kind) for mode, kinds in AUTHORIZER_CONTEXTS.items() for kind in kinds]
+MODES_AND_SOURCES = [(mode, source) for mode, sources in AUTHORIZER_CONTEXTS.items() for source in sources]
 DOCUMENTATION = ["/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"]
 BEARER, SIGV4 = 'Bearer realm="api"', "AWS4-HMAC-SHA256"
 LACKING = 'Bearer realm="api", error="insufficient_scope", scope="{}"'
@@ -213,21 +213,21 @@ def test_authorization_may_be_declared_by_a_route_a_router_an_inclusion_or_a_dep
 # The authorizer context.
 
 
-@pytest.mark.parametrize(("mode", "kind"), WAYS)
-def test_a_request_with_an_authorizer_context_succeeds(mode: str, kind: str, authorize: Authorize) -> None:
+@pytest.mark.parametrize(("mode", "source"), MODES_AND_SOURCES)
+def test_a_request_with_an_authorizer_context_succeeds(mode: str, source: str, authorize: Authorize) -> None:
     authorize(mode)
-    made = send(authorized(mode, kind, Request("POST", "/probes/", headers=[JSON], body=LAMP)))
-    assert (made.status, send(authorized(mode, kind, LISTED)).status) == (201, 200)
+    made = send(authorized(mode, source, Request("POST", "/probes/", headers=[JSON], body=LAMP)))
+    assert (made.status, send(authorized(mode, source, LISTED)).status) == (201, 200)
 
 
-@pytest.mark.parametrize("kind", EVENT_SOURCES)
+@pytest.mark.parametrize("source", EVENT_SOURCES)
 @pytest.mark.parametrize(("mode", "challenge"), [("jwt", BEARER), ("iam", SIGV4)])
 def test_a_request_without_an_authorizer_context_is_401(
-    mode: str, challenge: str, kind: str, authorize: Authorize
+    mode: str, challenge: str, source: str, authorize: Authorize
 ) -> None:
     authorize(mode)
     for route in ROUTES:
-        assert_refused(send(EVENT_SOURCES[kind](request_of(route))), 401, challenge)
+        assert_refused(send(EVENT_SOURCES[source](request_of(route))), 401, challenge)
 
 
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
@@ -261,8 +261,8 @@ def test_an_authenticated_request_gets_404_and_405(authorize: Authorize) -> None
 def test_an_authorizer_context_of_another_mode_is_ignored(authorize: Authorize) -> None:
     for mode, other in (("jwt", "iam"), ("iam", "jwt")):
         authorize(mode)
-        for kind in AUTHORIZER_CONTEXTS[other]:
-            assert send(authorized(other, kind, LISTED)).status == 401
+        for source in AUTHORIZER_CONTEXTS[other]:
+            assert send(authorized(other, source, LISTED)).status == 401
 
 
 CLAIMS = {"sub": "ann", "scope": "probes:read probes:write"}
@@ -301,15 +301,15 @@ def test_a_malformed_authorizer_context_is_ignored(name: str, mode: str, authori
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
 def test_an_authorizer_context_of_payload_2_is_ignored_in_payload_1(mode: str, authorize: Authorize) -> None:
     authorize(mode)
-    for kind in ("HTTP API 1.0", "REST API"):
-        event = EVENT_SOURCES[kind](LISTED)
+    for source in ("HTTP API 1.0", "REST API"):
+        event = EVENT_SOURCES[source](LISTED)
         AUTHORIZER_CONTEXTS[mode]["HTTP API 2.0"](event, CLAIMS)
         assert send(event).status == 401
 
 
-@pytest.mark.parametrize("kind", EVENT_SOURCES)
+@pytest.mark.parametrize("source", EVENT_SOURCES)
 @pytest.mark.parametrize("mode", ["jwt", "iam"])
-def test_headers_and_bodies_are_no_authorizer_context(mode: str, kind: str, authorize: Authorize) -> None:
+def test_headers_and_bodies_are_no_authorizer_context(mode: str, source: str, authorize: Authorize) -> None:
     authorize(mode)
     forged = json.dumps({"authorizer": {"jwt": {"claims": CLAIMS}, "claims": CLAIMS, "iam": {"userArn": ARN}}})
     headers = [
@@ -325,7 +325,7 @@ def test_headers_and_bodies_are_no_authorizer_context(mode: str, kind: str, auth
         JSON,
     ]
     forging = Request("GET", "/probes/", "scope=probes:read&authorizer[jwt]=1", headers, forged.encode())
-    assert send(EVENT_SOURCES[kind](forging)).status == 401
+    assert send(EVENT_SOURCES[source](forging)).status == 401
 
 
 ANYTHING = st.recursive(
@@ -345,25 +345,25 @@ def test_any_authorizer_context_is_accepted_or_refused_without_an_error(mode: st
     authorize(mode)
 
     @limits(max_examples=300, deadline=None)
-    @given(kind=st.sampled_from(sorted(EVENT_SOURCES)), authorizer=ANYTHING, identity=ANYTHING)
-    def try_one(kind: str, authorizer: Any, identity: Any) -> None:
-        event = EVENT_SOURCES[kind](LISTED)
+    @given(source=st.sampled_from(sorted(EVENT_SOURCES)), authorizer=ANYTHING, identity=ANYTHING)
+    def try_one(source: str, authorizer: Any, identity: Any) -> None:
+        event = EVENT_SOURCES[source](LISTED)
         event["requestContext"] |= {"authorizer": authorizer, "identity": identity}
         # 400: payload 1.0 has the client's address in `identity` too.
-        assert send(event).status in ((200, 400, 401, 403) if kind in AUTHORIZER_CONTEXTS[mode] else (400, 401))
+        assert send(event).status in ((200, 400, 401, 403) if source in AUTHORIZER_CONTEXTS[mode] else (400, 401))
 
     try_one()
 
 
 def test_a_route_gets_the_caller(authorize: Authorize) -> None:
-    for mode, kind in WAYS:
+    for mode, source in MODES_AND_SOURCES:
         seen: list[Any] = []
 
         async def me(caller: Annotated[Caller, Security(authorizer, scopes=["probes:read"])]) -> None:
             seen.append(caller)  # noqa: B023 - it is called within the iteration
 
         authorize(mode, lambda app: app.get("/test/me")(me))
-        assert send(authorized(mode, kind, Request("GET", "/test/me"))).status == 200
+        assert send(authorized(mode, source, Request("GET", "/test/me"))).status == 200
         (caller,) = seen
         assert caller["sub"] == "ann" if mode == "jwt" else caller == ARN
 
@@ -371,14 +371,14 @@ def test_a_route_gets_the_caller(authorize: Authorize) -> None:
 # Scopes.
 
 
-@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
+@pytest.mark.parametrize("source", AUTHORIZER_CONTEXTS["jwt"])
 @pytest.mark.parametrize("route", SCOPED, ids=" ".join)
-def test_a_route_accepts_only_its_own_scope(route: tuple[str, str], kind: str, authorize: Authorize) -> None:
+def test_a_route_accepts_only_its_own_scope(route: tuple[str, str], source: str, authorize: Authorize) -> None:
     authorize("jwt")
     needed = SCOPED[route]
-    refused = send(authorized("jwt", kind, request_of(route), f"openid {others(needed)}"))
+    refused = send(authorized("jwt", source, request_of(route), f"openid {others(needed)}"))
     assert_refused(refused, 403, LACKING.format(needed))
-    assert send(authorized("jwt", kind, request_of(route), needed)).status in (200, 201, 404)
+    assert send(authorized("jwt", source, request_of(route), needed)).status in (200, 201, 404)
 
 
 def test_head_requires_the_scopes_of_get(authorize: Authorize) -> None:
@@ -389,16 +389,16 @@ def test_head_requires_the_scopes_of_get(authorize: Authorize) -> None:
     assert [response.status for response in responses] == [200, 403]
 
 
-@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["iam"])
-def test_a_signed_request_needs_no_scopes(kind: str, authorize: Authorize) -> None:
+@pytest.mark.parametrize("source", AUTHORIZER_CONTEXTS["iam"])
+def test_a_signed_request_needs_no_scopes(source: str, authorize: Authorize) -> None:
     authorize("iam")
     for route in ROUTES:
-        assert send(authorized("iam", kind, request_of(route))).status in (200, 201, 204, 404)
+        assert send(authorized("iam", source, request_of(route))).status in (200, 201, 204, 404)
 
 
-def with_claims(kind: str, claims: dict[str, Any]) -> int:
-    event = EVENT_SOURCES[kind](LISTED)
-    AUTHORIZER_CONTEXTS["jwt"][kind](event, {"sub": "ann"} | claims)
+def with_claims(source: str, claims: dict[str, Any]) -> int:
+    event = EVENT_SOURCES[source](LISTED)
+    AUTHORIZER_CONTEXTS["jwt"][source](event, {"sub": "ann"} | claims)
     return send(event).status
 
 
@@ -441,18 +441,18 @@ NOT_GRANTING: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
+@pytest.mark.parametrize("source", AUTHORIZER_CONTEXTS["jwt"])
 @pytest.mark.parametrize("claims", GRANTING, ids=str)
-def test_a_token_with_the_scope_is_accepted(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
+def test_a_token_with_the_scope_is_accepted(claims: dict[str, Any], source: str, authorize: Authorize) -> None:
     authorize("jwt")
-    assert with_claims(kind, claims) == 200
+    assert with_claims(source, claims) == 200
 
 
-@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
+@pytest.mark.parametrize("source", AUTHORIZER_CONTEXTS["jwt"])
 @pytest.mark.parametrize("claims", NOT_GRANTING, ids=str)
-def test_a_similar_scope_is_refused(claims: dict[str, Any], kind: str, authorize: Authorize) -> None:
+def test_a_similar_scope_is_refused(claims: dict[str, Any], source: str, authorize: Authorize) -> None:
     authorize("jwt")
-    assert with_claims(kind, claims) == 403
+    assert with_claims(source, claims) == 403
 
 
 def test_a_route_with_two_scopes_requires_both(authorize: Authorize) -> None:

@@ -65,8 +65,8 @@ class Secret:
         ]
 
     def text(self, user: str, password: str) -> str:
-        place = {"engine": "postgres", "host": "127.0.0.1", "port": self.port, "dbname": "postgres"}
-        return json.dumps({"username": user, "password": password + SALT, **place})
+        location = {"engine": "postgres", "host": "127.0.0.1", "port": self.port, "dbname": "postgres"}
+        return json.dumps({"username": user, "password": password + SALT, **location})
 
     def with_fields(self, **fields: object) -> str:
         return json.dumps(json.loads(self.text("ann", "SECRET")) | fields)
@@ -88,11 +88,11 @@ def secret(moto_address: str, admin: Any, configure: Callable[..., None], monkey
     port = int(admin.run("SHOW port")[0][0])
     made = Secret(client, port)
     configure(host=None, port=None, user=None, database=None, password=None, secret_arn=made.arn, region=REGION)
-    asked = secrets_manager.secret_value
+    original = secrets_manager.secret_value
 
     def counted(*arguments: str) -> str | None:
         made.calls += 1
-        return asked(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr(secrets_manager, "secret_value", counted)
     monkeypatch.setattr(secrets_manager, "accepted_logins", {})

@@ -222,10 +222,10 @@ def number_of(event: Any) -> int:
     return UUID(json.loads(response.body)["id"]).int
 
 
-@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["iam"])
-def test_the_owner_of_a_key_is_the_user_or_the_role_without_its_session(kind: str, authorize: Authorize) -> None:
+@pytest.mark.parametrize("source", AUTHORIZER_CONTEXTS["iam"])
+def test_the_owner_of_a_key_is_the_user_or_the_role_without_its_session(source: str, authorize: Authorize) -> None:
     authorize("iam")
-    arn = authorized("iam", kind, KEYED)
+    arn = authorized("iam", source, KEYED)
     for number, arns in enumerate(SAME_CALLER, start=1):
         for one in arns * 2:
             assert number_of(json.loads(json.dumps(arn).replace(ROLE.format("session"), one))) == number, one
@@ -249,13 +249,13 @@ SAME_CLIENT: list[list[dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", AUTHORIZER_CONTEXTS["jwt"])
-def test_the_owner_of_a_key_is_the_token_s_issuer_subject_and_client(kind: str, authorize: Authorize) -> None:
+@pytest.mark.parametrize("source", AUTHORIZER_CONTEXTS["jwt"])
+def test_the_owner_of_a_key_is_the_token_s_issuer_subject_and_client(source: str, authorize: Authorize) -> None:
     authorize("jwt")
     for number, tokens in enumerate(SAME_CLIENT, start=1):
         for claims in tokens * 2:
-            event = EVENT_SOURCES[kind](KEYED)
-            AUTHORIZER_CONTEXTS["jwt"][kind](
+            event = EVENT_SOURCES[source](KEYED)
+            AUTHORIZER_CONTEXTS["jwt"][source](
                 event, {"iss": "https://issuer.example", "scope": "probes:write", **claims}
             )
             assert number_of(event) == number, claims

@@ -83,8 +83,8 @@ def test_a_body_of_another_type_is_415_and_the_response_names_those_that_are_acc
 @pytest.mark.parametrize(("method", "path", "accepted"), WRITES)
 def test_a_body_without_a_type_is_415(method: str, path: str, accepted: tuple[str, str]) -> None:
     create_probe()
-    for kind in EVENT_SOURCES.values():
-        response = send(kind(Request(method, path, body=BODY)))
+    for source in EVENT_SOURCES.values():
+        response = send(source(Request(method, path, body=BODY)))
         assert (response.status, response.headers[accepted[0]]) == (415, accepted[1])
     assert names() == ["Lamp"]
 
@@ -162,8 +162,8 @@ def test_a_compressed_body_without_the_header_is_400() -> None:
 def test_options_name_the_media_types_of_bodies(path: str, headers: dict[str, str]) -> None:
     """RFC 5789, 3.1 "The Accept-Patch Header"."""
     response = call("OPTIONS", path)
-    said = {name: response.headers[name] for name in ("allow", "accept", "accept-patch") if name in response.headers}
-    assert (response.status, said) == (204, headers)
+    found = {name: response.headers[name] for name in ("allow", "accept", "accept-patch") if name in response.headers}
+    assert (response.status, found) == (204, headers)
     refused = call("TRACE", path)
     assert (refused.status, refused.headers["allow"]) == (405, headers["allow"])
     assert not {"accept", "accept-patch"} & refused.headers.keys()

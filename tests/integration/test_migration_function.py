@@ -527,11 +527,11 @@ def test_a_response_that_s3_does_not_accept_is_sent_again(
 
 
 @pytest.mark.parametrize(
-    ("statuses", "said"), [([500] * 99, "HTTP 500"), ([HANG] * 99, "TimeoutError"), ([403], "HTTP 403")]
+    ("statuses", "outcome"), [([500] * 99, "HTTP 500"), ([HANG] * 99, "TimeoutError"), ([403], "HTTP 403")]
 )
 def test_an_invocation_that_cannot_send_its_response_fails_and_can_be_repeated(
     statuses: list[int],
-    said: str,
+    outcome: str,
     s3: Bucket,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -539,10 +539,10 @@ def test_an_invocation_that_cannot_send_its_response_fails_and_can_be_repeated(
     monkeypatch.setattr(custom_resource, "PUT_TIMEOUT", 0.3)
     s3.statuses += statuses
     context = Context(SHORT)
-    with pytest.raises(CallbackFailed, match=rf"did not get the response SUCCESS: {HOST}: {said}"):
+    with pytest.raises(CallbackFailed, match=rf"did not get the response SUCCESS: {HOST}: {outcome}"):
         handler(CREATE | {"ResponseURL": s3.url}, context)
     assert context.get_remaining_time_in_millis() > 0
-    assert (len(s3.puts) == 1) == (said == "HTTP 403")
+    assert (len(s3.puts) == 1) == (outcome == "HTTP 403")
     assert [record.levelname for record in ours(caplog)] == ["INFO", "ERROR"]
     assert "SECRET" not in caplog.text
     s3.statuses.clear()
@@ -680,8 +680,8 @@ def test_older_code_leaves_a_newer_schema_alone(
     response = deploy(s3, "Update")
     assert (response["Status"], response["Data"]) == ("SUCCESS", {"Revision": "0101"})
     assert tables(url) == [*MIGRATED, ["more"], ["most"]]
-    said = [(record.levelname, record.message) for record in ours(caplog)]
-    assert said == [("WARNING", "the schema is at 0101, which is newer than this code: no migration was run")]
+    outcome = [(record.levelname, record.message) for record in ours(caplog)]
+    assert outcome == [("WARNING", "the schema is at 0101, which is newer than this code: no migration was run")]
 
 
 def test_the_schema_of_another_branch_is_an_error(s3: Bucket, url: str, scripts: Path) -> None:

@@ -126,8 +126,8 @@ def test_a_migration_gives_up_on_a_table_that_is_locked(server_url: str) -> None
         blocker.run("ROLLBACK")
         assert error.value.orig is not None
         assert error.value.orig.args[0]["C"] == "55P03"
-        said = describe_failure(error.value)
-        assert said == (
+        found = describe_failure(error.value)
+        assert found == (
             "database error: 55P03 a table stayed in use: SELECT alembic_version.version_num FROM alembic_version"
         )
 

@@ -89,7 +89,7 @@ def resource_table() -> Table | None:
 
 
 @pytest.mark.parametrize(
-    ("change", "goes_well"),
+    ("change", "is_compatible"),
     [
         ("ALTER TABLE {table} ADD of_next_release integer", True),
         ("ALTER TABLE {table} ADD of_next_release integer NOT NULL", False),
@@ -98,7 +98,7 @@ def resource_table() -> Table | None:
     ],
 )
 def test_an_incompatible_schema_makes_the_test_fail(
-    change: str, goes_well: bool, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: str, is_compatible: bool, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The release that changes the schema is simulated, and this release is the previous one."""
     table = resource_table()
@@ -117,4 +117,4 @@ def test_an_incompatible_schema_makes_the_test_fail(
         assert upgrade(read_database_settings({"DATABASE_URL": url})) == "next"
         statuses, revision = use(tmp_path / "this", url)
         assert revision == "next"
-        assert (statuses == successes(tmp_path / "this")) is goes_well
+        assert (statuses == successes(tmp_path / "this")) is is_compatible

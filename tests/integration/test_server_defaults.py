@@ -136,9 +136,9 @@ def write(url: str, **options: Any) -> int:
 def read(url: str, row: int, *expressions: str, **options: Any) -> list[Any]:
     """The row as SQLAlchemy's types read it, the row as the driver reads it, and the values of expressions."""
     everything = text("SELECT * FROM default_values WHERE id = :id").bindparams(id=row)
-    asked = text(f"SELECT {', '.join(expressions)}".replace(":", "\\:"))
+    casts = text(f"SELECT {', '.join(expressions)}".replace(":", "\\:"))
     with engine_on(url) as engine, engine.connect().execution_options(**options) as connection:
-        results = [connection.execute(one).one() for one in (select(TABLE).where(TABLE.c.id == row), everything, asked)]
+        results = [connection.execute(one).one() for one in (select(TABLE).where(TABLE.c.id == row), everything, casts)]
         return [*results[0][1:], *results[1][1:], *results[2]]
 
 

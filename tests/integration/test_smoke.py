@@ -33,15 +33,15 @@ GOOD: Responses = {
 
 
 @contextmanager
-def service(responses: Responses, asked: list[tuple[str, str, str | None]]) -> Iterator[str]:
-    """The URL of a service with these responses, which adds each request to `asked`."""
+def service(responses: Responses, requests: list[tuple[str, str, str | None]]) -> Iterator[str]:
+    """The URL of a service with these responses, which adds each request to `requests`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             path = self.path.removeprefix("/stage")
-            again = self.command == "GET" and ("DELETE", path) in [one[:2] for one in asked]
-            asked.append((self.command, path, self.headers["authorization"]))
+            again = self.command == "GET" and ("DELETE", path) in [one[:2] for one in requests]
+            requests.append((self.command, path, self.headers["authorization"]))
             status, body = responses[self.command, f"{path} again" if again else path]
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
@@ -77,43 +77,43 @@ def test_it_passes_on_the_service_and_leaves_nothing(project: Path, server_url: 
 
 
 def test_a_service_without_resources_is_asked_for_its_health() -> None:
-    asked: list[tuple[str, str, str | None]] = []
-    with service(GOOD, asked) as url:
+    requests: list[tuple[str, str, str | None]] = []
+    with service(GOOD, requests) as url:
         smoke(url, None, None, patience=0)
-    assert {one[:2] for one in asked} == {("GET", "/health/live"), ("GET", "/health/ready")}
+    assert {one[:2] for one in requests} == {("GET", "/health/live"), ("GET", "/health/ready")}
     assert creation({"paths": {"/health/live": {"get": {}}}}) is None
 
 
 def test_it_passes_under_a_stage_with_a_token() -> None:
-    asked: list[tuple[str, str, str | None]] = []
-    with service(GOOD | {("GET", "/health/ready"): (401, b"")}, asked) as url:
+    requests: list[tuple[str, str, str | None]] = []
+    with service(GOOD | {("GET", "/health/ready"): (401, b"")}, requests) as url:
         smoke(url, "TOKEN", EXAMPLE, patience=0)
-    assert [one[:2] for one in asked][-4:] == [
+    assert [one[:2] for one in requests][-4:] == [
         ("POST", "/notes/"),
         ("GET", "/notes/1"),
         ("DELETE", "/notes/1"),
         ("GET", "/notes/1"),
     ]
-    assert {token for _, path, token in asked if path != "/health/live"} == {"Bearer TOKEN"}
+    assert {token for _, path, token in requests if path != "/health/live"} == {"Bearer TOKEN"}
 
 
 def test_an_example_that_is_stored_already_ends_the_test_and_is_not_deleted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked: list[tuple[str, str, str | None]] = []
+    requests: list[tuple[str, str, str | None]] = []
     conflict = (409, b'{"status": 409, "constraint": "uq_notes_text"}')
-    with service(GOOD | {("POST", "/notes/"): conflict}, asked) as url:
+    with service(GOOD | {("POST", "/notes/"): conflict}, requests) as url:
         smoke(url, None, EXAMPLE, patience=0)
-    assert [one[:2] for one in asked][-1] == ("POST", "/notes/")
+    assert [one[:2] for one in requests][-1] == ("POST", "/notes/")
     assert "smoke: the example of /notes/ is stored already" in capsys.readouterr().out
 
 
 def test_without_a_token_it_passes_on_a_service_that_is_closed_and_writes_nothing() -> None:
-    asked: list[tuple[str, str, str | None]] = []
+    requests: list[tuple[str, str, str | None]] = []
     closed: Responses = {("GET", "/health/live"): (401, b""), ("GET", "/health/ready"): (401, b"")}
-    with service(closed, asked) as url:
+    with service(closed, requests) as url:
         smoke(url, None, EXAMPLE, patience=0)
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Stored items, for the tests of items."""
+"""Stored items for the tests of items."""
 
 from typing import Any
 

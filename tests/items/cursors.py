@@ -1,4 +1,4 @@
-"""Cursors of the list of items, as a client can compute them that knows handler/api/pagination.py."""
+"""Cursors of the list of items, as a client can compute them from handler/api/pagination.py."""
 
 import hashlib
 from base64 import urlsafe_b64encode

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.event_sources import EVENT_SOURCES, Request, send
 
-# As a client sends them.
+# Paths as a client sends them.
 ALIASES = [
     *("/items/01", "/items/001", "/items/+1", "/items/%2B1", "/items/1.0", "/items/1.", "/items/1e0", "/items/1_0"),
     *("/items/0x1", "/items/1%20", "/items/%201", "/items/%C2%A01", "/items/1%E2%80%8B", "/items/1%C2%85"),
@@ -16,12 +16,12 @@ ALIASES = [
 ]
 
 
-@pytest.mark.parametrize("kind", EVENT_SOURCES)
+@pytest.mark.parametrize("source", EVENT_SOURCES)
 @pytest.mark.parametrize("path", ALIASES)
-def test_an_item_has_no_other_path_than_its_id_in_canonical_decimals(path: str, kind: str, database: Any) -> None:
+def test_an_item_has_no_other_path_than_its_id_in_canonical_decimals(path: str, source: str, database: Any) -> None:
     database.run("INSERT INTO items (name) VALUES ('unchanged')")
     for method in ("GET", "HEAD", "DELETE"):
-        response = send(EVENT_SOURCES[kind](Request(method, path)))
+        response = send(EVENT_SOURCES[source](Request(method, path)))
         assert response.status == 422, method
         assert b"unchanged" not in response.body
     assert database.run("SELECT name, version FROM items") == [["unchanged", 1]]

@@ -38,6 +38,6 @@ def test_every_event_of_items_succeeds(path: Any, database: Any) -> None:
     assert_rows_changed(event, before, count_rows(database))
     if "body" in event and response.body:
         sent = json.loads(event["body"]).items()
-        # Nested objects may get ids of their own.
+        # Nested objects may have ids too.
         scalars = {name: value for name, value in sent if not isinstance(value, dict | list)}
         assert response.json | scalars == response.json

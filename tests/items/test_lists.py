@@ -16,7 +16,7 @@ ORDERS = {"newest": lambda item: -item["id"], "name": lambda item: (item["name"]
 
 
 def follow(response: Response) -> Response:
-    """The next page, by its Link."""
+    """The next page, by the Link header."""
     target, _, relation = response.headers["link"].partition("; ")
     assert relation == 'rel="next"'
     url = urlsplit(target.strip("<>"))
@@ -70,7 +70,7 @@ def test_a_cursor_of_another_format_is_400(cursor: str) -> None:
     assert call("GET", "/items/", query=f"cursor={cursor}").status == 400
 
 
-def test_a_cursor_that_was_tampered_with_or_is_another_list_s_is_400() -> None:
+def test_a_changed_cursor_and_a_cursor_of_another_list_are_400() -> None:
     for number in range(3):
         create(f"Item {number}")
     cursor = call("GET", "/items/", query="limit=1").json["next_cursor"]
@@ -110,11 +110,11 @@ NO_NAMES = [rb'["\u0000",1]', rb'["\ud800",1]', b'["a",%d]' % 2**63, b'["a"]', b
 @pytest.mark.parametrize(
     ("order", "data"), [*(("newest", data) for data in NO_KEYS), *(("name", data) for data in NO_NAMES)]
 )
-def test_a_cursor_that_was_computed_and_names_no_row_is_400(order: str, data: bytes) -> None:
+def test_a_computed_cursor_for_an_impossible_row_is_400(order: str, data: bytes) -> None:
     assert call("GET", "/items/", query=f"order={order}&cursor={items_cursor(data, order=order)}").status == 400
 
 
-def test_a_cursor_that_was_computed_and_names_one_starts_after_it() -> None:
+def test_a_computed_cursor_for_a_possible_row_starts_after_it() -> None:
     first = create()
     create()
     query = f"cursor={items_cursor(b'[2]')}"
@@ -191,7 +191,7 @@ def test_a_parameter_that_a_list_does_not_declare_is_422_and_named_where_its_nam
 
 @pytest.mark.parametrize("path", ["/items/1", "/health/live", "/health/ready"])
 @pytest.mark.parametrize("query", ["utm_source=x", "a=1&a=2", "limit=x"])
-def test_a_parameter_that_no_route_but_a_list_could_mistake_is_ignored(path: str, query: str) -> None:
+def test_an_undeclared_parameter_is_ignored_outside_of_lists(path: str, query: str) -> None:
     create()
     assert call("GET", path, query=query).status == 200
 

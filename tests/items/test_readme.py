@@ -1,4 +1,4 @@
-"""What the README and the documentation show of the project and of its example is true."""
+"""The requests, the route, the layout and the files that the README and the documentation show exist."""
 
 import inspect
 import json
@@ -53,7 +53,7 @@ def test_every_file_of_the_layout_is_there() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_page_names_exists(path: Path) -> None:
-    # Written by `make ca-bundle`, by `make resource NAME=orders` and by the tests of `make run`.
+    # `make ca-bundle`, `make resource NAME=orders` and the tests of `make run` write these files.
     written = re.compile(r"handler/ca-bundle.pem|handler/probes/|(handler|tests|events)/orders/.*")
     named = re.findall(
         r"`((?:handler|tests|local|deploy|infra|benchmarks|events|docs|examples)/[\w./-]+)`", path.read_text()

@@ -140,9 +140,9 @@ def test_when_postgresql_is_killed_it_ends_with_one_line_and_no_process_left(pro
     with started(project) as process:
         started_server = json.loads((project / ".local" / "postgres" / "server.json").read_text())
         os.kill(started_server["process"], signal.SIGKILL)
-        _, said = process.communicate(timeout=TIMEOUT)
+        _, error_output = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1
-    (line,) = [line for line in said.splitlines() if line.startswith("run: ")]
+    (line,) = [line for line in error_output.splitlines() if line.startswith("run: ")]
     assert line.startswith("run: PostgreSQL has ended: ")
     assert not servers(project)
     with running(project) as run:

@@ -102,9 +102,9 @@ def test_an_interrupted_or_failed_install_is_repeated_once_by_two_commands_at_on
     assert not stamp.exists()
 
     failed = start(packages, file, "--create")
-    _, said = failed.communicate(timeout=TIMEOUT)
+    _, error_output = failed.communicate(timeout=TIMEOUT)
     assert failed.returncode
-    assert "DO NOT MATCH THE HASHES" in said
+    assert "DO NOT MATCH THE HASHES" in error_output
     assert not stamp.exists()
 
     file.write_text(file.read_text().replace(digest[::-1], digest))

@@ -1,4 +1,4 @@
-"""A client of the soak: sends requests of all kinds, one after the other, and checks what each response says."""
+"""A client of the soak, which sends requests of all kinds one after the other and checks each response."""
 
 import json
 import random
@@ -13,15 +13,15 @@ from local.events import HttpResponse
 from tests.soak.ledger import Item, Ledger
 from tests.soak.service import Service
 
-PATIENCE = 120.0  # seconds that a client tries something again
+PATIENCE = 120.0  # seconds for which a client repeats a request
 
 
 class NoResponse(Exception):
-    """A client has tried a request for PATIENCE seconds."""
+    """A client has repeated a request for PATIENCE seconds without a response."""
 
 
 class Client:
-    """Owns the items that it creates."""
+    """A client and the items that it has created."""
 
     def __init__(self, service: Service, ledger: Ledger, number: int, seed: int) -> None:
         self.service, self.ledger, self.number = service, ledger, number
@@ -52,7 +52,7 @@ class Client:
             self.service.violate(f"client {self.number}: {type(error).__name__}: {error}")
 
     def text(self) -> str:
-        """Return a text that no other client sends and that is part of no other text."""
+        """Return a text that no other client sends and that no other text contains."""
         return f"<{self.number}.{self.turn}.{self.choice.randrange(10**6)}>"
 
     def expect(self, is_right: object, what: str, response: HttpResponse) -> bool:
@@ -63,7 +63,7 @@ class Client:
     def until_response(
         self, kind: str, method: str, target: str, body: Any, **headers: str
     ) -> tuple[HttpResponse, int]:
-        """Try again until there is a response; return it and the number of attempts that failed."""
+        """Repeat a request until there is a response. Returns it and the number of failed attempts."""
         give_up = time.monotonic() + PATIENCE
         failures = 0
         while time.monotonic() < give_up:
@@ -133,7 +133,7 @@ class Client:
             self.own.append(item)
 
     def create(self) -> None:
-        """Create an item without a key: it cannot be tried again without a response, and is stored once or not."""
+        """Create an item without a key. The request is not repeated, and without a response it may be stored or not."""
         name = self.text()
         self.ledger.attempted.add(name)
         response = self.service.request("POST", "POST", "/items/", {"name": name})
@@ -150,7 +150,7 @@ class Client:
         if not self.expect(response.status == 201, f"POST of {name} with a key", response):
             return
         self.ledger.keys.add(name)
-        if self.choice.random() < 0.2:  # as if the response had been lost on its way to the client
+        if self.choice.random() < 0.2:  # as if the response had been lost on the way to the client
             again, _ = post({"name": name})
             first = {name: value for name, value in response.headers if name in ("location", "etag", "content-type")}
             has_headers = first.items() <= dict(again.headers).items()
@@ -182,7 +182,7 @@ class Client:
             self.own.remove(item)
 
     def change_shared(self) -> None:
-        """Change the shared item, without If-Match: without a response, the change is stored or not."""
+        """Change the shared item without If-Match. Without a response, the change is stored or not."""
         shared, text = self.ledger.shared, self.text()
         self.ledger.shared_texts.add(text)
         body = {"description": text}

@@ -13,18 +13,18 @@ import pg8000.native
 from tests.soak.service import ENVIRONMENTS, Environment, Service, Window
 from tests.support.environments import ROLE, connect, role_url
 
-RECOVERY = 45.0  # seconds in which all environments must return a right response after a fault
+RECOVERY = 45.0  # seconds after a fault in which all environments must return a correct response
 GONE = (pg8000.native.InterfaceError, pg8000.native.DatabaseError, OSError)
 BACKENDS = f"SELECT pid FROM pg_stat_activity WHERE usename = '{ROLE}' ORDER BY pid"
 END_ALL = f"SELECT pg_terminate_backend(pid, 5000) FROM ({BACKENDS}) AS backends"
 
-# A fault happens to the service, to the extent of a number between 0 and 1, and has ended when the function returns.
+# A function that injects a fault into the service and returns when the fault is over. Its extent is between 0 and 1.
 Happen = Callable[[Service, list[Environment], float], None]
 
 
 class Fault(NamedTuple):
     happen: Happen
-    may_cost: int = 0  # requests of each environment that may be 503 after it is over
+    may_cost: int = 0  # requests of each environment that may be 503 after the fault
     holds_transactions: bool = False
     may_kill: bool = False
 
@@ -44,13 +44,13 @@ def end_all(service: Service, _: list[Environment], __: float) -> None:
 
 
 def crash_one(service: Service, _: list[Environment], part: float) -> None:
-    """Kill a server process: the server then ends all others, and recovers."""
+    """Kill a server process. The server then ends all others and recovers."""
     pids = service.admin(BACKENDS)
     if not pids:
         return
     with suppress(*GONE), connect(service.url) as witness:
         os.kill(pids[int(part * len(pids))][0], signal.SIGKILL)
-        while True:  # until the server has noticed
+        while True:  # until the server has detected it
             witness.run("SELECT 1")
     while True:
         with suppress(*GONE), connect(role_url(service.url)):
@@ -67,7 +67,7 @@ def restart(service: Service, _: list[Environment], part: float) -> None:
 def cut(service: Service, _: list[Environment], part: float) -> None:
     service.network("cut_after", int(3000 * part))
     time.sleep(0.5)
-    service.network("reset")  # connections on which fewer bytes have passed
+    service.network("reset")  # connections that have sent fewer bytes
 
 
 def black_hole(service: Service, _: list[Environment], part: float) -> None:
@@ -75,8 +75,8 @@ def black_hole(service: Service, _: list[Environment], part: float) -> None:
     swallowed = [pid for (pid,) in service.admin(BACKENDS)]
     time.sleep(0.1 + 4 * part)
     service.network("restore")
-    # The server would keep these processes until TCP keepalive asks, in two hours. What their transactions hold stays
-    # locked until the next fault begins.
+    # Without this, the server would keep these processes until TCP keepalive detects the loss, after two hours. Their
+    # locks are held until the next fault begins.
     service.before_next_fault = lambda: [
         service.admin(f"SELECT pg_terminate_backend({pid}, 5000)") for pid in swallowed
     ]
@@ -90,7 +90,7 @@ def refuse(service: Service, _: list[Environment], part: float) -> None:
 
 
 def freeze(service: Service, _: list[Environment], part: float) -> None:
-    """Send no requests for a while, in which the network forgets the connections."""
+    """Send no requests for a while, during which the network drops the connections."""
     service.awake.clear()
     held = [service.free.get() for _ in range(ENVIRONMENTS)]
     service.network("half_open")
@@ -118,7 +118,7 @@ def leave_no_connection(service: Service, _: list[Environment], part: float) -> 
 
 
 def demote(service: Service, _: list[Environment], part: float) -> None:
-    """Fail over: the old primary accepts no writes any more, and goes."""
+    """Fail over: the old primary accepts no more writes, and then stops."""
     service.admin("ALTER DATABASE postgres SET default_transaction_read_only = on", END_ALL)
     time.sleep(0.1 + 2 * part)
     reset = "ALTER DATABASE postgres RESET default_transaction_read_only"
@@ -144,7 +144,7 @@ FAULTS = {
     "connections are cut in a reply": Fault(cut),
     "connections are refused": Fault(refuse),
     "the network is slow": Fault(slow_down),
-    # A connection that falls silent costs one request, which waits for its deadline and gets 503 (docs/adr/0019).
+    # A connection that becomes silent costs one request, which waits for its deadline and gets 503 (docs/adr/0019).
     "connections are half-open": Fault(on_network("half_open"), may_cost=1),
     "the network swallows everything": Fault(black_hole, may_cost=1, holds_transactions=True),
     "environments are frozen": Fault(freeze),
@@ -153,9 +153,9 @@ FAULTS = {
 
 
 def inject_faults(service: Service, environments: list[Environment], seed: int, seconds: float) -> None:
-    """Inject one fault after the other, each kind as often as the others, until the time is up or too much is wrong.
+    """Inject one fault after the other, all kinds equally often, until the time is over or the service has failed.
 
-    Each kind occurs at least once. The seed decides the order, the extent and the pauses.
+    Each kind occurs at least once. The seed determines the order, the extent and the pauses.
     """
     choice = random.Random(f"{seed} faults")
     end = time.monotonic() + seconds

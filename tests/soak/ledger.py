@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class Item:
-    """A row as its owner knows it. Only its owner changes it."""
+    """A row as its owner expects it. Only its owner changes it."""
 
     id: int
     name: str
@@ -38,7 +38,7 @@ class Ledger:
         self.ids.append(item.id)
 
     def mistake(self, found: dict[str, Any], floor: int = 1) -> str | None:
-        """Say what is wrong with an item in a response, which must have version `floor` or later; None if nothing."""
+        """Return the mistake in an item of a response, or None. Its version must be at least `floor`."""
         item_id, name, version, description = (found[key] for key in ("id", "name", "version", "description"))
         if item_id == self.shared.id:
             is_right = name == self.shared.name and (description in self.shared_texts or version == 1)

@@ -1,6 +1,6 @@
 """The service under the soak: environments with the real handler behind one network, in front of one PostgreSQL.
 
-`Service.request` judges how each request went: outside a fault and its documented cost, every response is right.
+`Service.request` checks the result of each request: outside a fault and its documented cost, every response is correct.
 """
 
 import json
@@ -25,15 +25,15 @@ from local.events import Context, HttpResponse, http_event, http_response
 from tests.support.environments import MAX_CONNECTIONS, address_of, connect, is_unavailable, postgres, process, role_url
 from tests.support.proxy import Proxy
 
-ENVIRONMENTS = 8  # and as many clients
+ENVIRONMENTS = 8  # the number of environments and of clients
 TIMEOUT = 5.0  # seconds of the function: shorter than the template's, for more faults in the time
 SWALLOWED = 15.0 + TIMEOUT  # seconds: idle_in_transaction_session_timeout of the database, and a request's own
-ENOUGH = 20  # violations, after which the soak stops
+ENOUGH = 20  # violations after which the soak stops
 JSON = ("content-type", "application/json")
 
 
 def run_environment(connection: Connection, url: str, log: str) -> None:
-    """Handle events in a process of its own, until the connection closes."""
+    """Handle events in another process, until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ |= {"DATABASE_URL": url, "AUTH_MODE": "none"}
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), sys.stderr.fileno())
@@ -46,7 +46,7 @@ def run_environment(connection: Connection, url: str, log: str) -> None:
 
 
 def run_network(connection: Connection, upstream: tuple[str, int]) -> None:
-    """Run a proxy that obeys, in a process of its own so that it shares no GIL, until the connection closes."""
+    """Run a proxy that executes commands, in a separate process with its own GIL, until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Proxy(upstream) as proxy, suppress(EOFError):
         connection.send(proxy.port)
@@ -60,7 +60,7 @@ def run_network(connection: Connection, upstream: tuple[str, int]) -> None:
 
 
 class Environment:
-    """A process with the handler, which is started again after it was killed, as Lambda does."""
+    """A process with the handler. It is started again after it was killed, as on Lambda."""
 
     def __init__(self, number: int, url: str, log: str) -> None:
         self.number = number
@@ -98,18 +98,20 @@ class Window:
     """A fault, from just before it began until it was over. Times are those of time.monotonic()."""
 
     fault: str
-    part: float  # how much of the fault, from 0 to 1
+    part: float  # the extent of the fault, from 0 to 1
     may_cost: int  # requests of each environment that may be 503 after the fault is over
-    holds_transactions: bool  # it swallows transactions, which keep their locks until the server ends them
+    holds_transactions: bool  # transactions are lost and keep their locks until the server ends them
     may_kill: bool
     begin: float = field(default_factory=time.monotonic)
     end: float | None = None
-    failures: Counter[int] = field(default_factory=Counter)  # by environment, of requests that began after the end
-    recovered: set[int] = field(default_factory=set)  # environments that have returned a right response since the end
+    failures: Counter[int] = field(
+        default_factory=Counter
+    )  # 503 responses by environment, to requests that began after the end
+    recovered: set[int] = field(default_factory=set)  # environments that have returned a correct response since the end
 
 
 class Service:
-    """What clients and faults share."""
+    """The service that clients and faults share."""
 
     def __init__(self, folder: Path, port: int, log: str) -> None:
         self.stack = ExitStack()
@@ -119,7 +121,7 @@ class Service:
         self.violations: list[str] = []
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)  # of responses, by kind of request and by status
         self.over = threading.Event()
-        self.awake = threading.Event()  # while it is cleared, no request begins: the environments are frozen
+        self.awake = threading.Event()  # while it is cleared, no request begins, because the environments are frozen
         self.awake.set()
         self.before_next_fault: Callable[[], object] = list
         self._lock = threading.Lock()
@@ -151,7 +153,7 @@ class Service:
         self._network.recv()
 
     def admin(self, *statements: str) -> Any:
-        """Run statements as the superuser, past the network, and return the rows of the last one."""
+        """Run statements as the superuser, without the proxy, and return the rows of the last one."""
         with connect(self.url) as admin:
             return [admin.run(statement) for statement in statements][-1]
 
@@ -164,9 +166,9 @@ class Service:
     def request(
         self, kind: str, method: str, target: str, body: Any = None, *, may_be_held: bool = False, **headers: str
     ) -> HttpResponse | None:
-        """Send a request to the next free environment; return None where 503 or no response is allowed just now.
+        """Send a request to the next free environment. Returns None if a 503 or no response is allowed at this moment.
 
-        `may_be_held` is whether a transaction that the network swallowed may hold what this request needs.
+        `may_be_held`: whether a lost transaction may hold a lock that this request needs.
         """
         path, _, query = target.partition("?")
         sent = [(name.replace("_", "-"), value) for name, value in headers.items()]
@@ -183,7 +185,7 @@ class Service:
         if wrong:
             self.violate(f"{wrong}: {method} {target} {data!r} {headers} to {environment.number}: {response}")
         if response is None or response.status == 503:
-            time.sleep(random.uniform(0.05, 0.15))  # less than Retry-After says: an impatient client
+            time.sleep(random.uniform(0.05, 0.15))  # shorter than Retry-After
             return None
         return response
 
@@ -198,19 +200,19 @@ class Service:
     def _judge(  # noqa: PLR0911 - one return for each rule
         self, environment: Environment, response: HttpResponse | None, begun: float, ended: float, may_be_held: bool
     ) -> str | None:
-        """Say what is wrong with how a request went, apart from its content, which its client judges."""
+        """Return the violation of a request, or None. The client checks the content of the response."""
         window = next((one for one in reversed(self.windows) if one.begin <= ended), None)
         after = begun - window.end if window and window.end else 0.0  # seconds since the last fault was over
         if response and response.status != 503:
             if window and after > 0:
                 window.recovered.add(environment.number)
-            return None if response.status < 500 else "neither a right response nor the documented 503"
+            return None if response.status < 500 else "neither a correct response nor the documented 503"
         if response and not is_unavailable(response):
             return "a 503 that is not the documented one"
         if window is None:
             return "a failure before any fault"
         if response is None:
-            return None if window.may_kill else "an environment is gone"
+            return None if window.may_kill else "an environment has ended"
         if after <= 0 or (may_be_held and window.holds_transactions and after < SWALLOWED):
             return None
         window.failures[environment.number] += 1

@@ -1,15 +1,15 @@
 """Random faults under load, for SOAK_MINUTES: `make soak`. The normal run deselects these tests (marker `soak`).
 
 Clients send requests to environments, each of which is a process with the real handler behind one network, and record
-the responses. One fault at a time hits the network, the server or an environment. Requests without a response are
-tried again, with their Idempotency-Key or their If-Match, by the next free environment.
+the responses. There is one fault at a time, of the network, the server or an environment. Requests without a response
+are repeated, with their Idempotency-Key or their If-Match, by the next free environment.
 
 A fault is over when the network passes, the server accepts connections, and the lock is released. From then on the
 first request of each environment succeeds. Two faults make a connection silent, and may cost each environment one
-request, which waits for its deadline and gets 503. What a swallowed transaction holds stays locked until
-idle_in_transaction_session_timeout: until then the same change, tried again, gets 503 (docs/adr/0019).
+request, which waits for its deadline and gets 503. The locks of a lost transaction are held until
+idle_in_transaction_session_timeout; until then a repetition of the same change gets 503 (docs/adr/0019).
 
-SOAK_SEED decides which faults occur, in which order and for how long; what is requested depends on the time as well.
+SOAK_SEED determines the faults, their order and their duration. The requests also depend on the time.
 """
 
 import json

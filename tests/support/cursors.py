@@ -1,4 +1,4 @@
-"""Cursors of the list of probes, as a client can compute them that knows handler/api/pagination.py."""
+"""Cursors of the list of probes, as a client can compute them from handler/api/pagination.py."""
 
 from uuid import UUID
 

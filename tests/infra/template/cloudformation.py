@@ -88,9 +88,9 @@ def expand(template: Template, cases: list[Parameters]) -> list[Template]:
     for resource in packaged["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = "s3://bucket/code"
-    asked = json.dumps([packaged, [values(template, case) for case in cases]])
+    request = json.dumps([packaged, [values(template, case) for case in cases]])
     script = Path(__file__).with_name("sam_translate.py")
-    done = subprocess.run([SAM_PYTHON, script], input=asked, capture_output=True, text=True, check=True)
+    done = subprocess.run([SAM_PYTHON, script], input=request, capture_output=True, text=True, check=True)
     expanded: list[Template] = json.loads(done.stdout)
     return expanded
 

@@ -102,8 +102,8 @@ def test_every_output_of_a_nested_stack_is_used_and_exists(template: Template) -
         for name, resource in template["Resources"].items()
         if resource["Type"] == "AWS::CloudFormation::Stack"
     }
-    asked = set(re.findall(r"'(\w+)', 'Outputs\.(\w+)'", str(template)))
-    assert asked == {(stack, output) for stack, outputs in nested.items() for output in outputs}
+    requested = set(re.findall(r"'(\w+)', 'Outputs\.(\w+)'", str(template)))
+    assert requested == {(stack, output) for stack, outputs in nested.items() for output in outputs}
 
 
 def test_the_database_outlives_the_stack(template: Template, database_template: Template) -> None:
