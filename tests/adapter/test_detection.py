@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.adapter import request_log
 from handler.adapter.detection import NotHttpEvent, detect_event_source
 from handler.adapter.event_source import EventSource
 from handler.adapter.function_url import FUNCTION_URL
@@ -96,21 +95,14 @@ WARM_UPS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    found: list[Any] = []
-    monkeypatch.setattr(request_log, "sinks", [found.append])
-    return found
-
-
 @pytest.mark.parametrize("name", FOREIGN)
 def test_an_event_that_is_not_http_raises_an_exception_that_names_its_source_without_its_contents(
-    name: str, checkouts: list[Any], logged: list[Any], caplog: pytest.LogCaptureFixture, database: Any
+    name: str, checkouts: list[Any], logged_requests: list[Any], caplog: pytest.LogCaptureFixture, database: Any
 ) -> None:
     source, event = FOREIGN[name]
     probe = create_probe()
     checkouts.clear()
-    logged.clear()
+    logged_requests.clear()
     with pytest.raises(NotHttpEvent) as raised:
         handler(event, Context())
     message = str(raised.value)
@@ -119,19 +111,19 @@ def test_an_event_that_is_not_http_raises_an_exception_that_names_its_source_wit
     assert CONTENT not in message + caplog.text
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None
-    assert (checkouts, logged, caplog.records) == ([], [], [])
+    assert (checkouts, logged_requests, caplog.records) == ([], [], [])
     assert [[str(one)] for (one,) in database.run("SELECT id FROM probes")] == [[probe["id"]]]
     assert create_probe()["id"] == str(probe_id(2))
 
 
 @pytest.mark.parametrize("name", WARM_UPS)
 def test_a_warm_up_logs_nothing_and_takes_no_connection(
-    name: str, checkouts: list[Any], logged: list[Any], caplog: pytest.LogCaptureFixture, capsys: Any
+    name: str, checkouts: list[Any], logged_requests: list[Any], caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         assert handler(WARM_UPS[name], Context()) is None
         assert handler(WARM_UPS[name], None) is None
-    assert (checkouts, logged) == ([], [])
+    assert (checkouts, logged_requests) == ([], [])
     assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "")

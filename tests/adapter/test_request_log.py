@@ -35,20 +35,12 @@ TRACE = "1-5759e988-bd862e3fe1be46a994272793"
 SECRET_TEXT = "MARKED"  # part of every value that no log may show
 
 
-@pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> list[request_log.RequestLog]:
-    """The records of the request log from now on."""
-    found: list[request_log.RequestLog] = []
-    monkeypatch.setattr(request_log, "sinks", [found.append])
-    return found
-
-
-def test_a_request_is_one_line(lines: list[request_log.RequestLog]) -> None:
+def test_a_request_is_one_line(logged_requests: list[Any]) -> None:
     probe = create_probe()
-    lines.clear()
+    logged_requests.clear()
     context = Context()
     response = call("GET", f"/probes/{probe['id']}", context=context)
-    (line,) = lines
+    (line,) = logged_requests
     assert line["requestId"] == context.aws_request_id == response.headers["x-request-id"]
     assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/probes/{probe_id}", 200, "INFO")
     assert 0 < line["DatabaseTime"] < line["Duration"] < 10_000
@@ -68,10 +60,10 @@ def test_a_request_is_one_line(lines: list[request_log.RequestLog]) -> None:
     ],
 )
 def test_the_route_is_named_by_its_template(
-    method: str, path: str, route: str, status: int, lines: list[request_log.RequestLog]
+    method: str, path: str, route: str, status: int, logged_requests: list[Any]
 ) -> None:
     assert call(method, path, query=f"q={SECRET_TEXT}" if SECRET_TEXT in path else "").status == status
-    (line,) = lines
+    (line,) = logged_requests
     assert (line["route"], line["status"], line["level"]) == (route, status, "INFO")
     assert line["method"] == ("other" if method == SECRET_TEXT else method)
     assert SECRET_TEXT not in json.dumps(line)
@@ -87,30 +79,30 @@ def test_the_route_is_named_by_its_template(
     ids=["of an unknown version", "with a broken body", "with too large a body"],
 )
 def test_a_request_without_a_route_is_logged(
-    event: Any, method: str, status: int, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
+    event: Any, method: str, status: int, logged_requests: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     response = invoke(event)
-    (line,) = lines
+    (line,) = logged_requests
     assert (line["method"], line["route"], line["status"], line["level"]) == (method, "other", status, "INFO")
     assert line["requestId"] == response.headers["x-request-id"]
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 
 
-def test_an_event_that_is_not_http_is_not_logged_as_a_request(lines: list[request_log.RequestLog]) -> None:
+def test_an_event_that_is_not_http_is_not_logged_as_a_request(logged_requests: list[Any]) -> None:
     from handler.main import handler
 
     assert handler({"source": "aws.events"}, Context()) is None
     with pytest.raises(NotHttpEvent):
         handler({"source": "aws.ec2"}, Context())
-    assert lines == []
+    assert logged_requests == []
 
 
-def test_the_log_and_the_response_have_the_same_id_without_a_context(lines: list[request_log.RequestLog]) -> None:
+def test_the_log_and_the_response_have_the_same_id_without_a_context(logged_requests: list[Any]) -> None:
     from handler.main import handler
 
     response = handler(http_event("GET", "/nowhere", "", [], b""), None)
     assert response is not None
-    (line,) = lines
+    (line,) = logged_requests
     assert line["requestId"] == response["headers"]["x-request-id"] == json.loads(response["body"])["request_id"]
     assert line["remainingTime"] is None
 
@@ -131,24 +123,24 @@ def test_the_log_and_the_response_have_the_same_id_without_a_context(lines: list
     ],
 )
 def test_the_logged_round_trips_are_those_on_the_network(  # noqa: PLR0913, PLR0917 - a request, and what it costs
-    round_trips: int, method: str, path: str, body: Any, proxy: Proxy, lines: list[request_log.RequestLog]
+    round_trips: int, method: str, path: str, body: Any, proxy: Proxy, logged_requests: list[Any]
 ) -> None:
     create_probe()
     with proxy.counting() as count:
         call(method, path, body)
-    assert lines[-1]["RoundTrips"] == count.round_trips == round_trips
-    assert lines[-1]["connections"] == count.connections == 0
-    assert (lines[-1]["DatabaseTime"] > 0) == (round_trips > 0)
+    assert logged_requests[-1]["RoundTrips"] == count.round_trips == round_trips
+    assert logged_requests[-1]["connections"] == count.connections == 0
+    assert (logged_requests[-1]["DatabaseTime"] > 0) == (round_trips > 0)
 
 
-def test_a_new_connection_is_counted_with_its_round_trips(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
+def test_a_new_connection_is_counted_with_its_round_trips(proxy: Proxy, logged_requests: list[Any]) -> None:
     with proxy.counting() as count:
         call("GET", "/probes/")
-    assert lines[-1]["RoundTrips"] == count.round_trips == 4  # three to log in by SCRAM
-    assert lines[-1]["connections"] == count.connections == 1
+    assert logged_requests[-1]["RoundTrips"] == count.round_trips == 4  # three to log in by SCRAM
+    assert logged_requests[-1]["connections"] == count.connections == 1
 
 
-def test_a_large_response_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
+def test_a_large_response_is_one_round_trip(app: FastAPI, proxy: Proxy, logged_requests: list[Any]) -> None:
     @app.get("/test/large")
     async def _route(session: SessionDep) -> int:
         return len(session.execute(text("SELECT repeat('x', 2000000)")).scalar_one())
@@ -156,24 +148,24 @@ def test_a_large_response_is_one_round_trip(app: FastAPI, proxy: Proxy, lines: l
     create_probe()
     with proxy.counting() as count:
         assert call("GET", "/test/large").json == 2_000_000
-    assert lines[-1]["RoundTrips"] == count.round_trips == 2  # the statement and its COMMIT
+    assert logged_requests[-1]["RoundTrips"] == count.round_trips == 2  # the statement and its COMMIT
 
 
-def test_a_slow_statement_counts_as_database_time(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
+def test_a_slow_statement_counts_as_database_time(app: FastAPI, logged_requests: list[Any]) -> None:
     @app.get("/test/slow")
     async def _route(session: SessionDep) -> None:
         session.execute(text("SELECT pg_sleep(0.2)"))
 
     call("GET", "/test/slow")
-    assert 200 <= lines[-1]["DatabaseTime"] <= lines[-1]["Duration"]
+    assert 200 <= logged_requests[-1]["DatabaseTime"] <= logged_requests[-1]["Duration"]
 
 
-def test_a_wait_for_a_silent_network_counts_as_database_time(proxy: Proxy, lines: list[request_log.RequestLog]) -> None:
+def test_a_wait_for_a_silent_network_counts_as_database_time(proxy: Proxy, logged_requests: list[Any]) -> None:
     create_probe()
     proxy.black_hole()
     assert call("GET", probe_path(1), context=Context(timeout=0.9)).status == 503
     proxy.restore()
-    assert lines[-1]["DatabaseTime"] >= 300
+    assert logged_requests[-1]["DatabaseTime"] >= 300
 
 
 # --- failures ---
@@ -184,14 +176,14 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 def test_a_500_is_an_error_with_one_traceback(
-    app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
+    app: FastAPI, logged_requests: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/broken")
     async def _route() -> None:
         raise ValueError("the reason")
 
     assert call("GET", "/test/broken").status == 500
-    assert (lines[-1]["level"], lines[-1]["ServerErrors"]) == ("ERROR", 1)
+    assert (logged_requests[-1]["level"], logged_requests[-1]["ServerErrors"]) == ("ERROR", 1)
     (record,) = errors(caplog)
     assert record.getMessage() == "GET /test/broken: unexpected ValueError"
     assert caplog.text.count("Traceback") == 1
@@ -199,24 +191,24 @@ def test_a_500_is_an_error_with_one_traceback(
 
 
 def test_a_503_is_logged_with_its_reason_and_without_a_traceback(
-    proxy: Proxy, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
+    proxy: Proxy, logged_requests: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.refuse()
     assert call("GET", probe_path(1)).status == 503
     proxy.restore()
-    assert (lines[-1]["level"], lines[-1]["ServerErrors"]) == ("ERROR", 1)
+    assert (logged_requests[-1]["level"], logged_requests[-1]["ServerErrors"]) == ("ERROR", 1)
     (record,) = errors(caplog)
     assert record.getMessage().startswith("database: 08001 cannot connect")
     assert "Traceback" not in caplog.text
 
 
-def test_a_5xx_that_a_route_returns_is_logged_as_an_error(app: FastAPI, lines: list[request_log.RequestLog]) -> None:
+def test_a_5xx_that_a_route_returns_is_logged_as_an_error(app: FastAPI, logged_requests: list[Any]) -> None:
     @app.get("/test/busy")
     async def _route() -> None:
         raise HTTPException(502)
 
     assert call("GET", "/test/busy").status == 502
-    assert lines[-1]["level"] == "ERROR"
+    assert logged_requests[-1]["level"] == "ERROR"
 
 
 def test_a_response_that_violates_its_model_is_logged_without_stored_values(
@@ -238,7 +230,7 @@ def test_a_response_that_violates_its_model_is_logged_without_stored_values(
 
 
 def test_a_response_that_cannot_be_formatted_is_a_500(
-    app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
+    app: FastAPI, logged_requests: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/cookies")
     async def _route(response: Response) -> None:
@@ -247,20 +239,20 @@ def test_a_response_that_cannot_be_formatted_is_a_500(
 
     event = json.loads((EVENTS / "alb.json").read_text()) | {"path": "/test/cookies"}
     assert invoke(event).status == 500
-    assert lines[-1]["level"] == "ERROR"
+    assert logged_requests[-1]["level"] == "ERROR"
     (record,) = errors(caplog)
     assert record.getMessage() == "the response cannot be formatted"
 
 
 def test_a_response_that_is_too_large_is_logged_with_its_size(
-    app: FastAPI, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
+    app: FastAPI, logged_requests: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     @app.get("/test/huge")
     async def _route() -> str:
         return "x" * 7_000_000
 
     assert call("GET", "/test/huge").status == 500
-    assert lines[-1]["level"] == "ERROR"
+    assert logged_requests[-1]["level"] == "ERROR"
     (record,) = errors(caplog)
     assert re.fullmatch(r"The response has \d+ bytes, and at most 6291556 can be returned", record.getMessage())
 
@@ -279,7 +271,7 @@ def test_a_replaced_connection_adds_no_log_record(
     fault: tuple[str, Callable[[Proxy], object], bool],
     request_: tuple[str, str, Any, int],
     proxy: Proxy,
-    lines: list[request_log.RequestLog],
+    logged_requests: list[Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     create_probe()
@@ -289,8 +281,8 @@ def test_a_replaced_connection_adds_no_log_record(
     method, path, body, status = request_
     assert call(method, path, body).status == status
     assert caplog.records == []
-    assert lines[-1]["level"] == "INFO"
-    assert lines[-1]["connections"] == 1, "the line counts the new connection"
+    assert logged_requests[-1]["level"] == "INFO"
+    assert logged_requests[-1]["connections"] == 1, "the line counts the new connection"
 
 
 def test_a_terminated_backend_adds_no_log_record(database: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -330,9 +322,9 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
 )
 @given(words=st.tuples(WORDS, WORDS, WORDS), method=st.sampled_from(["GET", "POST", "PATCH", "PUT", "BREW"]))
 def test_no_log_line_contains_text_of_the_client(
-    words: tuple[str, str, str], method: str, lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
+    words: tuple[str, str, str], method: str, logged_requests: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lines.clear()
+    logged_requests.clear()
     caplog.clear()
     before, after, path = words
     secret = f"{before}{SECRET_TEXT}{after}"
@@ -345,8 +337,8 @@ def test_no_log_line_contains_text_of_the_client(
             event = http_event(method, target, f"q={SECRET_TEXT}", headers, body)
             invoke(event | {"body": f"{SECRET_TEXT}!", "isBase64Encoded": True})
             invoke(event | {"version": SECRET_TEXT})
-    assert lines
-    assert SECRET_TEXT not in json.dumps(lines, ensure_ascii=False)
+    assert logged_requests
+    assert SECRET_TEXT not in json.dumps(logged_requests, ensure_ascii=False)
     assert SECRET_TEXT not in caplog.text
 
 
@@ -568,9 +560,7 @@ def test_alarms_and_dashboard_use_the_metrics_of_the_log() -> None:
     }
 
 
-def test_no_log_line_contains_a_body_in_base64(
-    lines: list[request_log.RequestLog], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_log_line_contains_a_body_in_base64(logged_requests: list[Any], caplog: pytest.LogCaptureFixture) -> None:
     encoded = base64.b64encode(BODY).decode()
     invoke(http_event("POST", "/probes/", "", HEADERS, b"") | {"body": encoded, "isBase64Encoded": True})
-    assert encoded not in json.dumps(lines) + caplog.text
+    assert encoded not in json.dumps(logged_requests) + caplog.text

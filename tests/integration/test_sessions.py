@@ -42,22 +42,12 @@ class Book(Base):
     shelf: Mapped[Shelf | None] = relationship(back_populates="books")
 
 
-class Document(Base):
-    __tablename__ = "session_documents"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    title: Mapped[str]
-    version: Mapped[int] = mapped_column()
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy's name and shape
-
-
 @pytest.fixture
 def tables(database: Any) -> Iterator[Any]:
-    """The tables of this file, with a shelf of one book, and a document."""
+    """The tables of this file, with two shelves and one book."""
     Base.metadata.create_all(engine)
     database.run("INSERT INTO session_shelves VALUES (1), (2)")
     database.run("INSERT INTO session_books VALUES (1, 1)")
-    database.run("INSERT INTO session_documents VALUES (1, 'before', 1)")
     yield database
     engine.dispose()
     Base.metadata.drop_all(engine)
@@ -553,37 +543,6 @@ def test_a_database_error_that_a_route_catches_stores_nothing(
 
     assert call("POST", "/test/catch").status == (418 if then == "raises" else 500)
     assert_stored(database)
-
-
-# SQLAlchemy's own optimistic lock.
-
-
-@pytest.mark.parametrize(("headers", "status"), [((), 409), ((("if-match", '"1"'),), 412)], ids=["", "If-Match"])
-def test_a_lost_race_for_a_version_is_409_or_412_with_if_match(
-    headers: Any, status: int, app: FastAPI, tables: Any
-) -> None:
-    @app.put("/test/documents/1")
-    async def _route(session: SessionDep) -> None:
-        document = session.get_one(Document, 1)
-        tables.run("UPDATE session_documents SET title = 'theirs', version = version + 1")
-        document.title = "ours"
-
-    response = call("PUT", "/test/documents/1", headers=headers)
-    assert (response.status, response.headers["content-type"]) == (status, "application/problem+json")
-    assert tables.run("SELECT title, version FROM session_documents") == [["theirs", 2]]
-    assert_stored(tables)
-
-
-def test_a_version_is_incremented_without_a_conflict(app: FastAPI, tables: Any) -> None:
-    @app.put("/test/documents/1")
-    async def _route(session: SessionDep) -> int:
-        document = session.get_one(Document, 1)
-        document.title = "ours"
-        session.flush()
-        return document.version
-
-    assert call("PUT", "/test/documents/1").json == 2
-    assert tables.run("SELECT title, version FROM session_documents") == [["ours", 2]]
 
 
 def test_a_read_session_with_an_isolation_level_reads_one_snapshot(app: FastAPI, database: Any) -> None:

@@ -592,16 +592,6 @@ def test_many_objects_are_flushed_with_their_keys(engine: Engine) -> None:
         assert all(book.author_id == author.id for author in authors for book in author.books)
 
 
-def test_a_session_continues_after_a_failed_savepoint(engine: Engine) -> None:
-    with Session(engine) as session, session.begin():
-        session.add(Author(name="a"))
-        session.flush()
-        with pytest.raises(exc.IntegrityError), session.begin_nested():
-            session.add(Author(name="a"))
-        session.add(Author(name="b"))
-    assert stored(engine) == ["a", "b"]
-
-
 def test_an_object_that_another_has_changed_is_stale(engine: Engine) -> None:
     with Session(engine) as session, session.begin():
         session.add(Author(name="a"))
