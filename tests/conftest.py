@@ -17,7 +17,7 @@ from sqlalchemy import event
 from handler import resources
 from handler.database.base import Base
 from tests.support.database import TEMPLATE, connect, empty_tables, socket_path, temporary_database, url_of
-from tests.support.make_run import copy_project
+from tests.support.make_run import copy_template, make_template
 from tests.support.proxy import Proxy
 from tests.support.resources import SHIPPED
 from tests.support.server import SharedServer, request_start
@@ -81,10 +81,22 @@ def shipped_resources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "RESOURCES", SHIPPED)
 
 
+@pytest.fixture(scope="session")
+def project_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the projects of `project` and `used_project` are copies of."""
+    return make_template(tmp_path_factory.mktemp("template"))
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of the project, for tests of `make run`."""
-    return copy_project(tmp_path)
+def project(project_template: Path, tmp_path: Path) -> Path:
+    """A copy of the project in which no command was used, for tests of `make run`."""
+    return copy_template(project_template, tmp_path)
+
+
+@pytest.fixture
+def used_project(project_template: Path, tmp_path: Path) -> Path:
+    """A copy of the project in which `make run` was used: it has a migrated database."""
+    return copy_template(project_template, tmp_path, with_database=True)
 
 
 @pytest.fixture

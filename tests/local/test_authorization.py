@@ -14,7 +14,7 @@ from handler.settings import read_settings
 from local import authorizer
 from local.authorizer import AUDIENCE, ISSUER, iam_authorizer, jwt_authorizer, sign
 from local.events import HttpResponse
-from tests.support.make_run import ROOT, Running, copy_project, environment, running
+from tests.support.make_run import ROOT, Running, copy_template, environment, running
 from tests.support.probe_project import probe_openapi
 
 KEY = b"k" * 32
@@ -109,8 +109,8 @@ def test_a_signed_request_has_the_user_of_its_access_key_and_another_one_is_403(
 
 
 @pytest.fixture(scope="module")
-def jwt_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Running]]:
-    project = copy_project(tmp_path_factory.mktemp("jwt"))
+def jwt_run(project_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Running]]:
+    project = copy_template(project_template, tmp_path_factory.mktemp("jwt"), with_database=True)
     # Without authorization, so that the test can see when the service is up.
     with running(project, AUTH_MODE="jwt", AUTH_PUBLIC="true") as run:
         yield project, run

@@ -29,10 +29,10 @@ async def noisy() -> None:
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING"])
-def test_records_appear_by_log_level_with_the_id_of_their_request(project: Path, level: str) -> None:
-    source = project / "handler" / "health.py"
+def test_records_appear_by_log_level_with_the_id_of_their_request(used_project: Path, level: str) -> None:
+    source = used_project / "handler" / "health.py"
     source.write_text(source.read_text() + ROUTES)
-    with running(project, LOG_LEVEL=level) as run:
+    with running(used_project, LOG_LEVEL=level) as run:
         request_id = run.client.get("/health/noisy").headers["x-request-id"]
     output = "".join(run.output)
     lines = {

@@ -40,15 +40,15 @@ def test_they_work_without_make_run(project: Path) -> None:
     assert not servers(project)
 
 
-def test_they_work_beside_make_run_which_continues(project: Path) -> None:
-    with running(project) as run:
-        assert command(project, "seed", AUTH_MODE="jwt").returncode == 0
+def test_they_work_beside_make_run_which_continues(used_project: Path) -> None:
+    with running(used_project) as run:
+        assert command(used_project, "seed", AUTH_MODE="jwt").returncode == 0
         (probe,) = run.client.get("/probes/").json()["items"]
         assert probe["name"] == examples.example(openapi()["components"]["schemas"]["ProbeCreate"], openapi())["name"]
-        assert command(project, "reset").returncode == 0
+        assert command(used_project, "reset").returncode == 0
         assert run.client.get("/probes/").json()["items"] == []
         assert run.client.post("/probes/", json={"name": "Lamp"}).status_code == 201
-        assert command(project, "psql", "-Atc", "SELECT name FROM probes").stdout == "Lamp\n"
+        assert command(used_project, "psql", "-Atc", "SELECT name FROM probes").stdout == "Lamp\n"
 
 
 def test_reset_refuses_a_database_that_is_not_the_embedded_one(project: Path, server_url: str) -> None:
@@ -60,8 +60,8 @@ def test_reset_refuses_a_database_that_is_not_the_embedded_one(project: Path, se
         assert (shown.stdout, shown.returncode) == ("reset_refused\n", 0)
 
 
-def test_a_failed_statement_is_the_status_of_psql(project: Path) -> None:
-    assert command(project, "psql", "-c", "SELEC 1").returncode == 1
+def test_a_failed_statement_is_the_status_of_psql(used_project: Path) -> None:
+    assert command(used_project, "psql", "-c", "SELEC 1").returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,9 @@ def test_breakpoint_stops_the_request_on_the_terminal_and_no_deadline_ends_it(pr
         assert httpx.get(f"http://127.0.0.1:{user.port}/health/live", timeout=TIMEOUT).status_code == 200
 
 
-def test_ctrl_c_at_the_debuggers_prompt_stops_everything_and_restores_the_terminal(project: Path) -> None:
-    add_route(project, "import pdb; pdb.set_trace()")
-    with terminal(project) as user:
+def test_ctrl_c_at_the_debuggers_prompt_stops_everything_and_restores_the_terminal(used_project: Path) -> None:
+    add_route(used_project, "import pdb; pdb.set_trace()")
+    with terminal(used_project) as user:
         user.wait_for("Stop with")
         before = termios.tcgetattr(user.descriptor)
         with asking(f"http://127.0.0.1:{user.port}/health/stopped") as responses:
@@ -211,10 +211,10 @@ def test_an_ide_attaches_stops_a_request_and_no_deadline_ends_it(project: Path) 
         assert httpx.get(f"http://127.0.0.1:{user.port}/health/live", timeout=TIMEOUT).status_code == 200
 
 
-def test_a_hangup_of_the_terminal_stops_everything(project: Path) -> None:
-    with terminal(project) as user:
+def test_a_hangup_of_the_terminal_stops_everything(used_project: Path) -> None:
+    with terminal(used_project) as user:
         user.wait_for("Stop with")
-        for child in servers(project):
+        for child in servers(used_project):
             if "local.run" in child.cmdline():
                 child.send_signal(signal.SIGHUP)
         assert user.process.wait(TIMEOUT) == 0

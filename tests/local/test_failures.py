@@ -34,10 +34,10 @@ sys.meta_path.insert(0, Interrupt())
 """
 
 
-def test_after_a_syntax_error_every_request_is_502_with_the_last_line_of_the_traceback(project: Path) -> None:
-    source = project / "handler" / "health.py"
+def test_after_a_syntax_error_every_request_is_502_with_the_last_line_of_the_traceback(used_project: Path) -> None:
+    source = used_project / "handler" / "health.py"
     good = source.read_text()
-    with running(project) as run:
+    with running(used_project) as run:
         source.write_text("this is no Python")
         response = run.wait_for("/health/live", "SyntaxError")
         assert (response.status_code, response.headers["content-type"]) == (502, "application/problem+json")
@@ -84,8 +84,13 @@ def test_a_migration_that_fails_names_its_file_and_every_request_is_502_until_it
         assert (response.status_code, response.json()["detail"]) == (502, message)
         assert f"{message}\n" in "".join(run.output)
 
-    (versions / "bad.py").write_text(BAD_MIGRATION)
+    # It fails after the application is imported, which has answered no request by then.
+    (versions / "bad.py").write_text(
+        BAD_MIGRATION.replace("op.execute", "op.execute('SELECT pg_sleep(5)'), op.execute")
+    )
     with running(project, until="bad.py") as run:
+        assert run.first
+        assert run.first.status_code == 502
         check_failure("bad")
         assert "Listening on" not in "".join(run.output)
         (versions / "bad.py").write_text(BAD_MIGRATION.replace("SELEC", "SELECT"))
@@ -136,36 +141,36 @@ def test_the_settings_are_checked_before_postgresql_starts(project: Path) -> Non
     assert not (project / ".local").exists()
 
 
-def test_when_postgresql_is_killed_it_ends_with_one_line_and_no_process_left(project: Path) -> None:
-    with started(project) as process:
-        started_server = json.loads((project / ".local" / "postgres" / "server.json").read_text())
+def test_when_postgresql_is_killed_it_ends_with_one_line_and_no_process_left(used_project: Path) -> None:
+    with started(used_project) as process:
+        started_server = json.loads((used_project / ".local" / "postgres" / "server.json").read_text())
         os.kill(started_server["process"], signal.SIGKILL)
         _, error_output = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1
     (line,) = [line for line in error_output.splitlines() if line.startswith("run: ")]
     assert line.startswith("run: PostgreSQL has ended: ")
-    assert not servers(project)
-    with running(project) as run:
+    assert not servers(used_project)
+    with running(used_project) as run:
         assert run.client.get("/health/ready").status_code == 200
 
 
-def test_a_second_make_run_shares_the_database_and_survives_the_end_of_the_first(project: Path) -> None:
-    with running(project) as second_to_end:
-        with running(project) as first_to_end:
+def test_a_second_make_run_shares_the_database_and_survives_the_end_of_the_first(used_project: Path) -> None:
+    with running(used_project) as second_to_end:
+        with running(used_project) as first_to_end:
             created = first_to_end.client.post("/probes/", json={"name": "Lamp"}).json()
         assert second_to_end.client.get(f"/probes/{created['id']}").json() == created
-        with running(project) as third:
+        with running(used_project) as third:
             assert third.client.get(f"/probes/{created['id']}").json() == created
         second_to_end.client.post("/probes/", json={"name": "Table"}).raise_for_status()
-    assert not servers(project)
+    assert not servers(used_project)
 
 
-def test_the_command_that_started_the_database_may_end_first(project: Path) -> None:
-    with started(project) as first, running(project) as second:
+def test_the_command_that_started_the_database_may_end_first(used_project: Path) -> None:
+    with started(used_project) as first, running(used_project) as second:
         first.send_signal(signal.SIGINT)
         assert "stopped" in first.communicate(timeout=TIMEOUT)[0]
         assert second.client.post("/probes/", json={"name": "Lamp"}).status_code == 201
-    assert not servers(project)
+    assert not servers(used_project)
 
 
 def test_two_commands_that_start_at_the_same_time_share_the_database(project: Path) -> None:
@@ -181,11 +186,11 @@ def test_two_commands_that_start_at_the_same_time_share_the_database(project: Pa
     assert not servers(project)
 
 
-def test_a_busy_port_does_not_affect_the_first_command(project: Path) -> None:
-    with running(project) as run:
+def test_a_busy_port_does_not_affect_the_first_command(used_project: Path) -> None:
+    with running(used_project) as run:
         port = str(run.client.base_url.port)
         message = f"run: port {port}: Address already in use. Choose another: make run PORT=8001\n"
-        assert refused(project, PORT=port) == message
+        assert refused(used_project, PORT=port) == message
         assert run.client.get("/health/ready").status_code == 200
 
 
@@ -220,9 +225,9 @@ def test_a_folder_without_write_permission_is_one_line(project: Path) -> None:
     assert not servers(project)
 
 
-def test_a_command_of_the_folder_that_is_killed_leaves_a_server_that_the_next_one_uses(project: Path) -> None:
+def test_a_command_of_the_folder_that_is_killed_leaves_a_server_that_the_next_one_uses(used_project: Path) -> None:
     show = [sys.executable, "-m", "local.postgres", "sh", "-c", "echo $DATABASE_URL; cat"]
-    options = {"cwd": project, "env": environment(), "text": True}
+    options = {"cwd": used_project, "env": environment(), "text": True}
     first = subprocess.Popen(show, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # type: ignore[call-overload]
     assert first.stdout
     url = first.stdout.readline()
@@ -235,14 +240,14 @@ def test_a_command_of_the_folder_that_is_killed_leaves_a_server_that_the_next_on
                 process.kill()
     done = subprocess.run(show, input="", capture_output=True, check=True, **options)  # type: ignore[call-overload]
     assert done.stdout == url
-    psutil.wait_procs(servers(project), timeout=TIMEOUT)
-    assert not servers(project)
+    psutil.wait_procs(servers(used_project), timeout=TIMEOUT)
+    assert not servers(used_project)
 
 
-def test_the_removal_of_the_folder_while_it_is_used_is_not_an_error(project: Path) -> None:
+def test_the_removal_of_the_folder_while_it_is_used_is_not_an_error(used_project: Path) -> None:
     """`make clean` runs in another terminal."""
-    with started(project) as process:
-        shutil.rmtree(project / ".local")
+    with started(used_project) as process:
+        shutil.rmtree(used_project / ".local")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=TIMEOUT)
-    assert not servers(project)
+    assert not servers(used_project)

@@ -4,11 +4,12 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.support.make_run import TIMEOUT, copy_project, running
+from tests.support.make_run import TIMEOUT, copy_template, running
 
 MEGABYTE = 1024 * 1024
 
@@ -51,9 +52,9 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(project_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of one `make run` for all tests of this file."""
-    with running(copy_project(tmp_path_factory.mktemp("http"))) as run:
+    with running(copy_template(project_template, tmp_path_factory.mktemp("http"), with_database=True)) as run:
         assert run.client.base_url.port
         yield run.client.base_url.port
 

@@ -47,15 +47,15 @@ def test_it_serves_reloads_stops_and_keeps_its_data(project: Path) -> None:
         assert run.client.get(created.headers["location"]).json() == created.json()
 
 
-def test_a_service_whose_supervisor_was_killed_ends_and_the_next_start_works(project: Path) -> None:
-    with running(project) as run:
+def test_a_service_whose_supervisor_was_killed_ends_and_the_next_start_works(used_project: Path) -> None:
+    with running(used_project) as run:
         children = run.descendants()
         run.process.kill()
         run.process.wait()
         service = [child for child in children if "local.service" in " ".join(_command(child))]
         _, alive = psutil.wait_procs(service, timeout=TIMEOUT)
         assert not alive
-    with running(project) as run:
+    with running(used_project) as run:
         assert run.client.get("/health/ready").status_code == 200
 
 
@@ -94,9 +94,9 @@ def test_a_service_that_is_killed_mid_request_loses_nothing_that_it_confirmed(pr
         assert created <= stored
 
 
-def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(project: Path) -> None:
+def test_a_request_for_another_host_is_refused_with_the_hosts_that_are_served(used_project: Path) -> None:
     """A web page whose name leads to 127.0.0.1 (DNS rebinding) must not read responses of this server."""
-    with running(project) as run:
+    with running(used_project) as run:
         port = run.client.base_url.port
         for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LocalHost:{port}", f"[::1]:{port}"):
             assert run.client.get(PATH, headers={"Host": host}).status_code == 200, host

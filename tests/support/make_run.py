@@ -24,17 +24,32 @@ RUN = [sys.executable, "-m", "local.run"]
 TIMEOUT = 180  # seconds; on a machine that is busy with other tests
 
 
-def copy_project(folder: Path) -> Path:
-    """Copy the files that `make run` needs, and add the tests' own resource to the copy."""
+def make_template(folder: Path) -> Path:
+    """What `make run` needs of the project, with the tests' own resource beside the others, in `folder`.
+
+    It has the bytecode of its modules, and a migrated database in `.local`.
+    """
     for name in ("handler", "local"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     add_probe(folder)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "handler", "local"], cwd=folder, check=True)
+    migrate = ["-m", "local.postgres", sys.executable, "-m", "handler.migrate"]
+    subprocess.run([sys.executable, *migrate], cwd=folder, env=environment(), capture_output=True, check=True)
+    return folder
+
+
+def copy_template(template: Path, folder: Path, *, with_database: bool = False) -> Path:
+    """A project as a developer has it, in `folder`. With the database, `make run` was used in it before."""
+    for name in ("handler", "local", *([".local"] if with_database else [])):
+        # With the times, by which Python knows that the bytecode is of these files, and the owner of the cluster.
+        subprocess.run(["cp", "-a", str(template / name), str(folder)], check=True)
     return folder
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment variables of a developer, without those of the test run."""
-    return {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "AUTH_MODE"}} | changes
+    """A developer's: without what the test run has set. Coverage measures nothing in a copy of the project."""
+    ours = ("DATABASE_URL", "AUTH_MODE", "COVERAGE_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | changes
 
 
 @dataclass
@@ -42,12 +57,14 @@ class Running:
     process: "subprocess.Popen[str]"
     output: list[str]
     client: httpx.Client
+    first: httpx.Response | None = None
 
     def wait_for(self, path: str, text: str) -> httpx.Response:
         deadline = time.monotonic() + TIMEOUT
         while True:
             with suppress(httpx.HTTPError):
                 response = self.client.get(path)
+                self.first = self.first or response
                 if text in response.text:
                     return response
             assert time.monotonic() < deadline
