@@ -19,7 +19,7 @@ def create_probe_tables(url: str) -> None:
     """Create the tables of the tests' own resource, as the user in `url`."""
     engine = make_engine(read_database_settings({"DATABASE_URL": url}), poolclass=NullPool)
     for table in probe_tables():  # create_all would also create the enum types of other resources
-        table.create(engine)
+        table.create(engine, checkfirst=True)
 
 
 def grant_probes(admin: pg8000.native.Connection, users: str) -> None:
