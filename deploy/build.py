@@ -24,6 +24,7 @@ UNUSED = (
     "bin",
     "alembic/testing",
     "mako/testing",
+    "pydantic/v1",  # FastAPI imports it where it is installed, to refuse its models (docs/adr/0046)
     "sqlalchemy/testing",
     "sqlalchemy/dialects/mssql",
     "sqlalchemy/dialects/mysql",

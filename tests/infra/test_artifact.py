@@ -42,6 +42,14 @@ for module in pkgutil.walk_packages([folder], onerror=lambda name: None):
 print(count > 500)
 """
 
+# Starts the function, and prints what it imported of pydantic 1.
+START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import handler.main
+print([name for name in sys.modules if name.startswith("pydantic.v1")])
+"""
+
 
 @pytest.fixture(params=MACHINES)
 def architecture(request: pytest.FixtureRequest) -> str:
@@ -165,6 +173,14 @@ def test_the_artifact_names_no_folder_of_the_machine_that_built_it(artifact: Pat
     content = {path: path.read_bytes() for path in files(artifact)}
     assert not [path for path, data in content.items() if bytes(artifact) in data or bytes(ROOT) in data]
     assert b"/var/task/handler/main.py" in content[artifact / "handler/__pycache__/main.cpython-313.pyc"]
+
+
+def test_a_start_of_the_artifact_imports_nothing_of_pydantic_1(build: Callable[..., Path], runtime: str) -> None:
+    """FastAPI would import its 23 modules to recognize models that it refuses (docs/adr/0046)."""
+    environ = {"DATABASE_URL": "postgresql://ann@db.example/shop", "AUTH_MODE": "none"}
+    command = [runtime, "-I", "-S", "-B", "-c", START, str(build(HOST_ARCHITECTURE))]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_no_module_imports_a_removed_file(build: Callable[..., Path], runtime: str) -> None:

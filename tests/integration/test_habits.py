@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import PydanticV1NotSupportedError
 from fastapi.responses import Response as PlainResponse
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, v1
 from sqlalchemy import ForeignKey, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, joinedload, mapped_column, relationship, selectinload
 from starlette.middleware.gzip import GZipMiddleware
@@ -495,6 +496,16 @@ def test_a_raw_body_is_read_as_it_was_sent(route_class: Any, app: FastAPI) -> No
 
 
 @pytest.mark.skipif(importlib.util.find_spec("python_multipart") is not None, reason="python-multipart is installed")
+def test_a_model_of_pydantic_1_is_refused_when_the_route_is_declared(app: FastAPI) -> None:
+    class Order(v1.BaseModel):
+        name: str
+
+    async def create(order: Order) -> None: ...
+
+    with pytest.raises(PydanticV1NotSupportedError, match="no longer supported by FastAPI"):
+        app.add_api_route("/orders", create, methods=["POST"], dependencies=[PUBLIC])
+
+
 @pytest.mark.parametrize("parameter", [Annotated[str, Form()], Annotated[bytes, File()], UploadFile])
 def test_a_form_without_python_multipart_says_what_to_install(parameter: Any, app: FastAPI) -> None:
     with pytest.raises(RuntimeError, match="pip install python-multipart"):
