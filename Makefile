@@ -76,9 +76,9 @@ seed: $(VENV)/run ## Store the examples of the OpenAPI document through the API
 reset: $(VENV)/run ## Empty the embedded database, also while `make run` is up
 	@$(RUN) -m local.reset
 
-# Only the tests of tests/infra/ need the SAM CLI.
+# Only the tests of tests/infra/ need the SAM CLI. Coverage is measured for all tests together, not for those of ARGS.
 test: setup $(if $(ARGS),$(if $(findstring infra,$(ARGS)),$(SAM_VENV)/ready),$(SAM_VENV)/ready) ## Run the tests on real PostgreSQL (ARGS="-k name")
-	@$(RUN) -m pytest --numprocesses auto --cov --cov-report= --cov-fail-under=0 $(ARGS)
+	@$(RUN) -m pytest --numprocesses auto $(if $(ARGS),$(ARGS),--cov --cov-report= --cov-fail-under=0)
 	@$(if $(ARGS),,$(RUN) -m coverage report)
 
 check: setup $(SAM_VENV)/ready ## Check format, lint, security, types, import direction, links and templates
