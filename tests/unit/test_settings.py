@@ -12,10 +12,9 @@ import pytest
 from pydantic import AliasChoices, AliasPath
 
 from deploy.build import CA_BUNDLE
-from handler import settings
 from handler.database.connection import address_of
 from handler.database.credentials.logins import CredentialsError, Login
-from handler.settings import DatabaseSettings, Settings, SettingsError, read_database_settings, read_settings
+from handler.settings import DatabaseSettings, Settings, SettingsError, models, read_database_settings, read_settings
 from handler.settings.database_url import OPTIONS
 
 URL = "postgresql://ann@h/d"
@@ -535,7 +534,7 @@ def test_the_shipped_authorities_are_trusted_unless_a_setting_names_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, shipped = "postgresql://ann@db.example/d", tmp_path / "ca-bundle.pem"
-    monkeypatch.setattr(settings, "CA_BUNDLE", shipped)
+    monkeypatch.setattr(models, "CA_BUNDLE", shipped)
     assert read(url)["ca_bundle"] is None
     shipped.touch()
     assert read(url)["ca_bundle"] == str(shipped)
@@ -546,4 +545,4 @@ def test_the_shipped_authorities_are_trusted_unless_a_setting_names_others(
 
 
 def test_the_default_ca_file_is_where_the_artifact_has_it() -> None:
-    assert Path(settings.__file__ or "").parents[2] / CA_BUNDLE == settings.CA_BUNDLE
+    assert Path(models.__file__).parents[2] / CA_BUNDLE == models.CA_BUNDLE
