@@ -72,6 +72,7 @@ def test_code_that_is_broken_at_the_start_is_502_until_it_is_corrected(project: 
         models.write_text(good_models)
         run.wait_for("/health/live", "ok")
         assert run.client.post("/probes/", json={"name": "Lamp"}).status_code == 201, "the migrations have run"
+        run.wait_for_output("Listening on")
     assert "".join(run.output).count("Listening on") == 1
 
 
@@ -82,7 +83,7 @@ def test_a_migration_that_fails_names_its_file_and_every_request_is_502_until_it
         response = run.client.get("/probes/")
         message = f"migrate: {name}.py, line 4: database error: 42601 syntax error"
         assert (response.status_code, response.json()["detail"]) == (502, message)
-        assert f"{message}\n" in "".join(run.output)
+        run.wait_for_output(f"{message}\n")
 
     # It fails after the application is imported, which has answered no request by then.
     (versions / "bad.py").write_text(
@@ -101,6 +102,7 @@ def test_a_migration_that_fails_names_its_file_and_every_request_is_502_until_it
         check_failure("worse")
         (versions / "worse.py").write_text(worse.replace("SELEC", "SELECT"))
         run.wait_for("/health/live", "ok")
+        run.wait_for_output("Listening on")
     assert "".join(run.output).count("Listening on") == 1
 
 

@@ -71,6 +71,12 @@ class Running:
             assert self.process.poll() is None, self.output
             time.sleep(0.05)
 
+    def wait_for_output(self, text: str) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while text not in "".join(self.output):
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+
     def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -95,6 +101,8 @@ def running(project: Path, until: str = "ok", **changes: str) -> Iterator[Runnin
         run = Running(process, output, client)
         try:
             run.wait_for("/health/live", until)
+            if until == "ok":
+                run.wait_for_output("Stop with")  # the end of the banner, which may come after the first response
             yield run
         finally:
             children = run.descendants() if process.poll() is None else []
