@@ -40,13 +40,13 @@ $(VENV)/run: requirements-local.txt
 	@$(INSTALL) --create $@ $< "the service"
 
 $(VENV)/ready: requirements-dev.txt $(VENV)/run
-	@$(INSTALL) $@ $< "the tools of tests and checks"
+	@$(INSTALL) --compile $@ $< "the tools of tests and checks"
 
 $(SAM_VENV)/ready: requirements-sam.txt
-	@$(INSTALL) --create $@ $< "the SAM CLI"
+	@$(INSTALL) --create --compile $@ $< "the SAM CLI"
 
 $(BENCH_VENV)/ready: requirements-bench.txt
-	@$(INSTALL) --create $@ $< "the benchmarks' peers"
+	@$(INSTALL) --create --compile $@ $< "the benchmarks' peers"
 
 $(SPECTRAL)/ready: package.json package-lock.json
 	@echo "setup: installing Spectral into $(SPECTRAL), half a minute once"
@@ -55,7 +55,7 @@ $(SPECTRAL)/ready: package.json package-lock.json
 	@touch $@
 
 $(DOCS_VENV)/ready: requirements-docs.txt
-	@$(INSTALL) --create $@ $< "the documentation's generator"
+	@$(INSTALL) --create --compile $@ $< "the documentation's generator"
 
 run: $(VENV)/run ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL (PORT=, DATABASE_URL=, AUTH_MODE=, LOG_LEVEL=)
 	@$(RUN) -m local.run

@@ -1,8 +1,9 @@
 """`make setup`: install a file of pinned packages into a virtual environment with pip, and show the progress.
 
 `python3 -m local.install STAMP FILE TEXT` installs FILE into the environment whose folder has the file STAMP, and
-writes STAMP when all is installed. With `--create` the environment is made anew first. TEXT says what is installed. Two
-that do the same at once wait for each other, and only the first one installs.
+writes STAMP when all is installed. With `--create` the environment is made anew first. With `--compile` all of its modules
+are compiled at the end; without it Python compiles each at its first import. TEXT says what is installed. Two commands that
+do the same at once wait for each other, and only the first one installs.
 
 It runs on the Python that the environment is made of, which has nothing but the standard library.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--no-color", "--progress-bar=off"]
 # Only files that are in the requirements file by their hash, and no program of a package is run to build it.
 PINNED = ["--require-hashes", "--no-deps", "--only-binary", ":all:"]
-# Python compiles a module when it is imported first, and most modules never are.
+# `compileall` does it on all cores.
 UNCOMPILED = ["--no-compile"]
 # What pip says first of each package: of one in an index, in a folder, and in the environment.
 PACKAGE = re.compile(r"(?:Collecting|Processing|Requirement already satisfied:) (?:\S*/)?([\w.-]+?)(?:==|-\d| )")
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("text")
     parser.add_argument("--create", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     stamp, file = arguments.stamp, arguments.file
     with file.open() as lock:
@@ -59,8 +61,11 @@ def main() -> None:
         print(f"setup: installing {arguments.text} into {stamp.parent}, once", flush=True)
         if arguments.create:
             venv.create(stamp.parent, clear=True, symlinks=True, with_pip=True)
-        if status := install(stamp.parent / "bin" / "python", file):
+        python = stamp.parent / "bin" / "python"
+        if status := install(python, file):
             sys.exit(status)
+        if arguments.compile:  # some packages have files for other versions of Python, which do not compile
+            subprocess.run([str(python), "-m", "compileall", "-qq", "-j0", str(stamp.parent / "lib")], check=False)
         stamp.touch()
 
 
