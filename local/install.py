@@ -1,9 +1,9 @@
 """`make setup`: install a file of pinned packages into a virtual environment with pip, and show the progress.
 
 `python3 -m local.install STAMP FILE TEXT` installs FILE into the environment whose folder has the file STAMP, and
-writes STAMP when all is installed. With `--create` the environment is made anew first. With `--compile` all of its modules
-are compiled at the end; without it Python compiles each at its first import. TEXT says what is installed. Two commands that
-do the same at once wait for each other, and only the first one installs.
+writes STAMP when all is installed. TEXT says what is installed. With `--create` the environment is made anew first.
+With `--compile` all of its modules are compiled at the end; without it Python compiles each at its first import. Two
+commands that do the same at once wait for each other, and only the first one installs.
 
 It runs on the Python that the environment is made of, which has nothing but the standard library.
 """
