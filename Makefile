@@ -39,7 +39,9 @@ $(VENV)/run: requirements-local.txt
 		{ echo "setup: $(PYTHON) is not here, or older than 3.11; name another: make setup PYTHON=python3.13" >&2; exit 1; }
 	@$(INSTALL) --create $@ $< "the service"
 
+# Where other tools were pinned before, the environment is made anew: it has exactly the pinned packages.
 $(VENV)/ready: requirements-dev.txt $(VENV)/run
+	@test ! -e $@ || { rm -f $(VENV)/run && $(INSTALL) --create $(VENV)/run requirements-local.txt "the service"; }
 	@$(INSTALL) --compile $@ $< "the tools of tests and checks"
 
 $(SAM_VENV)/ready: requirements-sam.txt

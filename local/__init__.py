@@ -7,7 +7,7 @@ from types import TracebackType
 def _print_unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Ctrl-C ends every command of this package without a traceback, also while it imports its modules."""
     if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
+        _previous(kind, error, trace)
 
 
-sys.excepthook = _print_unless_interrupted
+_previous, sys.excepthook = sys.excepthook, _print_unless_interrupted

@@ -2,8 +2,9 @@
 
 `python3 -m local.install STAMP FILE TEXT` installs FILE into the environment whose folder has the file STAMP, and
 writes STAMP when all is installed. TEXT says what is installed. With `--create` the environment is made anew first.
-With `--compile` all of its modules are compiled at the end; without it Python compiles each at its first import. Two
-commands that do the same at once wait for each other, and only the first one installs.
+With `--compile`, or where Python writes no bytecode (PYTHONDONTWRITEBYTECODE), all of its modules are compiled at the
+end; else Python compiles each at its first import. Two commands that do the same at once wait for each other, and only
+the first one installs.
 
 It runs on the Python that the environment is made of, which has nothing but the standard library.
 """
@@ -53,8 +54,15 @@ def main() -> None:
     parser.add_argument("--create", action="store_true")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
+    try:
+        make_environment(arguments)
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"setup: {error}")
+
+
+def make_environment(arguments: argparse.Namespace) -> None:
     stamp, file = arguments.stamp, arguments.file
-    with file.open() as lock:
+    with file.open("r+") as lock:  # NFS locks only what is open for writing
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.exists() and stamp.stat().st_mtime >= file.stat().st_mtime:
             return  # another command has installed it meanwhile
@@ -64,7 +72,8 @@ def main() -> None:
         python = stamp.parent / "bin" / "python"
         if status := install(python, file):
             sys.exit(status)
-        if arguments.compile:  # some packages have files for other versions of Python, which do not compile
+        if arguments.compile or sys.dont_write_bytecode:
+            # Its status says nothing: some packages have files for other versions of Python, which do not compile.
             subprocess.run([str(python), "-m", "compileall", "-qq", "-j0", str(stamp.parent / "lib")], check=False)
         stamp.touch()
 

@@ -27,8 +27,9 @@ HOST = "127.0.0.1"
 STOP_TIMEOUT = 10  # seconds
 WAITING = "requests get 502 until a file changes"
 # No change of a source file corrects errors of these classes of SQLSTATE (PostgreSQL manual, appendix A): the
-# connection, the login, the name of the database, what the server has, and whether it runs.
-UNREACHABLE = re.compile("migrate: database error: (08|28|3D|53|57P)")
+# connection, the login, the name of the database, what the server has, whether it runs, and what its user may do.
+UNREACHABLE = re.compile("migrate: database error: (08|28|3D|53|57P|25006|42501)")
+IMPORT_TIMEOUT = 10  # seconds
 AGAIN = "run: serving again"
 BANNER = """
   Listening on  {url}
@@ -91,6 +92,7 @@ class Service:
     reports: int  # the descriptor
     lifeline: int  # the descriptor
     is_debugging: bool = False
+    is_announced: bool = False
     example: str | None = None  # None until the application is imported
     failure: str | None = None
     _unread: bytes = field(default=b"", repr=False)
@@ -108,10 +110,11 @@ class Service:
             self.failure = report.get("detail")
 
     def wait_for_import(self) -> str | None:
-        """Wait until the application is imported, and return None; or why the service has ended instead."""
+        """Wait for the import of the application, IMPORT_TIMEOUT at most. Return None, or why the service has ended."""
+        until = time.monotonic() + IMPORT_TIMEOUT
         while self.process.poll() is None:
             self.read_reports()
-            if self.example:
+            if self.example or time.monotonic() > until:
                 return None
             time.sleep(0.05)
         self.read_reports()
@@ -198,13 +201,12 @@ def attend(running: Service, ticks: Changes, found: Database, banner: str) -> tu
     the embedded server has ended.
     """
     changed: set[str] = set()
-    is_announced = False
     for paths in ticks:
         found.check()
         running.read_reports()
-        if running.example and not is_announced:
+        if running.example and not running.is_announced:
             print(banner.format(example=running.example), flush=True)
-            is_announced = True
+            running.is_announced = True
         if running.process.poll() is not None:
             running.read_reports()
             return changed | paths, running.describe_end()
@@ -261,7 +263,7 @@ def run() -> None:
                     else:
                         running.serve()
                         changed, failure = attend(running, ticks, found, AGAIN if has_served else banner)
-                        has_served = has_served or running.example is not None
+                        has_served = has_served or running.is_announced
             if changed:
                 print(f"run: {_names(changed)} changed", flush=True)
                 failure = None

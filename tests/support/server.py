@@ -4,6 +4,7 @@ Its URL is known before it starts, because modules that import the handler read 
 pytest-xdist the controller owns the server, and the first worker that needs it asks the controller to start it.
 """
 
+import os
 import secrets
 import shutil
 import socket
@@ -34,7 +35,8 @@ class SharedServer:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        parent = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > NEEDED else None
+        has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > NEEDED
+        parent = MEMORY if has_room and "TMPDIR" not in os.environ else None
         folder = tempfile.TemporaryDirectory(prefix="tests-", dir=parent, ignore_cleanup_errors=True)
         self.folder = Path(self._stack.enter_context(folder))
         self.folder.chmod(0o711)  # PgBouncer runs as the server's user, which must reach the socket in this folder
