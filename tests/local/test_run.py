@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -169,3 +170,15 @@ def test_an_unreachable_database_is_one_clear_line(project: Path) -> None:
     assert message.startswith("migrate: database error: 08001 cannot connect to 127.0.0.1, port 1 ")
     assert message.count("\n") == 1
     assert "HIDDEN" not in message
+
+
+def test_a_user_that_may_create_no_table_is_one_line_and_no_wait_for_a_change(project: Path, server_url: str) -> None:
+    user = f"reader_{os.getpid()}"
+    with temporary_database(server_url, f"rights_{os.getpid()}") as url, connect(server_url) as admin:
+        admin.run(f"CREATE ROLE {user} LOGIN")
+        try:
+            parts = urlsplit(url)
+            message = refused(project, DATABASE_URL=parts._replace(netloc=f"{user}@").geturl())
+        finally:
+            admin.run(f"DROP ROLE {user}")
+    assert message.startswith("migrate: database error: 42501")
