@@ -459,3 +459,22 @@ def test_an_unknown_message_closes_the_connection(code: bytes) -> None:
 
     assert isinstance(result, dbapi.OperationalError)
     assert closed
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        *(
+            message(b"S", body)
+            for body in (b"", b"TimeZone", b"TimeZone\0UTC", b"TimeZone\0", b"TimeZone\0UTC\0more\0")
+        ),
+        *(message(b"N", body) for body in (b"", b"SNOTICE", b"SNOTICE\0VNOTICE")),
+    ],
+)
+def test_a_malformed_message_that_may_come_at_any_time_closes_the_connection(malformed: bytes) -> None:
+    """It can stand in place of lost rows: without them, `SELECT 1` is the end of a SELECT INTO."""
+    with scripted((malformed + complete("SELECT 1") + ready("I"),)) as (connection, _):
+        connection.autocommit = True
+        with pytest.raises(dbapi.OperationalError, match="08P01"):
+            connection.run("select 'x5'")
+        assert connection.closed

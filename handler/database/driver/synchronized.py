@@ -166,10 +166,14 @@ class SynchronizedConnection(dbapi.Connection):  # type: ignore[misc] # pg8000 s
         self._sock.release(len(data) + 5)
 
     def handle_NOTICE_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        if not data.endswith(b"\0"):
+            raise ProtocolViolation("a notice without an end")
         super().handle_NOTICE_RESPONSE(data[:MAX_NOTICE], context)
 
     def handle_PARAMETER_STATUS(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """As pg8000's method, with limits on the parameters and the encoding. Raises ProtocolViolation."""
+        if data.count(b"\0") != 2 or not data.endswith(b"\0"):
+            raise ProtocolViolation("a parameter status that is not a name and a value")
         super().handle_PARAMETER_STATUS(data, context)
         if len(self.parameter_statuses) > MAX_PARAMETERS:
             raise ProtocolViolation(f"more than {MAX_PARAMETERS} parameters")
