@@ -33,13 +33,13 @@ help: ## Show this list
 
 setup: $(VENV)/ready ## Create .venv from the pinned files (the other targets do it when needed)
 
-# What `make run` needs comes first, and alone where nothing else is wanted: the first response does not wait for tools.
+# `make run` installs only the packages of the service, so that it starts sooner. Tests and checks add their tools later.
 $(VENV)/run: requirements-local.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "setup: $(PYTHON) is not here, or older than 3.11; name another: make setup PYTHON=python3.13" >&2; exit 1; }
 	@$(INSTALL) --create $@ $< "the service"
 
-# Where other tools were pinned before, the environment is made anew: it has exactly the pinned packages.
+# If the pinned tools have changed, the environment is created again, so that it has exactly the pinned packages.
 $(VENV)/ready: requirements-dev.txt $(VENV)/run
 	@test ! -e $@ || { rm -f $(VENV)/run && $(INSTALL) --create $(VENV)/run requirements-local.txt "the service"; }
 	@$(INSTALL) --compile $@ $< "the tools of tests and checks"

@@ -1,7 +1,7 @@
 """`make setup`: install a file of pinned packages into a virtual environment with pip, and show the progress.
 
 `python3 -m local.install STAMP FILE TEXT` installs FILE into the environment whose folder has the file STAMP, and
-writes STAMP when all is installed. TEXT says what is installed. With `--create` the environment is made anew first.
+writes STAMP when all is installed. TEXT says what is installed. With `--create` the environment is created again first.
 With `--compile`, or where Python writes no bytecode (PYTHONDONTWRITEBYTECODE), all of its modules are compiled at the
 end; else Python compiles each at its first import. Two commands that do the same at once wait for each other, and only
 the first one installs.

@@ -115,3 +115,35 @@ def test_an_interrupted_or_failed_install_is_repeated_once_by_two_commands_at_on
     python = stamp.parent / "bin" / "python"
     subprocess.run([python, "-c", "import lamp; assert lamp.is_on"], check=True)
     assert start(packages, file).communicate(timeout=TIMEOUT) == ("", "")
+
+
+def test_the_environment_is_created_again_only_where_the_pinned_tools_have_changed(tmp_path: Path) -> None:
+    log, python = tmp_path / "log", tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$*" >> {log}\n')
+    python.chmod(0o755)
+    stamps = [tmp_path / "environment" / name for name in ("run", "ready")]
+    stamps[0].parent.mkdir()
+
+    def calls(*existing: str, outdated: bool) -> list[list[str]]:
+        """The installer's arguments. With `outdated`, the stamp of the tools is older than their pinned versions."""
+        for stamp in stamps:
+            stamp.unlink(missing_ok=True)
+            if stamp.name in existing:
+                stamp.touch()
+        pinned = (ROOT / "requirements-dev.txt").stat().st_mtime
+        if outdated:
+            os.utime(stamps[1], (pinned - 10, pinned - 10))
+        log.write_text("")
+        command = ["make", "setup", f"PYTHON={python}", f"VENV={stamps[0].parent}"]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return [line.split()[2:-1] for line in log.read_text().splitlines() if "local.install" in line]
+
+    create = ["--create", str(stamps[0]), "requirements-local.txt"]
+    tools = ["--compile", str(stamps[1]), "requirements-dev.txt"]
+    for existing, outdated, expected in (
+        ((), False, [create, tools]),
+        (("run",), False, [tools]),
+        (("run", "ready"), False, []),
+        (("run", "ready"), True, [create, tools]),
+    ):
+        assert [one[:3] for one in calls(*existing, outdated=outdated)] == expected
