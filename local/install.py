@@ -12,6 +12,7 @@ It runs on the Python that the environment is made of, which has nothing but the
 import argparse
 import fcntl
 import re
+import signal
 import subprocess
 import sys
 import venv
@@ -47,6 +48,9 @@ def install(python: Path, file: Path) -> int:
 
 
 def main() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # KeyboardInterrupt is lost where Python ignores exceptions: in callbacks
     parser = argparse.ArgumentParser()
     parser.add_argument("stamp", type=Path)
     parser.add_argument("file", type=Path)
